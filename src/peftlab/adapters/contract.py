@@ -1,0 +1,80 @@
+"""What an adapter is: which tensors are trained on top of the frozen backbone, and how they fold into it.
+
+Shape legend: d_in, d_out of the adapted linear layer, r its rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+
+from peftlab.backbones.contract import Backbone
+from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.roles import Site
+from peftlab.registry import Component
+
+
+@dataclasses.dataclass(slots=True)
+class Adapted:
+    """A backbone with an adapter on it, ready to train.
+
+    ``module`` is what is called; exactly the parameters with ``requires_grad`` are trained.
+    """
+
+    module: nn.Module
+    backbone: Backbone
+    adapter: Adapter
+    sites: Sequence[Site] = ()
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  #: site name -> rank
+    hooks: list[TrainingHook] = dataclasses.field(default_factory=list)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter, in a fixed order."""
+        return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+    def is_head(self, parameter_name: str) -> bool:
+        """Whether a parameter belongs to the classification head."""
+        return f".{self.backbone.head}." in f".{parameter_name}"
+
+
+class Adapter(Component, ABC):
+    """A configured adapter."""
+
+    has_rank: ClassVar[bool] = False  #: an allocator can decide its ranks
+    mergeable: ClassVar[bool] = True
+    zero_at_start: ClassVar[bool] = True  #: outputs equal the backbone's before the first update
+    merge_tolerance: ClassVar[float] = 1e-4  #: largest relative difference merged / unmerged, float32
+
+    def sites(self, backbone: Backbone) -> list[Site]:
+        """The linear layers (or slices of fused ones) that are adapted. Empty where the question does not arise.
+
+        Raises:
+            OptionError: a pattern that matches nothing, a rank above min(d_in, d_out).
+        """
+        return []
+
+    @abstractmethod
+    def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
+        """Closed formula for the number of trainable parameters outside the head (head parameters are added by the caller
+        unless the adapter declares the head itself)."""
+
+    @abstractmethod
+    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        """Put the adapter on the backbone (which is consumed). Initial values depend on ``seed`` alone."""
+
+    @abstractmethod
+    def merge(self, adapted: Adapted) -> nn.Module:
+        """The plain library model with the update folded in; ``adapted`` is left unchanged."""
+
+    @abstractmethod
+    def save(self, adapted: Adapted, folder: Path) -> None:
+        """Write what was learnt: PEFT format where the method exists there, else safetensors + config."""
+
+    @abstractmethod
+    def load(self, adapted: Adapted, folder: Path) -> None:
+        """Read what :meth:`save` wrote into a freshly attached adapter of the same configuration."""

@@ -1,0 +1,24 @@
+"""From the name in a study to the source that has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftlab.backbones.contract import BackboneSource
+from peftlab.errors import BackboneError, nearest
+from peftlab.registry import components
+
+
+def source_of(name: str) -> type[BackboneSource]:
+    """The backbone source for ``bundled:NAME``, a local folder, ``timm/NAME`` or a transformers hub id.
+
+    Raises:
+        BackboneError: nothing accepts the name; a local path that is not there names its nearest neighbours.
+    """
+    sources = sorted(components("backbone").values(), key=lambda cls: cls.priority)  # pyright: ignore
+    for source in sources:
+        if issubclass(source, BackboneSource) and source.accepts(name):
+            return source
+    path = Path(name).expanduser()
+    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    raise BackboneError("no such backbone", where=name, remedy=nearest(path.name, siblings))

@@ -1,0 +1,137 @@
+"""Typed errors. Every one says what is wrong, where, and what to do about it.
+
+Exit codes of the command line (also in docs/cli.md):
+
+==== =====================================================================
+code meaning
+==== =====================================================================
+0    done
+1    the study ended, but at least one run failed
+2    the study file, an option or the command line is wrong
+3    the data are wrong
+4    the backbone cannot be had
+5    the plan refuses what was asked
+6    the records cannot be read or written, or another runner holds them
+7    training stopped on a broken promise (non-finite, nothing moved, ...)
+8    an optional part is not installed
+75   stopped on request (SIGTERM); run again to continue
+130  stopped on request (Ctrl-C); run again to continue
+==== =====================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PeftlabError(Exception):
+    """Base of all errors that are raised on purpose.
+
+    Args:
+        what: the fact, in one sentence.
+        where: file, key path, row, module or run concerned.
+        remedy: what the reader can do now.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.remedy = what, where, remedy
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}\n  -> {self.remedy}" if self.remedy else text
+
+    def __reduce__(self):  # crosses process borders whole
+        return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+    def as_json(self) -> dict[str, str]:
+        """The form kept in ``error.json``."""
+        return {"type": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
+
+
+def _rebuild(cls: type[PeftlabError], what: str, where: str, remedy: str) -> PeftlabError:
+    return cls(what, where=where, remedy=remedy)
+
+
+class StudyError(PeftlabError):
+    """The study file is wrong: unknown key, bad value, contradiction."""
+
+    exit_code = 2
+
+
+class OptionError(StudyError):
+    """An option of a component (adapter, task, ...) is wrong."""
+
+
+class DataError(PeftlabError):
+    """Data are missing, unreadable or not what the task needs."""
+
+    exit_code = 3
+
+
+class BackboneError(PeftlabError):
+    """The backbone is not found, not loadable or does not fit the task."""
+
+    exit_code = 4
+
+
+class PlanRefused(PeftlabError):
+    """What was asked cannot be run here; nothing was started."""
+
+    exit_code = 5
+
+
+class RecordError(PeftlabError):
+    """A record is damaged, incomplete or cannot be written."""
+
+    exit_code = 6
+
+
+class LeaseHeld(RecordError):
+    """Another live process works on this run."""
+
+
+class TrainingError(PeftlabError):
+    """Training stopped because it could not keep what the arm's name promises."""
+
+    exit_code = 7
+
+
+class NonFinite(TrainingError):
+    """A loss or gradient became NaN or infinite."""
+
+
+class DidNothing(TrainingError):
+    """A method had no effect: tensors that never moved, an option that was ignored."""
+
+
+class BaseChanged(TrainingError):
+    """A frozen weight changed during training."""
+
+
+class OutOfMemory(TrainingError):
+    """The device ran out of memory."""
+
+
+class MissingExtra(PeftlabError):
+    """An optional dependency is not installed."""
+
+    exit_code = 8
+
+
+class Stopped(PeftlabError):
+    """Stopped by a signal at a step boundary, checkpoint written."""
+
+    exit_code = 75
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``Did you mean 'rank'?`` for a mistyped word, else the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return "Known: " + ", ".join(known) + "." if known else "Nothing is known here."

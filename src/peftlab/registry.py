@@ -1,0 +1,141 @@
+"""Components, found by being there: one file in a folder is one component.
+
+A component is a frozen dataclass. Its fields are its options (name, type, default and meaning in one place), its class
+variables say what it is called and where it comes from, its methods are its behaviour. There is no list to edit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from peftlab.errors import OptionError, PeftlabError, nearest
+
+#: kind of component -> package whose files are the components of that kind
+PACKAGES: dict[str, str] = {
+    "backbone": "peftlab.backbones",
+    "task": "peftlab.tasks",
+    "data": "peftlab.tasks.data",
+    "adapter": "peftlab.adapters",
+    "allocator": "peftlab.allocators",
+    "importance": "peftlab.allocators.importance",
+    "quantizer": "peftlab.quantizers",
+    "probe": "peftlab.probes",
+    "tracker": "peftlab.trackers",
+    "figure": "peftlab.report.figures",
+}
+
+
+class Component:
+    """Base of every component.
+
+    Class variables:
+        name: the word used in study files; unique within its kind.
+        citation: BibTeX entry of the source; empty for what has none.
+        summary: taken from the first line of the docstring.
+    """
+
+    name: ClassVar[str]
+    citation: ClassVar[str] = ""
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+    def options(self) -> dict[str, Any]:
+        """Options with their defaults filled in, JSON-ready (what goes into the run's hash)."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.init}
+
+    def spec(self, key: str = "name") -> dict[str, Any]:
+        """The full, explicit form of this component in a study file."""
+        return {key: self.name, **self.options()}
+
+    @classmethod
+    def summary(cls) -> str:
+        return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value
+
+
+@cache
+def components(kind: str) -> dict[str, type[Component]]:
+    """All components of a kind, by name. Imports every file of the kind's package (so it may import torch)."""
+    package = importlib.import_module(PACKAGES[kind])
+    found: dict[str, type[Component]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.ispkg or info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for cls in vars(module).values():
+            if not (isinstance(cls, type) and issubclass(cls, Component) and cls.__module__ == module.__name__):
+                continue
+            if inspect.isabstract(cls) or "name" not in vars(cls):
+                continue
+            if cls.name in found:
+                raise PeftlabError(f"two {kind}s are called {cls.name!r}", where=module.__name__)
+            found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def component(kind: str, name: str, *, where: str = "") -> type[Component]:
+    """The class of one component.
+
+    Raises:
+        OptionError: no such component; names the nearest one.
+    """
+    known = components(kind)
+    if name not in known:
+        raise OptionError(f"unknown {kind} {name!r}", where=where or kind, remedy=nearest(name, known))
+    return known[name]
+
+
+def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where: str = "") -> Any:
+    """A configured component from its form in a study file: ``lora`` or ``{name: lora, rank: 8}``.
+
+    Raises:
+        OptionError: unknown component, unknown option (with the nearest known one), value of the wrong type or range.
+    """
+    where = where or kind
+    options = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != key}
+    name = spec if isinstance(spec, str) else spec.get(key)
+    if not isinstance(name, str):
+        raise OptionError(f"a {kind} needs a {key!r}", where=where, remedy=f"write {{{key}: ..., option: value}}")
+    cls = component(kind, name, where=where)
+    fields = {f.name for f in dataclasses.fields(cls) if f.init} if dataclasses.is_dataclass(cls) else set()
+    for option in options:
+        if option not in fields:
+            raise OptionError(
+                f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(option, fields)
+            )
+    try:
+        return TypeAdapter(cls).validate_python(_tuples(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise OptionError(
+            f"{first['msg']} (got {first['input']!r})", where=f"{where}.{path}", remedy=f"see `peftlab list {kind}`"
+        ) from error
+    except OptionError as error:
+        error.where = f"{where}.{error.where}" if error.where else where
+        raise
+
+
+def _tuples(value: Any) -> Any:
+    """YAML sequences as tuples, so that frozen components are hashable."""
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(v) for v in value)
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    return value

@@ -1,0 +1,152 @@
+"""Arms, matrix and seeds, multiplied out into single runs. Torch-free; nothing here knows a component."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peftlab.errors import StudyError, nearest
+from peftlab.study.schema import NAME, Study, Train
+
+PARTS = ("adapter", "allocator", "quantizer")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One arm x task x backbone: what is repeated over seeds.
+
+    ``label`` is the arm as a person reads it (``lora[rank=8]``), ``slug`` its folder name, ``factors`` the grid values
+    that set it apart from its siblings.
+    """
+
+    arm: str
+    label: str
+    slug: str
+    factors: Mapping[str, Any]
+    backbone: str
+    task: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    allocator: Mapping[str, Any] | None
+    quantizer: Mapping[str, Any]
+    train: Train
+
+
+def cells(study: Study) -> list[Cell]:
+    """All cells of a study, in the order of the file.
+
+    Raises:
+        StudyError: a value out of range in a grid, two arms with one label, an unknown matrix key.
+    """
+    found = [cell for name in study.arms for cell in _arm_cells(study, name)]
+    seen: set[tuple[str, str, str]] = set()
+    for cell in found:
+        key = (cell.label, cell.backbone, str(sorted(cell.task.items(), key=str)))
+        if key in seen:
+            raise StudyError(f"two arms are both {cell.label!r}", where=f"arms.{cell.arm}", remedy="remove the repeated value")
+        seen.add(key)
+    return found
+
+
+def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
+    arm = study.arms[name]
+    crossed = {**(arm.__pydantic_extra__ or {})}
+    raw: dict[str, Any] = {part: getattr(arm, part) for part in PARTS}
+    matrix = dict(study.matrix)
+    backbones = matrix.pop("backbone", [study.backbone])
+    tasks = matrix.pop("task", [study.task])
+    known = {*Train.model_fields, *PARTS, "backbone", "task"}
+    for key, values in matrix.items():
+        if key not in known:
+            raise StudyError(f"unknown key {key!r}", where=f"matrix.{key}", remedy=nearest(key, known))
+        (raw if key in PARTS else crossed)[key] = values
+    for backbone, task in itertools.product(backbones, tasks):
+        for factors, values in _grid({**raw, **crossed}, skip=set(Train.model_fields) & {"early_stopping"}):
+            train = {**study.train.model_dump(), **{k: v for k, v in values.items() if k not in PARTS}}
+            label = name + (f"[{','.join(f'{k}={_show(v)}' for k, v in factors.items())}]" if factors else "")
+            yield Cell(
+                arm=name,
+                label=label,
+                slug=_slug(label),
+                factors=factors,
+                backbone=str(backbone),
+                task=task,
+                adapter=_spec(values["adapter"]),
+                allocator=_spec(values["allocator"]) if values["allocator"] is not None else None,
+                quantizer=_spec(values["quantizer"]),
+                train=_train(train, where=f"arms.{name}"),
+            )
+
+
+def _train(raw: dict[str, Any], where: str) -> Train:
+    from pydantic import ValidationError
+
+    try:
+        return Train.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise StudyError(f"{message} (got {first['input']!r})", where=f"{where}.{path}", remedy="see docs/study-file.md") from error
+
+
+def _spec(value: Any) -> dict[str, Any]:
+    return {"name": value} if isinstance(value, str) else dict(value)
+
+
+def _grid(raw: Mapping[str, Any], skip: set[str]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every combination of the lists in ``raw``: (factors that vary, values). A list in a list is one value."""
+    axes: list[tuple[tuple[str, ...], list[Any]]] = []
+    _collect(raw, (), axes, skip)
+    names = _short_names([path for path, _ in axes])
+    for choice in itertools.product(*(values for _, values in axes)):
+        values = _copy(raw)
+        for (path, _), value in zip(axes, choice, strict=True):
+            node = values
+            for key in path[:-1]:
+                node = node[key]
+            node[path[-1]] = value
+        factors = {n: _factor(v) for n, v, (_, options) in zip(names, choice, axes, strict=True) if len(options) > 1}
+        yield factors, values
+
+
+def _collect(node: Mapping[str, Any], path: tuple[str, ...], axes: list, skip: set[str]) -> None:
+    for key, value in node.items():
+        if key in skip:
+            continue
+        if isinstance(value, list):
+            if not value:
+                raise StudyError("an empty list has no values to expand", where=".".join((*path, key)), remedy="give a value")
+            axes.append(((*path, key), value))
+        elif isinstance(value, Mapping):
+            _collect(value, (*path, key), axes, skip)
+
+
+def _copy(node: Any) -> Any:
+    return {k: _copy(v) for k, v in node.items()} if isinstance(node, Mapping) else node
+
+
+def _short_names(paths: list[tuple[str, ...]]) -> list[str]:
+    last = [path[-1] for path in paths]
+    return [name if last.count(name) == 1 else ".".join(path) for name, path in zip(last, paths, strict=True)]
+
+
+def _factor(value: Any) -> Any:
+    return value.get("name", _show(value)) if isinstance(value, Mapping) else value
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "+".join(_show(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _slug(label: str) -> str:
+    slug = label.lower().replace("[", ".").replace("]", "").replace("=", "-").replace(",", ".").replace("+", "-")
+    slug = "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in slug)
+    if not NAME.fullmatch(slug):
+        raise StudyError(f"the arm {label!r} makes a folder name that is too long", where="arms", remedy="shorten the arm's name")
+    return slug

@@ -1,0 +1,138 @@
+"""From YAML to a validated study. Data only: no code, no look-ups, no resolvers.
+
+YAML 1.2 (so ``1e-4`` is a number and ``no`` is a word); duplicate keys, aliases and files over 1 MB are refused.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from peftlab.errors import StudyError, nearest
+from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Require, Study, Train
+
+MAX_BYTES = 1_000_000
+_FRAMES: dict[str, type[BaseModel]] = {
+    "": Study,
+    "train": Train,
+    "analysis": Analysis,
+    "analysis.margin": Margin,
+    "require": Require,
+    "train.early_stopping": EarlyStopping,
+}
+
+
+def parse_yaml(text: str, *, where: str = "") -> Any:
+    """Plain data from YAML 1.2 text.
+
+    Raises:
+        StudyError: not YAML, duplicate keys, aliases, tags, too large.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise StudyError("the file is larger than 1 MB", where=where, remedy="a study is a short file; is this the right one?")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = False
+    try:
+        if any(type(event).__name__ == "AliasEvent" for event in yaml.parse(io.StringIO(text))):
+            raise StudyError("YAML aliases (*name) are not allowed", where=where, remedy="write the value out")
+        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark is not None else where
+        what = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise StudyError(f"not valid YAML: {what}", where=place, remedy="mend the line named here") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StudyError(f"not valid YAML: {error}", where=where, remedy="mend the file") from error
+
+
+def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
+    """Read, override and validate a study file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.path=value`` as given to ``--set``; values are YAML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        remedy = "`peftlab init` writes a first one"
+        if path.parent.is_dir():
+            remedy = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) + " " + remedy
+        raise StudyError("there is no such study file", where=str(path), remedy=remedy)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StudyError("the file is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
+    return validate_study(apply_overrides(parse_yaml(text, where=str(path)), overrides), where=str(path))
+
+
+def apply_overrides(raw: Any, overrides: Iterable[str]) -> Any:
+    """``train.epochs=1`` set in nested plain data; missing levels are made."""
+    for item in overrides:
+        path, separator, value = item.partition("=")
+        if not separator or not path:
+            raise StudyError("an override is key.path=value", where=f"--set {item}", remedy="e.g. --set train.epochs=1")
+        node = raw
+        *parents, last = path.split(".")
+        for key in parents:
+            if isinstance(node, dict) and isinstance(node.get(key), str) and key in ("adapter", "allocator", "quantizer"):
+                node[key] = {"name": node[key]}
+            node = node.setdefault(key, {}) if isinstance(node, dict) else None
+            if not isinstance(node, dict):
+                raise StudyError(f"{key!r} holds no keys", where=f"--set {item}", remedy="name a key inside a mapping")
+        node[last] = parse_yaml(value, where=f"--set {item}")
+    return raw
+
+
+def validate_study(raw: Any, *, where: str = "study") -> Study:
+    """A :class:`Study` from plain data; every error names the key, its path and the nearest known key."""
+    if not isinstance(raw, Mapping):
+        raise StudyError("a study is a mapping of keys", where=where, remedy="start with `study: my-name`")
+    try:
+        study = Study.model_validate(raw)
+        for label, arm in study.arms.items():
+            _check_arm(label, arm, where)
+        return study
+    except ValidationError as error:
+        raise _explain(error, where) from error
+
+
+def _check_arm(label: str, arm: Arm, where: str) -> None:
+    known = {*Train.model_fields, "adapter", "allocator", "quantizer"}
+    for key in arm.__pydantic_extra__ or {}:
+        if key not in known:
+            raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=nearest(key, known))
+
+
+def _explain(error: ValidationError, where: str) -> StudyError:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"] if part not in ("str", "int", "float") and "[" not in str(part)]
+    path = ".".join(location)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        frame = _FRAMES.get(".".join(location[:-1]))
+        remedy = nearest(location[-1], frame.model_fields) if frame else "remove it"
+        return StudyError(f"unknown key {location[-1]!r}", where=f"{where}: {path}", remedy=remedy)
+    if first["type"] == "missing":
+        return StudyError(f"{path!r} is missing", where=where, remedy=f"add `{location[-1]}:`")
+    shown = repr(first["input"])
+    if len(shown) < 80 and not isinstance(first["input"], Mapping):
+        message += f" (got {shown})"
+    return StudyError(message, where=f"{where}: {path}" if path else where, remedy="see docs/study-file.md")
+
+
+def dump(study: Study, overrides: Sequence[str] = ()) -> str:
+    """The study as YAML with all defaults of the frame written out, as kept in the results folder."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 110
+    if overrides:
+        stream.write("# overridden on the command line: " + " ".join(overrides) + "\n")
+    yaml.dump(study.model_dump(mode="json", exclude_none=True), stream)
+    return stream.getvalue()

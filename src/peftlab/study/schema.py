@@ -1,0 +1,162 @@
+"""What is asked: the frame of a study file, checked without torch.
+
+The options of a component (adapter, task, ...) are checked by the component itself, at plan time.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is no name: use a-z 0-9 . _ -, starting with a letter or digit, at most 81 characters")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+#: a component: its name, or {name: ..., option: value}
+Spec = str | dict[str, Any]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Frame(BaseModel):
+    """Strict: unknown keys are errors, ``"5"`` is not 5."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class EarlyStopping(Frame):
+    """Stop when the selection metric on validation has not improved for ``patience`` evaluations."""
+
+    patience: Annotated[int, Field(ge=1)] = 3
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class Train(Frame):
+    """How an arm is trained. Every key can be overridden per arm."""
+
+    epochs: Annotated[float, Field(gt=0)] = 5
+    max_steps: Annotated[int, Field(ge=1)] | None = None  #: optimizer steps; caps ``epochs``
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64  #: examples per forward pass
+    effective_batch_size: Annotated[int, Field(ge=1)] | None = None  #: examples per optimizer step; default batch_size
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.06  #: share of all steps
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    gradient_checkpointing: bool = False
+    evaluate_every: Annotated[float, Field(gt=0)] = 1.0  #: epochs between two evaluations on validation
+    early_stopping: EarlyStopping | None = None
+    select: Literal["last", "best"] = "last"  #: weights that are tested: the last, or the best on validation
+    on_out_of_memory: Literal["fail", "accumulate"] = "fail"
+    on_non_finite: Literal["fail", "higher-precision"] = "fail"
+    on_device_failure: Literal["fail", "cpu"] = "fail"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        if isinstance(self.batch_size, int) and self.effective_batch_size is not None:
+            if self.effective_batch_size % self.batch_size:
+                raise ValueError(
+                    f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
+                )
+        if self.early_stopping and self.select == "last":
+            raise ValueError("early_stopping needs select: best (the last weights are those that stopped improving)")
+        return self
+
+
+class Arm(BaseModel):
+    """One treatment before its grid is expanded; further keys override ``train``."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    adapter: Spec | list[Spec]
+    allocator: Spec | list[Spec] | None = None
+    quantizer: Spec | list[Spec] = "none"
+
+
+class Margin(Frame):
+    """Non-inferiority margin: relative (0.03 = within 3 % of the baseline) or absolute (in units of the metric)."""
+
+    relative: Annotated[float, Field(gt=0, lt=1)] | None = None
+    absolute: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Margin:
+        if (self.relative is None) == (self.absolute is None):
+            raise ValueError("give exactly one of relative, absolute")
+        return self
+
+
+class Analysis(Frame):
+    """The analysis plan, declared before anything runs."""
+
+    metric: str = "accuracy"
+    baseline: str | None = None  #: label of the arm that the others are compared with
+    margin: Margin = Margin(relative=0.03)
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class Tune(BaseModel):
+    """The same grid for every arm, on seeds that are never used for evaluation, judged on validation data."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    seeds: Annotated[list[int], Field(min_length=1)]
+    on: Literal["validation"] = "validation"
+
+    @property
+    def grid(self) -> dict[str, list[Any]]:
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _grid(self) -> Tune:
+        if not self.grid:
+            raise ValueError("name at least one key of train with the values to try, e.g. learning_rate: [3e-4, 1e-3]")
+        for key, values in self.grid.items():
+            if key not in Train.model_fields:
+                raise ValueError(f"{key!r} is no key of train")
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"{key} needs a list of values to try")
+        return self
+
+
+class Require(Frame):
+    """Conditions on every arm, checked at plan time."""
+
+    trainable_percent: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
+class Study(Frame):
+    """One YAML file: one question, its arms, tasks, seeds, training and analysis plan."""
+
+    study: Name
+    question: str = ""
+    source: str = ""  #: where the design comes from (paper, earlier study)
+    cost: str = ""  #: what it takes, as measured (machine, minutes)
+    backbone: str
+    task: dict[str, Any]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    train: Train = Train()
+    arms: Annotated[dict[Name, Arm], Field(min_length=1)]
+    matrix: dict[str, list[Any]] = {}
+    tune: Tune | None = None
+    require: Require = Require()
+    analysis: Analysis = Analysis()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed is listed twice")
+        if self.tune and set(self.tune.seeds) & set(self.seeds):
+            raise ValueError("tune.seeds: tuning seeds must not be evaluation seeds")
+        return self
