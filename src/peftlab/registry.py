@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -33,6 +33,9 @@ PACKAGES: dict[str, str] = {
 }
 
 
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
 class Component:
     """Base of every component.
 
@@ -44,7 +47,6 @@ class Component:
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
     def options(self) -> dict[str, Any]:
         """Options with their defaults filled in, JSON-ready (what goes into the run's hash)."""
@@ -119,17 +121,31 @@ def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where
             raise OptionError(
                 f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(option, fields)
             )
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        if field.init and field.name not in options and field.default is field.default_factory is dataclasses.MISSING:
+            raise OptionError(f"{kind} {name!r} needs {field.name!r}", where=where, remedy=f"add `{field.name}:`")
+    values = {option: _checked(cls, option, _tuples(value), where) for option, value in options.items()}
     try:
-        return TypeAdapter(cls).validate_python(_tuples(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise OptionError(
-            f"{first['msg']} (got {first['input']!r})", where=f"{where}.{path}", remedy=f"see `peftlab list {kind}`"
-        ) from error
+        return cls(**values)
     except OptionError as error:
         error.where = f"{where}.{error.where}" if error.where else where
         raise
+
+
+def _checked(cls: type[Component], option: str, value: Any, where: str) -> Any:
+    """The value, if it is strictly of the option's declared type."""
+    hint = _hints(cls)[option]
+    try:
+        return TypeAdapter(hint, config=_STRICT).validate_python(value)
+    except ValidationError as error:
+        message = "; or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+        remedy = f"see `peftlab list {cls.name}`"
+        raise OptionError(f"{message} (got {value!r})", where=f"{where}.{option}", remedy=remedy) from error
+
+
+@cache
+def _hints(cls: type[Component]) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def _tuples(value: Any) -> Any:

@@ -76,5 +76,9 @@ class Adapter(Component, ABC):
         """Write what was learnt: PEFT format where the method exists there, else safetensors + config."""
 
     @abstractmethod
-    def load(self, adapted: Adapted, folder: Path) -> None:
-        """Read what :meth:`save` wrote into a freshly attached adapter of the same configuration."""
+    def load(self, backbone: Backbone, folder: Path) -> nn.Module:
+        """The adapted model, for inference, from a plain backbone (which is consumed) and what :meth:`save` wrote.
+
+        Raises:
+            RecordError: the saved tensors are not those of this adapter on this backbone.
+        """

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from peftlab.nn.roles import Roles, find_roles
 from peftlab.registry import Component
 from peftlab.tasks.contract import Preprocessing
 
@@ -22,17 +24,29 @@ class Backbone:
     """
 
     name: str
-    family: str  #: "vit", "deit", "bert", ...: transformers' model_type, or "timm-vit"
-    module: nn.Module
-    head: str  #: dotted name of the classification head
-    outputs: Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]  #: (module, inputs) -> logits [B, K]
-    blocks: int  #: number of transformer blocks
+    family: str  #: transformers' model_type ("vit", "bert", ...) or timm's architecture
     library: str  #: "transformers" or "timm"
-    save: Callable[[nn.Module, Any], None]  #: (module, folder): write in the library's own format
+    module: nn.Module
+    head: str  #: dotted name of the head; "" where there is none
+    outputs: Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]  #: (module, inputs) -> logits [B, K] or the library's output
+    save: Callable[[nn.Module, Path], None]  #: (module, folder): write in the library's own format
+    roles: Roles = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.roles = find_roles(self.module, self.head)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, head included."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    @property
+    def head_parameters(self) -> int:
+        return sum(p.numel() for p in self.module.get_submodule(self.head).parameters()) if self.head else 0
 
 
 class BackboneSource(Component, ABC):
-    """One place backbones come from: the package, the transformers hub or folder, timm."""
+    """One place backbones come from: the package, the transformers hub or a folder, timm."""
 
     priority: ClassVar[int]  #: sources are asked in this order
 
@@ -48,9 +62,21 @@ class BackboneSource(Component, ABC):
 
     @classmethod
     @abstractmethod
-    def preprocessing(cls, name: str, image_size: int | None) -> Preprocessing: ...
+    def preprocessing(cls, name: str, image_size: int | None = None) -> Preprocessing: ...
 
     @classmethod
     @abstractmethod
-    def load(cls, name: str, *, outputs: int, image_size: int | None, seed: int, device: str = "cpu") -> Backbone:
-        """The model with a head of ``outputs`` classes, freshly initialised from ``seed``; ``device="meta"``: shapes only."""
+    def load(
+        cls,
+        name: str,
+        *,
+        outputs: int,
+        head: str = "image-classification",
+        image_size: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Backbone:
+        """The model with a head of ``outputs`` classes, freshly initialised from ``seed``; ``device="meta"``: shapes only.
+
+        ``head``: "image-classification", "sequence-classification", "question-answering" or "causal-lm".
+        """

@@ -1,0 +1,136 @@
+"""What adapters share that are realised by Hugging Face PEFT.
+
+PEFT's own modules, parameters and file format are used as they are. Two things are added around them: slices of fused layers
+(nn/surgery.py) are adapted one by one and exported as one block-structured adapter on the fused layer, and every option that PEFT
+would ignore is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.backbones.contract import Backbone
+from peftlab.errors import DidNothing, OptionError, RecordError
+from peftlab.nn.roles import Site
+from peftlab.nn.seeding import seeded
+from peftlab.nn.surgery import fuse_slices, slice_fused
+
+
+class PeftAdapter(Adapter):
+    """Base: attach through ``peft.get_peft_model``, merge with PEFT's own merge, save in PEFT's format."""
+
+    def config(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None) -> peft.PeftConfig:
+        """The PEFT configuration for these sites."""
+        raise NotImplementedError
+
+    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        sites = self.sites(backbone)
+        if ranks is not None:
+            sites = [site for site in sites if ranks[site.name] > 0]
+        slice_fused(backbone.module, sites)
+        config = self.config(backbone, sites, ranks)
+        with seeded(seed, "adapter"):  # before injection: initial values are drawn in it
+            module = peft.get_peft_model(backbone.module, config)  # pyright: ignore
+        adapted = Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
+        self._verify(adapted)
+        return adapted
+
+    def _verify(self, adapted: Adapted) -> None:
+        """Every site carries an adapter, and nothing else does."""
+        layers = {n.removeprefix("base_model.model.") for n, m in adapted.module.named_modules() if hasattr(m, "base_layer")}
+        wanted = {site.name for site in adapted.sites}
+        if wanted and layers != wanted:
+            odd = sorted(wanted ^ layers)[:4]
+            raise DidNothing("PEFT did not adapt exactly the layers asked for", where=", ".join(odd), remedy="report this; name the backbone")
+
+    def merge(self, adapted: Adapted) -> nn.Module:
+        merged = copy.deepcopy(adapted.module).merge_and_unload()  # pyright: ignore
+        fuse_slices(merged)
+        return merged
+
+    def save(self, adapted: Adapted, folder: Path) -> None:
+        adapted.module.save_pretrained(str(folder))  # pyright: ignore
+
+    def load(self, backbone: Backbone, folder: Path) -> nn.Module:
+        return load_peft(backbone.module, folder)
+
+    @staticmethod
+    def modules_to_save(backbone: Backbone) -> list[str] | None:
+        return [backbone.head] if backbone.head else None
+
+
+def load_peft(module: nn.Module, folder: Path) -> nn.Module:
+    """Plain ``PeftModel.from_pretrained``, plus a check that no tensor of the adapter was left out.
+
+    PEFT warns about missing tensors and goes on; here that is an error.
+    """
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    saved = load_file(folder / "adapter_model.safetensors")
+    try:
+        model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().split("\n")[0][:200]
+        raise RecordError(f"the adapter does not fit this backbone: {first}", where=str(folder), remedy="load it on its own backbone") from error
+    wanted = peft.get_peft_model_state_dict(model)
+    if wanted.keys() != saved.keys():
+        odd = sorted(wanted.keys() ^ saved.keys())[0]
+        raise RecordError(f"the saved adapter does not fit: {odd}", where=str(folder), remedy="load it on its own backbone")
+    return model
+
+
+def site_of_layer(adapted: Adapted) -> dict[str, nn.Module]:
+    """Site name -> PEFT layer."""
+    return {site.name: adapted.module.get_submodule(f"base_model.model.{site.name}") for site in adapted.sites}
+
+
+def check_ranks(sites: Sequence[Site], ranks: Mapping[str, int], where: str) -> None:
+    """Ranks between 1 and min(d_in, d_out)."""
+    for site in sites:
+        rank = ranks[site.name]
+        if rank > min(site.d_in, site.d_out):
+            raise OptionError(
+                f"rank {rank} is above min(d_in, d_out) = {min(site.d_in, site.d_out)} of {site.name}", where=where, remedy="lower the rank"
+            )
+
+
+def block_structured(state: Mapping[str, torch.Tensor], sites: Sequence[Site], widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """LoRA tensors of slices joined into one adapter per fused layer.
+
+    A = [A_q; A_v]  (sum of ranks x d_in);  B = blocks B_q, B_v at their output rows, zero elsewhere (width of the fused layer x sum of ranks).
+    The product B A is then the slices' updates stacked, exactly. ``widths``: fused layer -> its d_out.
+    """
+    prefix = "base_model.model."
+    result = {key: value for key, value in state.items() if not any(f"{prefix}{s.name}.lora_" in key for s in sites if s.parent)}
+    for parent in dict.fromkeys(site.parent for site in sites if site.parent):
+        slices = [site for site in sites if site.parent == parent]
+        down = [state[f"{prefix}{s.name}.lora_A.weight"] for s in slices]
+        up = [state[f"{prefix}{s.name}.lora_B.weight"] for s in slices]
+        fused_up = up[0].new_zeros(widths[parent], sum(u.shape[1] for u in up))
+        column = 0
+        for site, part in zip(slices, up, strict=True):
+            fused_up[site.offset : site.offset + site.d_out, column : column + part.shape[1]] = part
+            column += part.shape[1]
+        result[f"{prefix}{parent}.lora_A.weight"] = torch.cat(down)
+        result[f"{prefix}{parent}.lora_B.weight"] = fused_up
+    return result
+
+
+def reject_unknown(config_class: type, options: Mapping[str, Any], where: str) -> None:
+    """PEFT configs are dataclasses: an option they do not know is an error with the nearest known one."""
+    import dataclasses
+
+    from peftlab.errors import nearest
+
+    known = {f.name for f in dataclasses.fields(config_class)}
+    for option in options:
+        if option not in known:
+            raise OptionError(f"PEFT's {config_class.__name__} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(option, known))

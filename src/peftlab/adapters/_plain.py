@@ -1,0 +1,58 @@
+"""What adapters share that train existing parameters of the backbone and add none."""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.backbones.contract import Backbone
+from peftlab.errors import RecordError
+from peftlab.nn.roles import Site
+
+WEIGHTS, CONFIG = "adapter_weights.safetensors", "peftlab_adapter.json"
+
+
+class InPlace(Adapter):
+    """Base of the adapters that choose which of the backbone's own parameters train."""
+
+    @abstractmethod
+    def trains(self, parameter_name: str, backbone: Backbone) -> bool:
+        """Whether a parameter outside the head is trained."""
+
+    def count(self, backbone: Backbone, sites: Sequence[Site] = (), ranks: Mapping[str, int] | None = None) -> int:
+        prefix = backbone.head + "."
+        named = backbone.module.named_parameters()
+        return sum(p.numel() for n, p in named if not n.startswith(prefix) and self.trains(n, backbone))
+
+    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        prefix = backbone.head + "."
+        for name, parameter in backbone.module.named_parameters():
+            parameter.requires_grad_(bool(backbone.head) and name.startswith(prefix) or self.trains(name, backbone))
+        return Adapted(module=backbone.module, backbone=backbone, adapter=self)
+
+    def merge(self, adapted: Adapted) -> nn.Module:
+        return copy.deepcopy(adapted.module)
+
+    def save(self, adapted: Adapted, folder: Path) -> None:
+        """Trained tensors under their own names in the backbone, and a config that names the backbone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({n: p.detach().contiguous() for n, p in adapted.trainable().items()}, folder / WEIGHTS)
+        config = {"adapter": self.spec(), "base_model_name_or_path": adapted.backbone.name}
+        (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def load(self, backbone: Backbone, folder: Path) -> nn.Module:
+        adapted = self.attach(backbone, seed=0)
+        saved, wanted = load_file(folder / WEIGHTS), adapted.trainable()
+        shapes_fit = saved.keys() == wanted.keys() and all(saved[n].shape == p.shape for n, p in wanted.items())
+        if not shapes_fit:
+            raise RecordError("the saved tensors are not those of this adapter", where=str(folder), remedy="load it on its own backbone")
+        for name, parameter in wanted.items():
+            parameter.data.copy_(saved[name])
+        return adapted.module

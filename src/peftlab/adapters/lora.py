@@ -1,0 +1,158 @@
+"""LoRA."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import peft
+import torch
+from safetensors.torch import save_file
+
+from peftlab.adapters._peft import PeftAdapter, block_structured, check_ranks, site_of_layer
+from peftlab.adapters.contract import Adapted
+from peftlab.backbones.contract import Backbone
+from peftlab.errors import OptionError
+from peftlab.nn.roles import Site, select
+
+_INITIALISERS = {"kaiming": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa", "olora": "olora"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lora(PeftAdapter):
+    """h = W0 x + (alpha/r) B A x, with A [r, d_in] Kaiming-uniform and B [d_out, r] zero (Hu et al. 2021, section 4.1).
+
+    Realised by PEFT's LoRA layers. alpha/r is 2 unless ``alpha`` is given; with ``rslora`` the scale is alpha/sqrt(r).
+    Trainable parameters: sum over sites of r (d_in + d_out), plus d_out each with DoRA. PiSSA and OLoRA move part of W0 into the adapter, which leaves the sum unchanged up to rounding.
+    """
+
+    name: ClassVar[str] = "lora"
+    has_rank: ClassVar[bool] = True
+    citation: ClassVar[str] = """@inproceedings{hu2022lora,
+  title = {{LoRA}: Low-Rank Adaptation of Large Language Models},
+  author = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean and Wang, Lu and Chen, Weizhu},
+  booktitle = {International Conference on Learning Representations}, year = {2022},
+  url = {https://openreview.net/forum?id=nZeVKeeFYf9}
+}"""
+
+    rank: int = 8
+    alpha: float | None = None  #: absolute; default alpha_over_rank * rank
+    alpha_over_rank: float = 2.0
+    dropout: float = 0.0  #: on the adapter's input, in training
+    targets: str | tuple[str, ...] = "standard"  #: nn/roles.py: standard, extended, all-linear, feed-forward, fused, roles, regexes, blocks:8-11
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"] = "kaiming"
+    dora: bool = False  #: weight-decomposed (Liu et al. 2024)
+    rslora: bool = False  #: scale alpha/sqrt(r) (Kalajdzievski 2023)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise OptionError(f"rank must be at least 1, got {self.rank}", where="rank", remedy="use a positive rank")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
+        if self.alpha is not None and self.alpha <= 0 or self.alpha_over_rank <= 0:
+            raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
+
+    def sites(self, backbone: Backbone) -> list[Site]:
+        sites = select(backbone.roles, self.targets, where="adapter.targets")
+        check_ranks(sites, dict.fromkeys((s.name for s in sites), self.rank), "adapter.rank")
+        return sites
+
+    def alpha_of(self, rank: int) -> float:
+        """alpha for a module of this rank: a given alpha belongs to ``self.rank``, and its alpha/r is kept for other ranks."""
+        return (self.alpha if self.alpha is not None else self.alpha_over_rank * self.rank) * rank / self.rank
+
+    def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
+        ranks = ranks if ranks is not None else dict.fromkeys((s.name for s in sites), self.rank)
+        magnitudes = sum(s.d_out for s in sites if ranks[s.name]) if self.dora else 0
+        return sum(ranks[s.name] * (s.d_in + s.d_out) for s in sites) + magnitudes
+
+    def config(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None) -> peft.LoraConfig:
+        ranks = ranks or {}
+        pattern = {s.name: ranks.get(s.name, self.rank) for s in sites}
+        check_ranks(sites, pattern, "allocator")
+        return peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha_of(self.rank),  # pyright: ignore
+            rank_pattern={f"^{n}$": r for n, r in pattern.items() if r != self.rank},
+            alpha_pattern={f"^{n}$": self.alpha_of(r) for n, r in pattern.items() if r != self.rank},  # pyright: ignore
+            lora_dropout=self.dropout,
+            target_modules=[s.name for s in sites],
+            modules_to_save=self.modules_to_save(backbone),
+            init_lora_weights=_INITIALISERS[self.init],  # pyright: ignore
+            use_dora=self.dora,
+            use_rslora=self.rslora,
+        )
+
+    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        adapted = PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
+        if self.init in ("pissa", "olora"):  # W0 gave up its principal part: the export needs to know which
+            for layer in site_of_layer(adapted).values():
+                layer.register_buffer("initial_A", layer.lora_A["default"].weight.detach().clone(), persistent=False)  # pyright: ignore
+                layer.register_buffer("initial_B", layer.lora_B["default"].weight.detach().clone(), persistent=False)  # pyright: ignore
+        return adapted
+
+    def save(self, adapted: Adapted, folder: Path) -> None:
+        """PEFT format on the backbone's own layer names: fused layers get one block-structured adapter, PiSSA and OLoRA become
+        an ordinary LoRA of twice the rank, s (B A - B0 A0)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in peft.get_peft_model_state_dict(adapted.module).items()}
+        layers = site_of_layer(adapted)
+        scales = {n: float(layer.scaling["default"]) for n, layer in layers.items()}  # pyright: ignore
+        state = _subtract_initial(state, layers)
+        ranks = {n: state[f"base_model.model.{n}.lora_A.weight"].shape[0] for n in layers}
+        widths = {s.name: s.d_out for s in adapted.backbone.roles.sites}
+        if self.dora:
+            state = _fuse_magnitudes(state, adapted)
+        state = block_structured(state, adapted.sites, widths)
+        names = list(dict.fromkeys(s.parent or s.name for s in adapted.sites))
+        owner = {s.name: s.parent or s.name for s in adapted.sites}
+        total = {n: sum(ranks[s] for s in ranks if owner[s] == n) for n in names}
+        scale = {owner[s]: scales[s] for s in ranks}
+        first = names[0]
+        config = peft.LoraConfig(
+            r=total[first],
+            lora_alpha=_whole(scale[first] * total[first]),  # pyright: ignore
+            rank_pattern={f"^{n}$": total[n] for n in names if total[n] != total[first]},
+            alpha_pattern={f"^{n}$": _whole(scale[n] * total[n]) for n in names if (total[n], scale[n]) != (total[first], scale[first])},  # pyright: ignore
+            lora_dropout=self.dropout,
+            target_modules=names,
+            modules_to_save=self.modules_to_save(adapted.backbone),
+            use_dora=self.dora,
+            base_model_name_or_path=adapted.backbone.name,
+            inference_mode=True,
+        )
+        config.save_pretrained(str(folder))
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _whole(value: float) -> float | int:
+    """16.0 is written as 16."""
+    return int(value) if float(value).is_integer() else value
+
+
+def _subtract_initial(state: dict[str, torch.Tensor], layers: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """B A - B0 A0 = [B, -B0] [A; A0], for initialisers that took B0 A0 out of the base."""
+    state = dict(state)
+    for name, layer in layers.items():
+        if not hasattr(layer, "initial_A"):
+            continue
+        down, up = f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight"
+        state[down] = torch.cat([state[down], layer.initial_A.cpu()])  # pyright: ignore
+        state[up] = torch.cat([state[up], -layer.initial_B.cpu()], dim=1)  # pyright: ignore
+    return state
+
+
+def _fuse_magnitudes(state: dict[str, torch.Tensor], adapted: Adapted) -> dict[str, torch.Tensor]:
+    """DoRA's magnitude of a fused layer: learnt values on adapted rows, the frozen rows' own norms elsewhere."""
+    state = dict(state)
+    for parent in dict.fromkeys(s.parent for s in adapted.sites if s.parent):
+        sliced = adapted.module.get_submodule(f"base_model.model.{parent}")
+        parts = []
+        for part in "qkv":
+            key = f"base_model.model.{parent}.{part}.lora_magnitude_vector"
+            layer = sliced.get_submodule(part)
+            parts.append(state.pop(key) if key in state else layer.weight.detach().norm(dim=1).cpu())  # pyright: ignore
+        state[f"base_model.model.{parent}.lora_magnitude_vector"] = torch.cat(parts)
+    return state

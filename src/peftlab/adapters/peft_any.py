@@ -1,0 +1,84 @@
+"""Any other tuner of Hugging Face PEFT."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import peft
+
+from peftlab.adapters._peft import PeftAdapter, reject_unknown
+from peftlab.adapters.contract import Adapted
+from peftlab.backbones.contract import Backbone
+from peftlab.errors import OptionError, nearest
+from peftlab.nn.roles import Site, select
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeftTuner(PeftAdapter):
+    """A PEFT tuner by its PEFT name: ``{name: peft, type: VERA, config: {r: 64}}``.
+
+    ``config`` goes to PEFT's own configuration class; an option that class does not know is an error. Target layers are chosen by role
+    (``targets``) where the tuner adapts layers.
+    """
+
+    name: ClassVar[str] = "peft"
+    citation: ClassVar[str] = """@misc{mangrulkar2022peft,
+  title = {{PEFT}: State-of-the-art Parameter-Efficient Fine-Tuning methods},
+  author = {Mangrulkar, Sourab and Gugger, Sylvain and Debut, Lysandre and Belkada, Younes and Paul, Sayak and Bossan, Benjamin},
+  howpublished = {\\url{https://github.com/huggingface/peft}}, year = {2022}
+}"""
+
+    type: str
+    targets: str | tuple[str, ...] = "standard"
+    config_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {kind.value for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
+        if self.type.upper() not in known:
+            raise OptionError(f"PEFT has no tuner {self.type!r}", where="type", remedy=nearest(self.type.upper(), known))
+        reject_unknown(self._config_class(), self.config_options, "config_options")
+
+    def _config_class(self) -> type:
+        return peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.type.upper())]
+
+    def sites(self, backbone: Backbone) -> list[Site]:
+        names = {f.name for f in dataclasses.fields(self._config_class())}
+        if "target_modules" not in names or "target_modules" in self.config_options:
+            return []
+        sites = select(backbone.roles, self.targets, where="adapter.targets")
+        if any(site.parent for site in sites):
+            raise OptionError(
+                f"{self.targets!r} means slices of fused layers here, which PEFT's {self.type} could not be exported for",
+                where="adapter.targets",
+                remedy="use targets: fused, or a transformers backbone with separate q, k, v",
+            )
+        return sites
+
+    def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
+        """Counted on a copy, attached: PEFT's tuners have no common formula."""
+        import copy
+
+        adapted = self.attach(copy.deepcopy(backbone), seed=0)
+        return sum(p.numel() for n, p in adapted.trainable().items() if not adapted.is_head(n))
+
+    def config(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None) -> peft.PeftConfig:
+        options: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in self.config_options.items()}
+        if sites:
+            options["target_modules"] = [s.name for s in sites]
+        names = {f.name for f in dataclasses.fields(self._config_class())}
+        if "modules_to_save" in names and backbone.head:
+            options.setdefault("modules_to_save", [backbone.head])
+        try:
+            return self._config_class()(**options)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"PEFT refuses the options: {error}", where="adapter.config_options", remedy="see PEFT's documentation") from error
+
+    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        try:
+            return PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise OptionError(
+                f"PEFT's {self.type} does not work on this backbone: {type(error).__name__}: {error}", where="adapter", remedy="choose another"
+            ) from error

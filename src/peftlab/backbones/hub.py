@@ -1,0 +1,220 @@
+"""transformers models, from a local folder or the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from peftlab.backbones._files import hash_folder, read_json
+from peftlab.backbones.contract import Backbone, BackboneSource
+from peftlab.errors import BackboneError
+from peftlab.nn.head import initialise_head
+from peftlab.tasks.contract import Preprocessing
+
+_AUTO = {
+    "image-classification": "AutoModelForImageClassification",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "causal-lm": "AutoModelForCausalLM",
+}
+_HEADS = ("classifier", "score", "head", "fc", "qa_outputs")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def _folder(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    return path if (path / "config.json").is_file() else None
+
+
+class TransformersBackbone(BackboneSource):
+    """Any AutoModelFor... of transformers: hub id (``facebook/deit-tiny-patch16-224``, ``id@revision``) or local folder.
+
+    Only safetensors are read and no remote code is run; neither can be switched on from a study file.
+    """
+
+    name: ClassVar[str] = "transformers"
+    priority: ClassVar[int] = 90
+    citation: ClassVar[str] = """@inproceedings{wolf2020transformers,
+  title = {Transformers: State-of-the-Art Natural Language Processing},
+  author = {Wolf, Thomas and Debut, Lysandre and Sanh, Victor and others},
+  booktitle = {Proceedings of EMNLP 2020: System Demonstrations},
+  year = {2020}, pages = {38--45}, doi = {10.18653/v1/2020.emnlp-demos.6}
+}"""
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        folder = _folder(name)
+        if folder is not None:
+            return "model_type" in read_json(folder / "config.json")
+        looks_local = name.startswith((".", "/", "~")) or Path(name).exists()
+        return not looks_local and _HUB_ID.fullmatch(name) is not None
+
+    @classmethod
+    def fingerprint(cls, name: str) -> str:
+        folder = _folder(name)
+        if folder is not None:
+            return hash_folder(folder)
+        from huggingface_hub import HfApi
+
+        repo, _, revision = name.partition("@")
+        try:
+            return str(HfApi().model_info(repo, revision=revision or None).sha)
+        except Exception as error:
+            raise _unreachable(name, error) from error
+
+    @classmethod
+    def preprocessing(cls, name: str, image_size: int | None = None) -> Preprocessing:
+        raw = _preprocessor_config(name)
+        size = raw.get("crop_size") if raw.get("do_center_crop") else raw.get("size")
+        native = _edge(size) or _edge(_config(name).get("image_size")) or 224
+        resized = _edge(raw.get("size")) or native
+        return Preprocessing(
+            image_size=image_size or native,
+            interpolation=_RESAMPLING.get(raw.get("resample", 3), "bicubic"),
+            crop=min(1.0, native / resized),
+            mean=tuple(raw.get("image_mean") or (0.5, 0.5, 0.5)),
+            std=tuple(raw.get("image_std") or (0.5, 0.5, 0.5)),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        outputs: int,
+        head: str = "image-classification",
+        image_size: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Backbone:
+        import transformers
+
+        auto = getattr(transformers, _AUTO[head])
+        labels = {} if head in ("causal-lm", "question-answering") else {"num_labels": outputs}
+        where = _folder(name) or name.partition("@")[0]
+        revision = name.partition("@")[2] or None
+        try:
+            if device == "meta":
+                config = transformers.AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **labels)
+                with torch.device("meta"):
+                    module = auto.from_config(config)
+            else:
+                with _quiet(transformers):
+                    module = auto.from_pretrained(
+                        where,
+                        revision=revision,
+                        ignore_mismatched_sizes=True,
+                        use_safetensors=True,
+                        trust_remote_code=False,
+                        dtype=torch.float32,
+                        **labels,
+                    )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreachable(name, error) from error
+        if image_size:
+            _resize_positions(module, image_size, name)
+        head_name = next((h for h in _HEADS if hasattr(module, h)), "")
+        if head_name and head != "causal-lm":
+            initialise_head(module.get_submodule(head_name), seed)
+        return Backbone(
+            name=name,
+            family=str(module.config.model_type),
+            library="transformers",
+            module=module,
+            head=head_name,
+            outputs=_logits if "classification" in head else _full,
+            save=lambda m, folder: m.save_pretrained(folder),  # pyright: ignore
+        )
+
+
+def _logits(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return module(**inputs, return_dict=True).logits
+
+
+def _full(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    return module(**inputs, return_dict=True)
+
+
+class _quiet:
+    """transformers announces a fresh head as a warning at every load; here it is what was asked for."""
+
+    def __init__(self, transformers: Any) -> None:
+        self.logging = transformers.utils.logging
+
+    def __enter__(self) -> None:
+        self.before = self.logging.get_verbosity()
+        self.logging.set_verbosity_error()
+        self.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        self.logging.set_verbosity(self.before)
+
+
+def _unreachable(name: str, error: Exception) -> BackboneError:
+    first = str(error).strip().split("\n")[0][:200]
+    return BackboneError(
+        f"cannot be loaded: {first}", where=name, remedy="check the name and the connection, or give a local folder (safetensors)"
+    )
+
+
+def _config(name: str) -> dict:
+    folder = _folder(name)
+    if folder is not None:
+        return read_json(folder / "config.json")
+    return read_json(_download(name, "config.json"))
+
+
+def _preprocessor_config(name: str) -> dict:
+    folder = _folder(name)
+    if folder is not None:
+        path = folder / "preprocessor_config.json"
+        return read_json(path) if path.is_file() else {}
+    return read_json(_download(name, "preprocessor_config.json"))
+
+
+def _download(name: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(hf_hub_download(repo, file, revision=revision or None))
+    except Exception as error:
+        raise _unreachable(name, error) from error
+
+
+def _edge(size: Any) -> int | None:
+    if isinstance(size, Mapping):
+        return size.get("shortest_edge") or size.get("height")
+    return size if isinstance(size, int) else None
+
+
+def _resize_positions(module: nn.Module, image_size: int, name: str) -> None:
+    """Resample learned position embeddings to another image size (bicubic, as timm does), class and distillation tokens kept."""
+    native = getattr(module.config, "image_size", None)
+    if native == image_size:
+        return
+    embeddings = next((m for m in module.modules() if hasattr(m, "position_embeddings") and hasattr(m, "patch_embeddings")), None)
+    positions = getattr(embeddings, "position_embeddings", None)
+    if embeddings is None or not isinstance(positions, nn.Parameter):
+        raise BackboneError(f"works at {native} px only", where=name, remedy=f"set task.image_size to {native} or leave it out")
+    patch = module.config.patch_size
+    if image_size % patch:
+        raise BackboneError(f"image_size {image_size} is not a multiple of its patch size {patch}", where=name, remedy="choose one that is")
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    old, new = (native // patch) ** 2, (image_size // patch) ** 2
+    prefix = positions.shape[1] - old
+    if positions.is_meta:
+        resized = positions.new_empty(1, new + prefix, positions.shape[2])
+    else:
+        resized = resample_abs_pos_embed(positions.detach(), [image_size // patch] * 2, num_prefix_tokens=prefix)
+    embeddings.position_embeddings = nn.Parameter(resized)
+    embeddings.patch_embeddings.image_size = (image_size, image_size)
+    embeddings.patch_embeddings.num_patches = new
+    module.config.image_size = image_size

@@ -1,0 +1,31 @@
+"""Seeds derived from seeds, and the only place where torch's default generator is set."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+
+def derive(seed: int, *path: str | int) -> int:
+    """An independent 63-bit seed for a purpose: SHA-256 of the seed and the path that names the purpose."""
+    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(seed: int, *path: str | int) -> torch.Generator:
+    """A CPU generator of its own for one purpose."""
+    return torch.Generator().manual_seed(derive(seed, *path))
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *path: str | int) -> Iterator[None]:
+    """Inside, torch's default generator starts from the derived seed; outside it is as it was.
+
+    For libraries (initialisers, dropout) that take no generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, *path))
+        yield
