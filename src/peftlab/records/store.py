@@ -1,0 +1,187 @@
+"""The results of a study on disk. The folders are the truth; nothing is overwritten silently, nothing half written is seen.
+
+::
+
+    results/<study>/
+      study.yaml  study-<hash>.yaml           the study as run last, and earlier forms of it
+      runs/<slug>/<run id>/                   evaluation runs      (tuning/<slug>/<run id>/ : tuning runs)
+        config.json environment.json metrics.jsonl  *.json  adapter/  checkpoints/
+        results.json MANIFEST.json | error.json   error-1.json ...  (errors of earlier tries)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from peftlab.errors import RecordError
+from peftlab.records import commit
+from peftlab.records.lease import FILE as LEASE
+from peftlab.records.lease import holder
+from peftlab.records.record import RunConfig
+from peftlab.records.redact import has_secret
+from peftlab.records.run_folder import CONFIG, RunFolder, Status
+
+__all__ = ["ResultsFolder", "RunFolder", "RunStatus", "Status", "verify"]
+
+_FOLDERS = {"evaluation": "runs", "tuning": "tuning"}
+_SAFE = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One row of the status table."""
+
+    run_id: str
+    label: str
+    seed: int
+    fold: int
+    purpose: str
+    backbone: str
+    status: Status
+    step: int | None  #: last step seen in the journal
+    detail: str  #: who runs it, or why it failed
+
+
+class ResultsFolder:
+    """``results/<study>``."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"ResultsFolder({str(self.path)!r})"
+
+    def open_or_create(self, study_yaml_text: str) -> ResultsFolder:
+        """Keep the study's text as ``study.yaml``.
+
+        A changed study is no danger to what is there: run ids are hashes of what determines a run, so runs that did not
+        change are reused and changed ones are new runs. The earlier text is kept as ``study-<hash>.yaml``.
+
+        Raises:
+            RecordError: the folder holds another study, or the text holds a secret.
+        """
+        if has_secret(study_yaml_text):
+            remedy = "take the token out of the study; log in with `hf auth login` or an environment variable"
+            raise RecordError("the study holds what looks like a secret", where=str(self.path), remedy=remedy)
+        path = self.path / "study.yaml"
+        with commit.disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            before = path.read_text(encoding="utf-8") if path.exists() else None
+        if before == study_yaml_text:
+            return self
+        if before is not None:
+            if (there := _study_name(before)) != (asked := _study_name(study_yaml_text)):
+                remedy = "choose another folder with --output"
+                raise RecordError(f"the folder holds the study {there!r}, not {asked!r}", where=str(self.path), remedy=remedy)
+            digest = hashlib.sha256(before.encode()).hexdigest()[:8]
+            commit.write_atomic(self.path / f"study-{digest}.yaml", before)
+        commit.write_atomic(path, study_yaml_text)
+        return self
+
+    def study_text(self) -> str:
+        """The study as run last.
+
+        Raises:
+            RecordError: this is no results folder.
+        """
+        try:
+            return (self.path / "study.yaml").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            remedy = "give the folder that `peftlab run` wrote, results/<study>"
+            raise RecordError("there is no study.yaml here", where=str(self.path), remedy=remedy) from error
+
+    def run(self, config: RunConfig) -> RunFolder:
+        """The folder of a run, which need not exist yet.
+
+        Raises:
+            RecordError: the arm's folder name is unsafe, or a link leads out of the results.
+        """
+        if not _SAFE.fullmatch(config.slug):
+            raise RecordError(f"{config.slug!r} is no safe folder name", where=str(self.path), remedy="rename the arm")
+        return RunFolder(self._contained(self.path / _FOLDERS[config.purpose] / config.slug / config.run_id))
+
+    def runs(self, purpose: Literal["evaluation", "tuning"] | None = None) -> Iterator[RunFolder]:
+        """All run folders that have a configuration, in order of their paths; ``purpose`` None: of both kinds."""
+        for kind, folder in _FOLDERS.items():
+            if purpose in (None, kind):
+                for path in sorted((self.path / folder).glob(f"*/*/{CONFIG}")):
+                    yield RunFolder(self._contained(path.parent))
+
+    def find(self, run_id: str) -> RunFolder:
+        """A run by its id, or by the beginning of it.
+
+        Raises:
+            RecordError: none, or several.
+        """
+        found = [run for run in self.runs() if run.run_id.startswith(run_id)] if run_id else []
+        if len(found) != 1:
+            what = f"{len(found)} runs begin with {run_id!r}" if found else f"there is no run {run_id!r}"
+            raise RecordError(what, where=str(self.path), remedy="`peftlab status` lists the runs")
+        return found[0]
+
+    def status_table(self) -> list[RunStatus]:
+        """One row per run, from the folders alone."""
+        return [_row(run) for run in self.runs()]
+
+    def _contained(self, path: Path) -> Path:
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise RecordError("a link leads out of the results folder", where=str(path), remedy="remove the link")
+        return path
+
+
+def verify(folder: ResultsFolder | Path | str) -> list[str]:
+    """Every problem in a results folder, in words: damaged or changed records, half-written files, runs in the wrong place."""
+    results = folder if isinstance(folder, ResultsFolder) else ResultsFolder(folder)
+    results.study_text()
+    problems: list[str] = []
+    for kind in _FOLDERS.values():
+        for path in sorted((results.path / kind).glob("*/*")):
+            place = path.relative_to(results.path).as_posix()
+            if not path.resolve().is_relative_to(results.path.resolve()):
+                problems.append(f"{place}: a link leads out of the results folder")
+            elif not path.is_dir():
+                problems.append(f"{place}: does not belong here")
+            elif not (path / CONFIG).exists():
+                problems.append(f"{place}: no {CONFIG}; nothing says what this is")
+            else:
+                problems += [f"{place}/{problem}" for problem in _verify_run(RunFolder(path), kind)]
+    left = [p for p in results.path.rglob("*") if commit.is_left_over(p.name) and not _in_progress(p)]
+    return problems + [f"{p.relative_to(results.path).as_posix()}: left half written by a crash" for p in sorted(left)]
+
+
+def _verify_run(run: RunFolder, kind: str) -> list[str]:
+    problems = run.verify()
+    if not problems and run.path.parts[-3:-1] != (_FOLDERS[(config := run.config()).purpose], config.slug):
+        problems.append(f"{CONFIG}: belongs in {_FOLDERS[config.purpose]}/{config.slug}, not in {kind}/{run.path.parent.name}")
+    return problems
+
+
+def _in_progress(path: Path) -> bool:
+    return any((parent / LEASE).exists() and holder(parent) is not None for parent in path.parents)
+
+
+def _row(run: RunFolder) -> RunStatus:
+    status, step, detail = run.status(), None, ""
+    try:
+        config = run.config()
+        lines = run.metrics()
+        step = lines[-1].step if lines else None
+        failure = run.error()
+    except RecordError as error:
+        return RunStatus(run.run_id, run.path.parent.name, -1, 0, "", "", "failed", step, error.what)
+    if status == "running":
+        detail = str(run.holder() or "")
+    elif failure is not None:
+        detail = f"{failure.error.get('type', '')}: {failure.error.get('what', '')}"
+    where = (config.label, config.seed, config.fold, config.purpose, config.backbone)
+    return RunStatus(run.run_id, *where, status, step, detail)
+
+
+def _study_name(text: str) -> str:
+    found = re.search(r"^study\s*:\s*[\"']?([a-z0-9._-]+)", text, re.MULTILINE)
+    return found.group(1) if found else ""
