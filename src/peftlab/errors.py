@@ -14,6 +14,7 @@ code meaning
 6    the records cannot be read or written, or another runner holds them
 7    training stopped on a broken promise (non-finite, nothing moved, ...)
 8    an optional part is not installed
+70   a bug in peftlab; the traceback is printed
 75   stopped on request (SIGTERM); run again to continue
 130  stopped on request (Ctrl-C); run again to continue
 ==== =====================================================================
