@@ -1,7 +1,7 @@
 """peftlab: which parameter-efficient fine-tuning method suits your model, data and hardware - and is the difference real?
 
-Every verb of the command line is a function here: ``import peftlab; peftlab.run("study.yaml")``. Nothing heavy is imported until one
-is used.
+Every verb of the command line is a function here: ``import peftlab; peftlab.run("study.yaml")``. Nothing heavy is imported until
+one is used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = frozenset(
-    "init list doctor check plan run status analyze report choose export import_results predict verify".split()
-)
+_VERBS = frozenset("init list doctor check plan run status analyze report choose export import_results predict verify".split())
 
 # importlib and not `import`: the layers (records and below) may read __version__ here without depending on the api.
 

@@ -1,6 +1,6 @@
 """The command line: verbs only, no logic. Each verb calls the function of :mod:`peftlab.api` that bears its name.
 
-A function returns an answer: ``as_dict()`` gives what ``--json`` prints, ``table()`` what a person reads (anything rich can print),
+A function returns an answer: ``as_dict()`` gives what ``--json`` prints, ``table()`` what a person reads (whatever rich can print),
 ``exit_code`` (0 if absent) what the process returns. Progress goes to standard error, answers go to standard output.
 The api is imported inside the verbs, so that ``--help`` stays quick.
 """
@@ -40,7 +40,8 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The study's results, e.g. results/digits.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, e.g. train.epochs=1. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, e.g. train.epochs=1. Repeatable."),
 ]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="ARM", help="Only this arm (name or label). Repeatable.")]
 MaxRuns = Annotated[int | None, typer.Option("--max-runs", min=1, help="At most this many runs, in the order of the plan.")]

@@ -1,0 +1,236 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peftlab.registry import PACKAGES
+from peftlab.study.load import parse_yaml, validate_study
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "peftlab"
+#: a person is meant to read a file in one go
+MOST_LINES = 400
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HEAVY = ("torch", "torchvision", "transformers", "peft", "timm", "datasets")
+
+
+def modules(package: str) -> list[str]:
+    """Dotted names of all modules below a package (or the module itself), without importing any."""
+    path = SOURCE.parent / Path(*package.split("."))
+    if path.with_suffix(".py").is_file():
+        return [package]
+    files = sorted(path.rglob("*.py"))
+    names = [".".join(f.relative_to(SOURCE.parent).with_suffix("").parts) for f in files]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def tracked_files() -> list[Path]:
+    """Files under version control; all text files where there is no git."""
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if git.returncode == 0:
+        return [ROOT / name for name in git.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [p for folder in ("src", "tests", "docs", "studies", "tools") for p in (ROOT / folder).rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("package", ["errors", "registry", "records", "study", "analysis", "report", "cli"])
+def test_imports_no_torch(package: str) -> None:
+    names = modules(f"peftlab.{package}")
+    assert names
+    code = (
+        f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
+        f"print(*[heavy for heavy in {HEAVY!r} if heavy in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def component_names() -> dict[str, set[Path]]:
+    """Name of a component -> its files, read from the sources (``name: ClassVar[str] = "lora"``)."""
+    found: dict[str, set[Path]] = {}
+    for package in PACKAGES.values():
+        folder = SOURCE.parent / Path(*package.split("."))
+        for path in sorted(folder.glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.ClassDef):
+                    continue
+                for line in node.body:
+                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == "name":
+                        if isinstance(line.value, ast.Constant):
+                            found.setdefault(str(line.value.value), set()).add(path)
+    return found
+
+
+def compared_strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, text) of every string constant that a comparison, ``in`` or ``match`` looks for."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        else:
+            continue
+        for side in sides:
+            parts = side.elts if isinstance(side, ast.Tuple | ast.List | ast.Set) else [side]
+            for part in parts:
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield node.lineno if isinstance(node, ast.Compare) else node.value.lineno, part.value
+
+
+def test_no_component_is_named_in_a_condition_outside_its_file() -> None:
+    names = component_names()
+    assert {"uniform", "none"} <= set(names)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} compares with {text!r}"
+        for path, tree in trees()
+        for line, text in compared_strings(tree)
+        if text in names and path not in names[text]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_component_check_sees_every_form() -> None:
+    code = 'a == "lora"\nb in ("lora", "svd")\nmatch c:\n    case "full":\n        pass'
+    assert [text for _, text in compared_strings(ast.parse(code))] == ["lora", "lora", "svd", "full"]
+
+
+def test_components_do_not_import_their_siblings() -> None:
+    files = {path for paths in component_names().values() for path in paths}
+    dotted = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts): p for p in files}
+    wrong = []
+    for path in sorted(files):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in dotted and dotted[node.module].parent == path.parent:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {node.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_global_random_numbers() -> None:
+    """Generators are passed: ``np.random.rand``, ``random.random``, ``torch.manual_seed`` and their kin are not called."""
+    allowed = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox", "Random", "fork_rng"}
+    wrong = []
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner = ast.unparse(node.func.value)
+            if owner in ("np.random", "numpy.random", "random") and node.func.attr not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {owner}.{node.func.attr}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCE.rglob("*.py")}
+    long = [f"{path.relative_to(ROOT)}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES]
+    assert not long, "\n".join(long)
+
+
+def test_no_path_of_a_machine() -> None:
+    pattern = re.compile(r"(?<![\w.])/(?:" + "work|root|home/(?!user\\b|me\\b)[a-z]+|Users/[a-z]+" + r")/[\w.]+")
+    wrong = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        wrong += [f"{path.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
+    assert not wrong, "\n".join(wrong)
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str]]:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for match in re.finditer(rf"^```{language}[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            yield document, match[1]
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    found = []
+    for document, block in blocks("bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.split(" #")[0].strip()
+            if command:
+                found.append((str(document.relative_to(ROOT)), command))
+    return found
+
+
+def test_the_documents_have_commands() -> None:
+    commands = {command for document, command in documented_commands() if document == "README.md"}
+    assert {"make demo", "make test"} <= commands
+
+
+@pytest.mark.parametrize(("document", "command"), documented_commands())
+def test_documented_command_exists(document: str, command: str) -> None:
+    """Targets, verbs, options and named files of every ``bash`` block are real."""
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    program = Path(words[0]).name if words else ""
+    if program == "make":
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        assert set(words[1:]) <= targets
+    elif program == "peftlab":
+        check_verb(words[1:])
+    elif program == "python" and len(words) > 1 and words[1].endswith(".py"):
+        assert (ROOT / words[1]).is_file()
+    elif program == "bash":
+        assert (ROOT / words[1]).is_file()
+    for word in words:
+        if word.startswith("studies/"):
+            assert (ROOT / word).is_file(), f"{document} names {word}"
+
+
+def check_verb(words: list[str]) -> None:
+    """``run study.yaml --jobs 2`` against the real command line, as the parser sees it."""
+    import typer
+
+    from peftlab.cli import app
+
+    group = typer.main.get_command(app)
+    if words[0].startswith("-"):
+        group.make_context("peftlab", words, resilient_parsing=True)
+        return
+    command = group.commands[words[0]]  # pyright: ignore[reportAttributeAccessIssue]
+    with command.make_context(words[0], [word for word in words[1:] if word not in ("-h", "--help")]):
+        pass
+
+
+def test_documented_studies_are_valid() -> None:
+    found = 0
+    for document, block in blocks("yaml"):
+        if block.startswith("study:"):
+            validate_study(parse_yaml(block, where=str(document)), where=str(document))
+            found += 1
+    assert found >= 2
+
+
+def test_pins_agree() -> None:
+    specification = importlib.util.spec_from_file_location("pins", ROOT / "tools" / "pins.py")
+    assert specification and specification.loader
+    pins = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(pins)
+    assert pins.problems(pins.read_constraints((ROOT / "constraints.txt").read_text(encoding="utf-8"))) == []
+
+
+def test_links_inside_the_documents_lead_somewhere() -> None:
+    wrong = []
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8")):
+            if not target.startswith(("http:", "https:", "mailto:")) and not (document.parent / target).exists():
+                wrong.append(f"{document.relative_to(ROOT)}: {target}")
+    assert not wrong, "\n".join(wrong)
