@@ -23,12 +23,13 @@ class TaskInfo:
 
     outputs: int  #: size of the head (number of classes)
     label_names: tuple[str, ...]
-    sizes: Mapping[str, int]  #: split -> examples (validation before it is split off counts as train)
+    sizes: Mapping[str, int]  #: train, validation, test -> examples, as ``splits`` gives them (with folds: fold 0)
     higher_is_better: Mapping[str, bool]  #: metric -> direction
     primary_metric: str
     chance: Mapping[str, float]  #: metric -> level of uniform guessing
     majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  #: how the data were read, nothing wrong: e.g. ``val`` serves as test
     folds: int = 1
 
 
@@ -92,8 +93,8 @@ class PreparedTask(ABC):
 class Preprocessing:
     """What a backbone expects of an input. The default is for text-free unit tests.
 
-    Images are resized (shorter side to ``round(image_size / crop)``, given interpolation), centre-cropped to ``image_size``, scaled
-    to [0, 1] and normalised: (x - mean) / std, channels RGB.
+    Images are resized (shorter side to ``round(image_size / crop)``, given interpolation), centre-cropped to ``image_size``,
+    scaled to [0, 1] and normalised: (x - mean) / std, channels RGB.
     """
 
     image_size: int = 224

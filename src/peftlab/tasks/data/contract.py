@@ -1,0 +1,140 @@
+"""What a data source is: labelled images that lie somewhere, read but not yet decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from peftlab.errors import DataError
+from peftlab.registry import Component
+
+Role = Literal["train", "validation", "test"]
+
+#: what data call their splits -> what a split is for
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One split as it lies in the data. ``decode`` and ``where`` take the position in this part."""
+
+    split: str  #: what the data call it
+    labels: np.ndarray  #: int64 [N]
+    decode: Callable[[int], Any]  #: uint8 array [H, W] or [H, W, 3], or a PIL image; raises whatever a decoder raises
+    where: Callable[[int], str]  #: file or row, for messages
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """All labelled examples of a source, numbered through its parts in order."""
+
+    labels: np.ndarray  #: int64 [N]
+    label_names: tuple[str, ...]
+    roles: Mapping[Role, np.ndarray]  #: int64 indices that the data themselves call train, validation, test; train is there
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
+
+    def _place(self, index: int) -> tuple[Part, int]:
+        for part in self.parts:
+            if index < len(part.labels):
+                return part, index
+            index -= len(part.labels)
+        raise IndexError(index)
+
+    def decode(self, index: int) -> Any:
+        part, position = self._place(index)
+        return part.decode(position)
+
+    def where(self, index: int) -> str:
+        part, position = self._place(index)
+        return part.where(position)
+
+
+class DataSource(Component, ABC):
+    """One place labelled images come from.
+
+    In a study: ``data: digits``, ``data: ../some/folder`` or ``data: {name: ..., option: value}``.
+    """
+
+    priority: ClassVar[int] = 0  #: bare words and paths are offered to the sources in this order
+
+    @classmethod
+    def accepts(cls, text: str) -> bool:
+        """Whether this source is the one for a bare word or path. Looks at the word and at local files only."""
+        return text == cls.name
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The source for a word that it accepts."""
+        return cls()
+
+    @abstractmethod
+    def fingerprint(self, cache: Path | None = None) -> str:
+        """SHA-256 over everything that decides labels and pixels, hexadecimal; the same wherever the data lie.
+
+        ``cache``: folder that keeps the checksum of unchanged files between processes.
+        """
+
+    @abstractmethod
+    def read(self) -> Examples:
+        """Labels and where the images are; decodes nothing.
+
+        Raises:
+            DataError: missing, unreadable or contradictory data.
+        """
+
+
+def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes: Sequence[str] = ()) -> Examples:
+    """Parts as one numbered whole, with the role of each part.
+
+    A validation split without a test split serves as test (what ImageNet and its subsets call ``val``); said in a note.
+
+    Raises:
+        DataError: no train part, two parts with one role, an empty part, a label outside the classes (row named).
+    """
+    roles: dict[Role, np.ndarray] = {}
+    start = 0
+    for part in parts:
+        role = ROLES.get(part.split)
+        if role is None or role in roles:
+            raise DataError(
+                f"split {part.split!r} is " + ("unknown" if role is None else f"a second {role} split"),
+                where=where,
+                remedy="call the splits train, validation (or val, valid, dev) and test",
+            )
+        check_labels(part, label_names)
+        roles[role] = np.arange(start, start + len(part.labels), dtype=np.int64)
+        start += len(part.labels)
+    if "train" not in roles:
+        found = ", ".join(part.split for part in parts) or "nothing"
+        raise DataError(f"no train split (found: {found})", where=where, remedy="add one called train")
+    notes = list(notes)
+    if "validation" in roles and "test" not in roles:
+        roles["test"] = roles.pop("validation")
+        name = next(part.split for part in parts if ROLES[part.split] == "validation")
+        notes.append(f"the data's {name!r} split serves as test; validation is split off train")
+    labels = np.concatenate([part.labels for part in parts]).astype(np.int64)
+    return Examples(labels=labels, label_names=tuple(label_names), roles=roles, parts=tuple(parts), notes=tuple(notes))
+
+
+def check_labels(part: Part, label_names: Sequence[str]) -> None:
+    """Raises DataError if a part is empty or one of its labels is outside 0 .. K-1 (first bad row named, all counted)."""
+    if not len(part.labels):
+        raise DataError(f"split {part.split!r} has no examples", where=part.split, remedy="remove it or fill it")
+    bad = np.flatnonzero((part.labels < 0) | (part.labels >= len(label_names)))
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(
+            f"label {int(part.labels[row])} is outside 0 .. {len(label_names) - 1} ({len(bad)} such labels in {part.split!r})",
+            where=part.where(row),
+            remedy="labels count from 0 to the number of classes - 1; correct the labels or the label names",
+        )

@@ -1,0 +1,44 @@
+"""From what a study calls its data to the source that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftlab.errors import DataError, nearest
+from peftlab.registry import components, create
+from peftlab.tasks.data.contract import DataSource
+
+
+def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> DataSource:
+    """The configured source for a name, a path, a hub id or ``{name: ..., option: value}``.
+
+    Raises:
+        OptionError: unknown source or option.
+        DataError: no source accepts the word; a path that is not there names its nearest neighbours.
+    """
+    if not isinstance(spec, str):
+        return create("data", spec, where=where)
+    sources = [cls for cls in components("data").values() if issubclass(cls, DataSource)]
+    for cls in sorted(sources, key=lambda cls: (cls.priority, cls.name)):
+        if cls.accepts(spec):
+            return cls.from_text(spec)
+    raise missing(spec, known=[cls.name for cls in sources])
+
+
+def missing(text: str, known: list[str] | None = None) -> DataError:
+    """The error for data that are not where they were said to be; names what is nearest to it."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return DataError(
+            "holds no images in a form that is known here",
+            where=text,
+            remedy="use train.npz + test.npz, train/<class>/*.jpg + test/<class>/*.jpg, <class>/*.jpg, or a `datasets` folder",
+        )
+    gone = path
+    while not gone.parent.is_dir() and gone.parent != gone:
+        gone = gone.parent
+    siblings = [p.name for p in gone.parent.iterdir()] if gone.parent.is_dir() else []
+    looked = f"{gone.name!r} is not in {gone.parent.resolve()}; "
+    return DataError("no such data", where=text, remedy=looked + nearest(gone.name, [*siblings, *(known or [])][:200]))
