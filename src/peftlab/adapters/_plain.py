@@ -35,7 +35,8 @@ class InPlace(Adapter):
         prefix = backbone.head + "."
         for name, parameter in backbone.module.named_parameters():
             parameter.requires_grad_(bool(backbone.head) and name.startswith(prefix) or self.trains(name, backbone))
-        return Adapted(module=backbone.module, backbone=backbone, adapter=self)
+        own = frozenset(name for name, _ in backbone.module.named_parameters())
+        return Adapted(module=backbone.module, backbone=backbone, adapter=self, own_parameters=own)
 
     def merge(self, adapted: Adapted) -> nn.Module:
         return copy.deepcopy(adapted.module)

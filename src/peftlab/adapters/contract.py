@@ -32,6 +32,7 @@ class Adapted:
     sites: Sequence[Site] = ()
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  #: site name -> rank
     hooks: list[TrainingHook] = dataclasses.field(default_factory=list)
+    own_parameters: frozenset[str] = frozenset()  #: trainable parameters that are the backbone's own, not added ones
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, in a fixed order."""

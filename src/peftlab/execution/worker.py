@@ -1,0 +1,210 @@
+"""One run, from its configuration to its results, in the process it has for itself."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.errors import OutOfMemory, Stopped
+from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
+from peftlab.nn.hooks import TrainingHook
+from peftlab.records.environment import environment
+from peftlab.records.record import RunConfig, RunResults
+from peftlab.records.run_folder import RunFolder
+from peftlab.registry import components
+from peftlab.study.schema import Train
+from peftlab.tasks.contract import PreparedTask
+from peftlab.training.assemble import Ingredients
+from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
+from peftlab.training.memory import MemoryMeter
+from peftlab.training.precision import higher, resolve_device, resolve_precision
+
+
+def main(config_json: str, path: str, options: WorkerOptions, connection: Connection | None = None) -> int:
+    """Run to the end; called under the run's lease by execution/child.py, which records whatever is raised.
+
+    Raises:
+        Stopped: SIGTERM arrived; the step in flight is finished and saved.
+        KeyboardInterrupt: the same for SIGINT.
+    """
+    config = RunConfig.model_validate_json(config_json)
+    stop = _StopFlag()
+    try:
+        _Run(config, RunFolder(path), options, Channel(connection), stop).execute()
+    except Stopped:
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            str(error).split("\n")[0],
+            where=config.label,
+            remedy="lower train.batch_size, set train.gradient_checkpointing, or train.on_out_of_memory: accumulate",
+        ) from error
+    return 0
+
+
+class _StopFlag:
+    """Set by SIGTERM and SIGINT, asked between two steps."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._set)
+
+    def _set(self, number: int, _frame: Any) -> None:
+        self.number = number
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+
+class _Forward(Listener):
+    """From the loop to the record and to whoever watches."""
+
+    def __init__(self, folder: RunFolder, channel: Channel, memory: MemoryMeter) -> None:
+        self.folder, self.channel, self.memory = folder, channel, memory
+
+    def on_step(self, step: int, total: int, loss: float, rate: float) -> None:
+        self.memory.sample()
+        self.channel.send(Step(step, total, loss, rate))
+
+    def on_metrics(self, line: dict[str, Any]) -> None:
+        self.folder.append_metrics([line], durable=False)
+        if line["split"] == "validation":
+            metrics = {k: v for k, v in line.items() if k not in ("step", "epoch", "split", "time_s")}
+            self.channel.send(Evaluated(metrics, step=line["step"]))
+
+    def on_truncate(self, step: int) -> None:
+        self.folder.truncate_metrics(step)
+        self.channel.send(Started(step))
+
+
+class _Run:
+    """The life of one run."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, channel: Channel, stop: _StopFlag) -> None:
+        self.config, self.folder, self.options, self.channel, self.stop = config, folder, options, channel, stop
+        self.train = Train.model_validate(config.train)
+        self.flags: list[str] = []
+        self.notes: list[str] = []
+        self.device = resolve_device(options.device)
+        self.precision = resolve_precision(self.train.precision, self.device)
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
+
+    def execute(self) -> None:
+        _determinism(self.options)
+        self.folder.write_json("environment.json", environment())
+        ingredients = self._ingredients()
+        task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
+        adapted, trainer, fitted, memory = self._fit(ingredients, task)
+        metrics: dict[str, dict[str, float | None]] = {"validation": dict(fitted.validation)} if fitted.validation else {}
+        if fitted.diverged_at is not None:
+            self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
+            metrics = {}
+        elif self.config.evaluate_test:
+            metrics["test"] = self._test(trainer)
+        measured = memory.result(adapted, trainer.optimizer)
+        ingredients.adapter.save(adapted, self.folder.adapter)
+        reports = {name: content for hook in trainer.hooks for name, content in hook.report().items()}
+        for name, content in reports.items():
+            self.folder.write_json(name, content)
+        self.folder.write_json("memory.json", measured)
+        self.folder.append_metrics([], durable=True)
+        self.folder.finish(
+            RunResults(
+                run_id=self.config.run_id,
+                status="completed" if fitted.diverged_at is None else "diverged",
+                metrics=metrics,
+                higher_is_better=dict(task.info.higher_is_better),
+                chance=dict(task.info.chance),
+                majority=dict(task.info.majority),
+                steps=fitted.steps,
+                epochs=trainer.schedule.epoch(fitted.steps),
+                selected_step=fitted.selected_step,
+                parameters=reports["parameters.json"],
+                memory=measured,
+                time=self._times(fitted, trainer),
+                splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
+                flags=self.flags,
+                notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings],
+                resumed=fitted.resumed,
+            )
+        )
+        trainer.checkpoints.clear()
+        self.channel.send(Finished("completed" if fitted.diverged_at is None else "diverged"))
+
+    def _ingredients(self) -> Ingredients:
+        c = self.config
+        return Ingredients.of(
+            backbone=c.backbone, task=c.task, adapter=c.adapter, allocator=c.allocator, quantizer=c.quantizer, where=c.label
+        )
+
+    def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
+        """Train; once more in higher precision if that is the declared answer to a non-finite loss."""
+        while True:
+            memory = MemoryMeter(self.device)
+            adapted = ingredients.build(task.info.outputs, self.config.seed, self.device)
+            hooks: list[TrainingHook] = [*adapted.hooks]
+            hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
+            hooks.append(memory.hook(adapted))
+            trainer = Trainer(
+                adapted,
+                task,
+                task.splits(self.config.seed, self.config.fold),
+                self.train,
+                seed=self.config.seed,
+                device=self.device,
+                precision=self.precision,
+                checkpoints=Checkpoints(self.folder.checkpoints / self.precision),
+                cadence=Cadence(seconds=self.options.checkpoint_every_s, steps=self.options.checkpoint_every_steps),
+                hooks=hooks,
+                listener=_Forward(self.folder, self.channel, memory),
+                should_stop=self.stop,
+            )
+            with memory:
+                fitted = trainer.fit()
+            safer = higher(self.precision)
+            if fitted.diverged_at is None or self.train.on_non_finite == "fail" or safer is None:
+                return adapted, trainer, fitted, memory
+            self.flags.append(f"not finite in {self.precision}, step {fitted.diverged_at + 1}: run again in {safer}")
+            self.precision = safer
+            del adapted, trainer
+
+    def _test(self, trainer: Trainer) -> dict[str, float | None]:
+        """Test data, touched once."""
+        meter = trainer.evaluate("test")
+        self.folder.write_json("evaluation.json", meter.details())
+        np.savez_compressed(self.folder.path / "predictions.npz", **meter.predictions())  # pyright: ignore
+        return dict(meter.compute())
+
+    def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
+        examples = fitted.steps * trainer.schedule.effective_batch
+        return {
+            "train_s": fitted.train_s,
+            "evaluate_s": trainer.evaluate_s,
+            "total_s": time.perf_counter() - self.began,
+            "cpu_s": time.process_time() - self.cpu_began,
+            "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
+            "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+            "precision": self.precision,
+        }
+
+
+def _determinism(options: WorkerOptions) -> None:
+    torch.set_num_threads(options.threads)
+    if options.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    Path(options.cache).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,84 @@
+"""Parameters: how many there are, how many train, and where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any, ClassVar
+
+from peftlab.adapters.contract import Adapted
+from peftlab.nn.hooks import TrainingHook
+from peftlab.probes.contract import Probe
+
+
+def count_parameters(adapted: Adapted) -> dict[str, Any]:
+    """Counts of an adapted model. The head is counted once (PEFT counts it twice in "all parameters").
+
+    Returns:
+        full: parameters of the plain backbone with its head (what full fine-tuning trains);
+        total: full + parameters the adapter adds; trainable; adapter (trainable outside the head); head;
+        trainable_percent of total; reduction_percent = 100 (1 - trainable/full); times_fewer = full / trainable;
+        by_role, by_block: trainable parameters, head apart.
+    """
+    trainable = adapted.trainable()
+    head = sum(p.numel() for n, p in trainable.items() if adapted.is_head(n))
+    number = sum(p.numel() for p in trainable.values())
+    named = {n: p for n, p in adapted.module.named_parameters() if "original_module" not in n}
+    total = sum(p.numel() for p in named.values())
+    added = sum(p.numel() for n, p in named.items() if p.requires_grad and _is_added(n, adapted))
+    full = total - added
+    roles, blocks = Counter(), Counter()
+    for name, parameter in trainable.items():
+        role, block = _place(name, adapted)
+        roles[role] += parameter.numel()
+        blocks[block] += parameter.numel()
+    return {
+        "full": full,
+        "total": total,
+        "trainable": number,
+        "adapter": number - head,
+        "head": head,
+        "trainable_percent": 100 * number / total,
+        "reduction_percent": 100 * (1 - number / full),
+        "times_fewer": full / number if number else None,
+        "by_role": dict(sorted(roles.items())),
+        "by_block": dict(sorted(blocks.items())),
+        "ranks": dict(adapted.ranks),
+    }
+
+
+def _is_added(name: str, adapted: Adapted) -> bool:
+    """Whether a trainable parameter is none of the backbone's own: PEFT's live in adapter sub-modules, copies of the head do not."""
+    return not adapted.is_head(name) and name.removeprefix("base_model.model.") not in adapted.own_parameters
+
+
+def _place(name: str, adapted: Adapted) -> tuple[str, str]:
+    """(role, block) of a parameter."""
+    if adapted.is_head(name):
+        return "head", "head"
+    plain = name.removeprefix("base_model.model.")
+    site = next((s for s in sorted(adapted.backbone.roles.sites, key=lambda s: -len(s.name)) if plain.startswith(s.name + ".")), None)
+    if site is not None:
+        return site.role, str(site.block) if site.block is not None else "outside"
+    digits = [part for part in plain.split(".") if part.isdigit()]
+    return "norm" if "norm" in plain else "embedding" if "embed" in plain or "token" in plain else "other", digits[0] if digits else "outside"
+
+
+class _Hook(TrainingHook):
+    name = "parameters"
+
+    def __init__(self, adapted: Adapted) -> None:
+        self.counts = count_parameters(adapted)
+
+    def report(self) -> dict[str, Any]:
+        return {"parameters.json": self.counts}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters(Probe):
+    """Total, trainable, by role and by block."""
+
+    name: ClassVar[str] = "parameters"
+
+    def hook(self, adapted: Adapted) -> TrainingHook:
+        return _Hook(adapted)

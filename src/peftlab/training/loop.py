@@ -1,0 +1,326 @@
+"""The training loop. It knows no adapter, allocator or quantizer by name: who wants to act gives it a hook (nn/hooks.py).
+
+A resumed run equals the uninterrupted one bit for bit on the same machine, versions and thread count: data order, dropout and
+augmentation are functions of (seed, step), and checkpoints lie between optimizer steps only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.errors import NonFinite, RecordError, Stopped
+from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.seeding import derive, generator
+from peftlab.study.schema import Train
+from peftlab.tasks.contract import Meter, PreparedTask, Splits
+from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
+from peftlab.training.precision import Precision, autocast
+from peftlab.training.proof import Movement, assert_frozen, frozen_hash
+from peftlab.training.schedule import Schedule
+
+
+class Listener:
+    """What the loop tells the outside. Every method is a no-op here."""
+
+    def on_step(self, step: int, total: int, loss: float, rate: float) -> None: ...
+
+    def on_metrics(self, line: dict[str, Any]) -> None: ...
+
+    def on_truncate(self, step: int) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """When checkpoints are written. Has no influence on any result."""
+
+    seconds: float = 30.0
+    steps: int | None = None  #: also after every so many steps
+
+
+@dataclasses.dataclass(slots=True)
+class Fitted:
+    """Outcome of :meth:`Trainer.fit`."""
+
+    steps: int
+    selected_step: int
+    diverged_at: int | None
+    validation: dict[str, float]
+    train_s: float
+    evaluate_s: float
+    step_s: list[float]
+    resumed: int
+    notes: list[str]
+
+
+class Trainer:
+    """Trains one adapted backbone on one task.
+
+    Args:
+        adapted: what is trained, already on ``device``.
+        should_stop: asked between two steps; when true the state is saved and Stopped is raised.
+    """
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        task: PreparedTask,
+        splits: Splits,
+        train: Train,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: Precision,
+        checkpoints: Checkpoints,
+        cadence: Cadence,
+        hooks: list[TrainingHook],
+        listener: Listener,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.adapted, self.task, self.splits, self.train = adapted, task, splits, train
+        self.seed, self.device, self.precision = seed, device, precision
+        self.checkpoints, self.cadence, self.hooks = checkpoints, cadence, hooks
+        self.listener, self.should_stop = listener, should_stop
+        self.schedule = Schedule.of(train, len(splits.train))
+        self.trainable = adapted.trainable()
+        self.optimizer = make_optimizer(self.trainable, train, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")  # pyright: ignore
+        self.higher_is_better = task.info.higher_is_better[task.info.primary_metric]
+        self.step = 0
+        self.train_s = self.evaluate_s = 0.0
+        self.window: list[float] = []  #: losses since the last line of metrics
+        self.validation: dict[str, float] = {}
+        self.best: dict[str, Any] = {"score": None, "step": 0, "metrics": {}, "weights": {}, "since": 0}
+        self.resumed = 0
+        self.notes: list[str] = []
+
+    def fit(self) -> Fitted:
+        """Train to the end, or to divergence, or until asked to stop.
+
+        Raises:
+            Stopped: asked to; a checkpoint of the step in flight's end is on disk.
+            DidNothing: a trainable tensor did not move in the first two updates.
+            BaseChanged: a frozen weight changed.
+        """
+        if self.train.gradient_checkpointing:
+            enable_checkpointing(self.adapted)
+        base = frozen_hash(self.adapted.module)
+        for hook in self.hooks:
+            hook.start(self.schedule.total, self.optimizer)
+        self._resume(base)
+        unproved = self.step < Movement.updates <= self.schedule.total - self.step
+        movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
+        steps, diverged_at, saved_at = [], None, time.monotonic()
+        log_every = max(1, self.schedule.total // 100)
+        while self.step < self.schedule.total and not self._out_of_patience():
+            begin = time.perf_counter()
+            try:
+                loss = self._one_step(movement)
+            except NonFinite as error:
+                diverged_at = self.step
+                self.notes.append(error.what)
+                break
+            steps.append(time.perf_counter() - begin)
+            self.train_s += steps[-1]
+            self.listener.on_step(self.step, self.schedule.total, loss, self.schedule.rate(self.step - 1))
+            if self.step % log_every == 0 or self.step == self.schedule.total:
+                self._log_train()
+            if self.schedule.evaluates_after(self.step):
+                self._validate()
+            due = self.cadence.steps is not None and self.step % self.cadence.steps == 0
+            if due or time.monotonic() - saved_at > self.cadence.seconds:
+                self._save(base)
+                saved_at = time.monotonic()
+            if self.should_stop() and self.step < self.schedule.total:
+                self._save(base)
+                raise Stopped(f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue")
+        assert_frozen(self.adapted.module, base)
+        for hook in self.hooks:
+            hook.finish()
+        return self._finish(diverged_at, steps)
+
+    def _one_step(self, movement: Movement | None) -> float:
+        """One optimizer step over the effective batch; returns its mean loss."""
+        step, module = self.step, self.adapted.module
+        module.train()
+        torch.manual_seed(derive(self.seed, "step", step))  # dropout: a function of (seed, step)
+        for hook in self.hooks:
+            hook.before_step(step)
+        batches = self.schedule.micro_batches(step, self.splits.train, self.seed)
+        count = sum(len(b) for b in batches)
+        total = 0.0
+        for number, indices in enumerate(batches):
+            batch = self._to_device(self.task.batch(indices, generator(self.seed, "augment", step, number)))
+            loss = self._loss(batch)
+            share = len(indices) / count
+            self.scaler.scale(loss * share).backward()
+            total += loss.item() * share
+        self.scaler.unscale_(self.optimizer)
+        for hook in self.hooks:
+            hook.after_backward(step)
+        norm = clip(self.trainable.values(), self.train.clip_norm)
+        if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            self.optimizer.zero_grad()
+            raise NonFinite(f"the loss or its gradient is not finite in step {step + 1}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(step)
+        if movement is not None:
+            movement.observe(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for hook in self.hooks:
+            hook.after_step(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if movement is not None:
+            movement.verify(self.step)
+        self.window.append(total)
+        return total
+
+    def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        with autocast(self.precision, self.device):
+            outputs = self.adapted.backbone.outputs(self.adapted.module, self.task.inputs(batch))
+        loss = self.task.loss(outputs, batch, self.train.label_smoothing)
+        for hook in self.hooks:
+            penalty = hook.penalty()
+            loss = loss if penalty is None else loss + penalty
+        return loss
+
+    def evaluate(self, split: str) -> Meter:
+        """A meter over all examples of a split, in evaluation mode, without autograd. Draws no random numbers."""
+        begin = time.perf_counter()
+        meter = self.task.meter()
+        indices = self.splits[split]
+        self.adapted.module.eval()
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            for start in range(0, len(indices), self.schedule.batch):
+                batch = self._to_device(self.task.batch(indices[start : start + self.schedule.batch]))
+                meter.update(self.adapted.backbone.outputs(self.adapted.module, self.task.inputs(batch)), batch)
+        self.evaluate_s += time.perf_counter() - begin
+        return meter
+
+    def _validate(self) -> None:
+        self.validation = self.evaluate("validation").compute() if len(self.splits.validation) else {}
+        if not self.validation:
+            return
+        self._line("validation", self.validation)
+        score = self.validation[self.task.info.primary_metric] * (1 if self.higher_is_better else -1)
+        min_delta = self.train.early_stopping.min_delta if self.train.early_stopping else 0.0
+        if self.best["score"] is None or score > self.best["score"] + min_delta:
+            keep = self.train.select == "best"
+            weights = {n: p.detach().clone() for n, p in self.trainable.items()} if keep else {}
+            self.best = {"score": score, "step": self.step, "metrics": self.validation, "weights": weights, "since": 0}
+        else:
+            self.best["since"] += 1
+
+    def _out_of_patience(self) -> bool:
+        stopping = self.train.early_stopping
+        return stopping is not None and self.best["since"] >= stopping.patience
+
+    def _finish(self, diverged_at: int | None, steps: list[float]) -> Fitted:
+        selected = self.step
+        if self.train.select == "best" and self.best["weights"] and diverged_at is None:
+            for name, parameter in self.trainable.items():
+                parameter.data.copy_(self.best["weights"][name])
+            selected, self.validation = self.best["step"], self.best["metrics"]
+        return Fitted(
+            steps=self.step,
+            selected_step=selected,
+            diverged_at=diverged_at,
+            validation=self.validation,
+            train_s=self.train_s,
+            evaluate_s=self.evaluate_s,
+            step_s=steps,
+            resumed=self.resumed,
+            notes=self.notes,
+        )
+
+    def _log_train(self) -> None:
+        self._line("train", {"loss": statistics.fmean(self.window), "learning_rate": self.schedule.rate(self.step - 1)})
+        self.window = []
+
+    def _line(self, split: str, metrics: Mapping[str, float]) -> None:
+        epoch = round(self.schedule.epoch(self.step), 6)
+        self.listener.on_metrics({"step": self.step, "epoch": epoch, "split": split, "time_s": round(self.train_s, 4), **metrics})
+
+    def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+
+    def _save(self, base: str) -> None:
+        names = {id(p): n for n, p in self.trainable.items()}
+        self.checkpoints.save(
+            self.step,
+            {
+                "weights": dict(self.trainable),
+                "optimizer": optimizer_tensors(self.optimizer, names),
+                "scaler": self.scaler.state_dict(),
+                "hooks": {hook.name: hook.state() for hook in self.hooks},
+                "best": self.best,
+                "loop": {
+                    "base": base,
+                    "train_s": self.train_s,
+                    "evaluate_s": self.evaluate_s,
+                    "window": self.window,
+                    "validation": self.validation,
+                    "resumed": self.resumed,
+                    "notes": self.notes,
+                },
+            },
+        )
+
+    def _resume(self, base: str) -> None:
+        found = self.checkpoints.latest()
+        if found is None:
+            self.listener.on_truncate(0)
+            return
+        self.step, state, notes = found
+        self.listener.on_truncate(self.step)
+        if state:
+            loop = state["loop"]
+            if loop["base"] != base:
+                raise RecordError(
+                    "the checkpoint belongs to other frozen weights than those loaded now",
+                    where=str(self.checkpoints.folder),
+                    remedy="the backbone or a library changed; move the run's folder away to start afresh",
+                )
+            for name, parameter in self.trainable.items():
+                parameter.data.copy_(state["weights"][name])
+            restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+            for hook in self.hooks:
+                hook.load_state(state.get("hooks", {}).get(hook.name) or {})
+            best = state["best"]
+            self.best = {**best, "weights": {n: t.to(self.device) for n, t in (best.get("weights") or {}).items()}}
+            self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
+            self.window, self.validation = list(loop["window"]), dict(loop["validation"] or {})
+            self.notes = list(loop["notes"])
+            self.resumed = loop["resumed"]
+        self.resumed += 1
+        self.notes += notes
+
+
+def clip(parameters: Any, limit: float | None) -> float:
+    """Clip the global gradient norm to ``limit``; returns the norm before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_([p for p in parameters if p.grad is not None], limit, norm)
+    return float(norm)
+
+
+def enable_checkpointing(adapted: Adapted) -> None:
+    """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory."""
+    module = adapted.backbone.module
+    if hasattr(module, "gradient_checkpointing_enable"):
+        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore
+    elif hasattr(module, "set_grad_checkpointing"):
+        module.set_grad_checkpointing(True)  # pyright: ignore

@@ -1,0 +1,49 @@
+"""The optimizer, and its state as plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from peftlab.study.schema import Train
+
+
+def make_optimizer(trainable: Mapping[str, nn.Parameter], train: Train, device: torch.device) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, not on biases, norms and other vectors.
+
+    Uses torch's fused kernel where it exists (CPU, CUDA): one pass over the parameters, the same update.
+    """
+    matrices = [p for p in trainable.values() if p.dim() >= 2]
+    vectors = [p for p in trainable.values() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """``<parameter>/<state>`` -> tensor. ``names``: id of a parameter -> its name."""
+    found: dict[str, torch.Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            found[f"{names[id(parameter)]}/{key}"] = value if torch.is_tensor(value) else torch.tensor(value)
+    return found
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Inverse of :func:`optimizer_tensors`, bit for bit."""
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        parameter = parameters[name]
+        # `step` lives where the kernel wants it (with the parameter when fused)
+        optimizer.state[parameter][entry] = value.clone().to(parameter.device)
+
+
+def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,78 @@
+"""Proof that a method did what its name says: what should train has moved, what is frozen has not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from peftlab.errors import BaseChanged, DidNothing
+from peftlab.nn.roles import Site
+
+
+def tensor_hash(tensor: torch.Tensor) -> str:
+    """SHA-256 over the bytes of a tensor."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def frozen_hash(module: nn.Module) -> str:
+    """SHA-256 over names and bytes of all parameters that must not change."""
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(tensor_hash(parameter).encode())
+    return digest.hexdigest()
+
+
+def assert_frozen(module: nn.Module, before: str) -> None:
+    """Raises BaseChanged if a frozen parameter differs from ``before``, or holds a gradient."""
+    named = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
+    holder = next((n for n, p in named if p.grad is not None), None)
+    if holder or frozen_hash(module) != before:
+        raise BaseChanged("a frozen weight of the backbone changed during training", where=holder or "backbone", remedy="report this fault")
+
+
+class Movement:
+    """Every trainable tensor must get a gradient and move within the first two updates.
+
+    Two, because B = 0 gives LoRA's A no gradient in the first. A gradient is asked for besides movement, because weight decay moves
+    tensors that nothing trains. Key biases are exempt: the softmax cancels them, their gradient is zero up to rounding.
+    """
+
+    updates = 2
+
+    def __init__(self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...], step: int = 0) -> None:
+        self.trainable = trainable
+        self.last = step + self.updates  #: updates done when the verdict falls
+        self.before = {name: tensor_hash(p) for name, p in trainable.items()}
+        self.had_gradient: set[str] = set()
+        self.exempt = tuple(f"{site.name}.bias" for site in sites if site.role == "k")
+
+    def observe(self, step: int) -> None:
+        """After the backward pass of ``step``."""
+        if step >= self.last:
+            return
+        for name, parameter in self.trainable.items():
+            if parameter.grad is not None and bool((parameter.grad != 0).any()):
+                self.had_gradient.add(name)
+
+    def verify(self, updates_done: int) -> None:
+        """After the second update: raises DidNothing naming the tensors that stood still."""
+        if updates_done != self.last:
+            return
+        still = [
+            name
+            for name, parameter in self.trainable.items()
+            if not name.endswith(self.exempt or ("\0",))
+            and (name not in self.had_gradient or tensor_hash(parameter) == self.before[name])
+        ]
+        if still:
+            raise DidNothing(
+                f"{len(still)} of {len(self.trainable)} trainable tensors have not moved after {self.updates} updates",
+                where=", ".join(still[:3]),
+                remedy="the adapter is not connected to the loss, or the learning rate is zero",
+            )
