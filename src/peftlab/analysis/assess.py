@@ -1,0 +1,258 @@
+"""Findings from a frame: the declared plan carried out, setting by setting. Nothing is read or written here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from peftlab.analysis import statements as say
+from peftlab.analysis.comparison import (
+    equivalence_p,
+    holm,
+    margin_differences,
+    non_inferiority,
+    paired_difference,
+    union,
+)
+from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Findings
+from peftlab.analysis.frame import Frame
+from peftlab.analysis.headlines import headlines, notes
+from peftlab.analysis.intervals import t_interval
+from peftlab.analysis.pareto import front_probability
+from peftlab.analysis.setting import Comparison, Setting
+from peftlab.study.expand import cells
+from peftlab.study.schema import Margin
+
+COSTS = ("trainable", "measured_peak_mb", "train_s")
+RESAMPLES = 2000
+
+
+def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Findings:
+    """Everything the declared plan asks for.
+
+    Args:
+        frame: what was measured.
+        margin: replaces the declared margin; the plan then says that it was not declared.
+        seed: of the bootstrap and, beyond 16 pairs, of the sign-flip test.
+    """
+    generator = np.random.default_rng(seed)
+    declared = frame.study.analysis
+    used = margin or declared.margin
+    settings = [_setting(frame, task, backbone) for task, backbone in frame.settings]
+    settings = [s for s in settings if not s.values.empty]
+    summaries = [summary for s in settings for summary in _summaries(frame, s, generator)]
+    comparisons = [c for s in settings for c in _comparisons(frame, s, used, generator)]
+    expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
+    family = max(len(comparisons), (len(expected) - 1) * len(settings)) if declared.baseline else 0
+    plan = _plan(frame, settings, used, family, seed, margin is None)
+    found = [say.level(s, plan) for s in summaries]
+    found += _tested(comparisons, plan, family, used)
+    found += [say.pareto(s, cost, plan) for s in summaries for cost in s.front]
+    found += [f for s in settings if (f := say.power(s, [c for c in comparisons if c.setting is s], plan, used)) is not None]
+    numbered = [f.model_copy(update={"id": f"{f.kind}-{i}"}) for i, f in enumerate(found, start=1)]
+    pairs = sorted({pair for s in settings for pair in s.values.index})
+    problems = Counter(p.kind for p in frame.problems)
+    completed = int((frame.rows.drop_duplicates("folder")["status"] == "completed").sum())
+    return Findings(
+        study=frame.study.study,
+        question=frame.study.question,
+        verdict=headlines(summaries, numbered, plan, used, frame),
+        plan=plan,
+        arms=summaries,
+        pairs=[(int(a), int(b)) for a, b in pairs],
+        findings=numbered,
+        notes=notes(frame, settings, summaries, plan),
+        warnings=[*frame.warnings, *_warnings(frame, settings)],
+        problems=[p.as_json() for p in frame.problems],
+        runs={"completed": completed, **dict(sorted(problems.items()))},
+        versions={name: _version(name) for name in ("peftlab", "numpy", "scipy", "pandas")},
+    )
+
+
+def _setting(frame: Frame, task: str, backbone: str) -> Setting:
+    runs = frame.primary()
+    runs = runs[(runs["task"] == task) & (runs["backbone"] == backbone)]
+    chance, higher = runs["chance"].dropna(), runs["higher_is_better"].dropna()
+    return Setting(
+        task=task,
+        backbone=backbone,
+        values=frame.values(task, backbone),
+        runs=runs,
+        chance=float(chance.iloc[0]) if len(chance) else None,
+        higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
+        folds=int(runs["fold"].nunique()) if len(runs) else 1,
+    )
+
+
+def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -> list[ArmSummary]:
+    values, labels = setting.values, list(setting.values.columns)
+    fronts = _fronts(setting, generator)
+    per_arm = dict(iter(setting.runs.groupby("label")))
+    baseline = per_arm.get(frame.study.analysis.baseline or "")
+    base_trainable = _largest(baseline, "trainable") if baseline is not None else None
+    failed = Counter((p.label, p.backbone) for p in frame.problems if p.kind == "failed" and p.task == setting.task)
+    found = []
+    for label in labels:
+        runs, column = per_arm[label], values[label].to_numpy()
+        interval = t_interval(column, frame.study.analysis.confidence, setting.folds)
+        trainable = _largest(runs, "trainable")
+        flags = sorted({flag for text in runs["flags"].dropna() for flag in text.split("; ") if flag})
+        found.append(
+            ArmSummary(
+                label=label, arm=str(runs["arm"].iloc[0]), task=setting.task, backbone=setting.backbone,
+                factors={c.removeprefix("factor."): str(runs[c].iloc[0]) for c in runs.columns
+                         if c.startswith("factor.") and not pd.isna(runs[c].iloc[0])},
+                baseline=label == frame.study.analysis.baseline, n=interval.n,
+                mean=_number(interval.mean), sd=interval.sd, interval=_bounds(interval.low, interval.high),
+                values=[_number(v) for v in column], imputed=int(runs["imputed"].sum()),
+                failed=failed[(label, setting.backbone)],
+                trainable=trainable, total=_largest(runs, "total"), trainable_percent=_largest(runs, "trainable_percent"),
+                percent_of_baseline=100 * trainable / base_trainable if trainable is not None and base_trainable else None,
+                measured_peak_mb=_largest(runs, "measured_peak_mb"), predicted_peak_mb=_largest(runs, "predicted_peak_mb"),
+                train_s=_number(runs["train_s"].mean()), flags=flags,
+                front={c: p[label] for c, p in fronts.items() if label in p},
+            )
+        )  # fmt: skip
+    return found
+
+
+def _fronts(setting: Setting, generator: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Cost -> arm -> probability of being on the front; a cost that no run has is left out."""
+    found: dict[str, dict[str, float]] = {}
+    sign = 1.0 if setting.higher_is_better else -1.0
+    quality = sign * setting.values.to_numpy().T
+    for cost in COSTS:
+        table = setting.runs.pivot(index=["seed", "fold"], columns="label", values=cost)
+        table = table.reindex(index=setting.values.index, columns=setting.values.columns)
+        if cost == "trainable":  # a property of the arm: also known for runs that broke off
+            table = table.fillna(table.max())
+        costs = table.to_numpy(dtype=float).T
+        if not np.isfinite(costs).any() or len(setting.values.columns) < 2:
+            continue
+        chances = front_probability(quality, costs, generator, resamples=RESAMPLES)
+        known = np.isfinite(costs).any(axis=1) & np.isfinite(quality).any(axis=1)
+        pairs = zip(setting.values.columns, chances, known, strict=True)
+        found[cost] = {label: float(p) for label, p, usable in pairs if usable}
+    return found
+
+
+def _comparisons(frame: Frame, setting: Setting, margin: Margin, generator: np.random.Generator) -> list[Comparison]:
+    plan = frame.study.analysis
+    if plan.baseline is None or plan.baseline not in setting.values.columns:
+        return []
+    base = setting.values[plan.baseline].to_numpy()
+    found = []
+    for label in setting.values.columns:
+        if label == plan.baseline:
+            continue
+        arm, higher, folds = setting.values[label].to_numpy(), setting.higher_is_better, setting.folds
+        differences = margin_differences(arm, base, margin, higher_is_better=higher)
+        above = None
+        if margin.relative is not None and higher and setting.chance:
+            shifted = margin_differences(arm, base, margin, higher_is_better=True, chance=setting.chance)
+            above = non_inferiority(shifted, confidence=plan.confidence, folds=folds)
+        found.append(
+            Comparison(
+                setting=setting,
+                arm=label,
+                baseline=plan.baseline,
+                difference=paired_difference(arm, base, confidence=plan.confidence, folds=folds, generator=generator),
+                margin=non_inferiority(differences, confidence=plan.confidence, folds=folds),
+                above_chance=above,
+                p_equivalence=equivalence_p(arm, base, margin, higher_is_better=higher, folds=folds),
+            )
+        )
+    return found
+
+
+def _tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, margin: Margin) -> list[Finding]:
+    """Differences, margin tests and equivalence, each adjusted over its family; then "on every task" where there are several."""
+
+    def adjusted(p_values: list[float | None]) -> list[float | None]:
+        return holm([*p_values, *[None] * (family - len(p_values))])[: len(p_values)]
+
+    differences = adjusted([c.difference.p for c in comparisons])
+    inside = adjusted([c.margin.p for c in comparisons])
+    outside = adjusted([c.margin.p_opposite for c in comparisons])
+    equal = adjusted([c.p_equivalence for c in comparisons])
+    found = [say.difference(c, p, plan) for c, p in zip(comparisons, differences, strict=True)]
+    found += [say.non_inferiority(c, p, q, plan, margin) for c, p, q in zip(comparisons, inside, outside, strict=True)]
+    found += [say.equivalence(c, p, plan, margin) for c, p in zip(comparisons, equal, strict=True)]
+    settings = {(c.setting.task, c.setting.backbone) for c in comparisons}
+    if len(settings) < 2:
+        return found
+    arms = list(dict.fromkeys(c.arm for c in comparisons))
+    groups = [[c for c in comparisons if c.arm == arm] for arm in arms]
+    joint = [union([c.margin.p for c in group]) if len(group) == len(settings) else None for group in groups]
+    for group, p, adjusted_p in zip(groups, joint, holm(joint), strict=True):
+        found.append(say.everywhere(group, p, adjusted_p, plan, margin, len(settings)))
+    return found
+
+
+def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, seed: int, declared: bool) -> AnalysisPlan:
+    analysis = frame.study.analysis
+    folds = max((s.folds for s in settings), default=1)
+    return AnalysisPlan(
+        metric=analysis.metric,
+        split=frame.split,
+        higher_is_better=settings[0].higher_is_better if settings else True,
+        baseline=analysis.baseline,
+        margin_relative=margin.relative,
+        margin_absolute=margin.absolute,
+        margin_declared=declared,
+        confidence=analysis.confidence,
+        replication="the difference between two arms for the same task and seed"
+        + (f" and fold ({folds} folds, standard errors corrected after Nadeau and Bengio)" if folds > 1 else ""),
+        difference_test="paired t test, two-sided; exact sign-flip permutation test as a check",
+        margin_test="non-inferiority: one-sided paired t test of "
+        + ("A − (1 − m) F" if (settings[0].higher_is_better if settings else True) else "(1 + m) F − A")
+        + (" with the relative margin m" if margin.relative is not None else ", here with an absolute margin"),
+        equivalence_test="two one-sided paired t tests (TOST) against the same margin",
+        adjustment=f"Holm, over each family of {family} comparisons with the baseline" if family else "none: nothing is compared",
+        family_size=family,
+        intervals=f"Student's t, {100 * analysis.confidence:g} %, not adjusted",
+        bootstrap_resamples=RESAMPLES,
+        bootstrap_seed=seed,
+    )
+
+
+def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:
+    analysis, found = frame.study.analysis, []
+    for s in settings:
+        where = f" on {s.task}, {s.backbone}" if len(settings) > 1 else ""
+        if analysis.baseline and analysis.baseline not in s.values.columns:
+            found.append(f"The declared baseline {analysis.baseline!r} has no outcome{where}: nothing is compared there.")
+        counts = s.values.notna().sum()
+        if counts.nunique() > 1:
+            fewer = [f"{arm} ({n})" for arm, n in counts.items() if n < counts.max()]
+            found.append(
+                f"Some arms have outcomes for fewer than {counts.max()} seeds{where}: {', '.join(fewer)}. "
+                "Runs that failed for a reason of the arm itself make its mean look better than it is."
+            )
+    if not analysis.baseline:
+        found.append("No baseline is declared (analysis.baseline): arms are described, not compared.")
+    return found
+
+
+def _largest(runs: pd.DataFrame, column: str) -> float | None:
+    return _number(runs[column].max())
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value is not None and not pd.isna(value) and math.isfinite(value) else None
+
+
+def _bounds(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return (low, high) if low is not None and high is not None else None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

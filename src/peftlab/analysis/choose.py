@@ -1,0 +1,156 @@
+"""Which arm to take: the smallest that is shown to be non-inferior within a memory limit, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from peftlab.analysis.assess import assess
+from peftlab.analysis.comparison import margin_differences, union
+from peftlab.analysis.findings import ArmSummary, Findings
+from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.words import equation_p, show_count, show_margin
+from peftlab.study.schema import Margin
+
+RESAMPLES = 10_000
+
+
+class NotChosen(BaseModel):
+    """An arm that was passed over, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str
+    why: str
+
+
+class Choice(BaseModel):
+    """The answer of `choose`. ``label`` is None where no arm qualifies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str | None
+    sentence: str
+    trainable: float | None = None
+    peak_memory_mb: float | None = None
+    memory_predicted: bool = False  #: the peak is a prediction: it was never measured
+    p: float | None = None  #: one-sided; the largest over tasks where there are several
+    p_adjusted: float | None = None  #: Holm over the arms
+    bootstrap_probability: float | None = (
+        None  #: share of resamples of the seeds in which the arm is within the margin everywhere
+    )
+    memory_mb: float | None
+    margin: str
+    not_chosen: list[NotChosen]
+    notes: list[str]
+
+
+def choose(folder: str | Path, memory_mb: float | None = None, margin: float | Margin | None = None, *, seed: int = 0) -> Choice:
+    """The smallest arm (trainable parameters) that is non-inferior on every task and fits the memory.
+
+    Args:
+        folder: ``results/<study>``.
+        memory_mb: largest peak memory allowed, MB; None: any.
+        margin: relative (0.03) or a Margin; None: the declared one.
+        seed: of the bootstrap.
+
+    Raises:
+        RecordError: the folder cannot be read.
+    """
+    frame = load_frame(folder)
+    given = margin if isinstance(margin, Margin | None) else Margin(relative=float(margin))
+    findings = assess(frame, margin=given, seed=seed)
+    used = given or frame.study.analysis.margin
+    plan, alpha = findings.plan, 1 - findings.plan.confidence
+    groups = {label: [a for a in findings.arms if a.label == label] for label in dict.fromkeys(a.label for a in findings.arms)}
+    rejected: list[NotChosen] = []
+    qualified: list[tuple[float, str]] = []
+    for label, group in groups.items():
+        why = _too_large(group, memory_mb) or ("" if group[0].baseline else _unproven(label, findings, alpha))
+        if why:
+            rejected.append(NotChosen(label=label, why=why))
+        else:
+            qualified.append((max((a.trainable if a.trainable is not None else math.inf) for a in group), label))
+    qualified.sort()
+    words = show_margin(used, plan.metric)
+    common = {"memory_mb": memory_mb, "margin": words, "notes": [*findings.warnings, *findings.notes]}
+    if not qualified or plan.baseline is None:
+        reason = "no baseline is declared" if plan.baseline is None else "no arm is shown to be non-inferior within the limits"
+        return Choice(label=None, sentence=f"Nothing can be recommended: {reason}.", not_chosen=rejected, **common)
+    label = qualified[0][1]
+    chosen = groups[label]
+    rejected += [NotChosen(label=other, why=f"also qualifies, but {label} trains fewer parameters") for _, other in qualified[1:]]
+    p, adjusted = _certainty(label, findings)
+    share = None if chosen[0].baseline else _bootstrap(frame, label, used, seed)
+    memory, predicted = _memory(chosen)
+    return Choice(
+        label=label,
+        sentence=_sentence(label, chosen, plan.baseline, words, adjusted),
+        trainable=qualified[0][0] if math.isfinite(qualified[0][0]) else None,
+        peak_memory_mb=memory, memory_predicted=predicted, p=p, p_adjusted=adjusted, bootstrap_probability=share,
+        not_chosen=rejected, **common,
+    )  # fmt: skip
+
+
+def _sentence(label: str, group: list[ArmSummary], baseline: str, margin: str, p_adjusted: float | None) -> str:
+    if group[0].baseline:
+        return f"Take {label}, the baseline itself: no smaller arm is shown to be within {margin} of it within the limits."
+    count = show_count(max((a.trainable or 0.0) for a in group))
+    return (
+        f"Take {label}: {count} trainable parameters, shown to be within {margin} of {baseline} (adjusted "
+        f"{equation_p(p_adjusted)}, at least {min(a.n for a in group)} seeds)."
+    )
+
+
+def _memory(group: list[ArmSummary]) -> tuple[float | None, bool]:
+    """(peak in MB, whether it is only predicted)."""
+    measured = [a.measured_peak_mb for a in group if a.measured_peak_mb is not None]
+    if len(measured) == len(group):
+        return max(measured), False
+    known = measured + [a.predicted_peak_mb for a in group if a.measured_peak_mb is None and a.predicted_peak_mb is not None]
+    return (max(known), True) if len(known) == len(group) else (None, True)
+
+
+def _too_large(group: list[ArmSummary], memory_mb: float | None) -> str:
+    if memory_mb is None:
+        return ""
+    peak, predicted = _memory(group)
+    if peak is None:
+        return "its peak memory is not known"
+    word = "predicted" if predicted else "measured"
+    return f"{word} peak memory {peak:,.0f} MB is above {memory_mb:,.0f} MB" if peak > memory_mb else ""
+
+
+def _unproven(label: str, findings: Findings, alpha: float) -> str:
+    everywhere = findings.of("non_inferiority_everywhere", label)
+    tests = everywhere or findings.of("non_inferiority", label)
+    if not tests:
+        return "it was not compared with the baseline"
+    bad = [f for f in tests if f.p_adjusted is None or f.p_adjusted > alpha]
+    return bad[0].sentence if bad else ""
+
+
+def _certainty(label: str, findings: Findings) -> tuple[float | None, float | None]:
+    tests = findings.of("non_inferiority_everywhere", label) or findings.of("non_inferiority", label)
+    return union([f.p for f in tests]), union([f.p_adjusted for f in tests])
+
+
+def _bootstrap(frame: Frame, label: str, margin: Margin, seed: int) -> float | None:
+    """Share of resamples of the pairs in which the mean of d_i is above 0 in every setting."""
+    generator = np.random.default_rng(seed)
+    held = np.ones(RESAMPLES, dtype=bool)
+    for task, backbone in frame.settings:
+        table = frame.values(task, backbone)
+        runs = frame.primary()
+        higher = runs.loc[(runs["task"] == task) & (runs["backbone"] == backbone), "higher_is_better"].dropna()
+        d = margin_differences(
+            table[label].to_numpy(), table[frame.study.analysis.baseline].to_numpy(), margin,
+            higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
+        )  # fmt: skip
+        if d.size < 2:
+            return None
+        held &= d[generator.integers(0, d.size, size=(RESAMPLES, d.size))].mean(axis=1) > 0
+    return float(held.mean())

@@ -1,0 +1,130 @@
+"""The form of ``findings.json``: every statement with its numbers, and the declared plan beside them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Kind = Literal["level", "difference", "non_inferiority", "non_inferiority_everywhere", "equivalence", "pareto", "power"]
+Verdict = Literal[
+    "estimated",
+    "better",
+    "worse",
+    "no difference shown",
+    "non-inferior",
+    "inferior",
+    "equivalent",
+    "not shown",
+    "cannot be tested",
+    "on the front",
+    "off the front",
+]
+
+
+class Form(BaseModel):
+    """Frozen, closed: an unknown key in ``findings.json`` is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finding(Form):
+    """One statistical statement over records."""
+
+    id: str
+    kind: Kind
+    task: str
+    backbone: str
+    metric: str
+    arms: list[str]  #: the arm, then what it is compared with
+    estimate: float | None  #: in units of the metric; margin tests: mean of d_i; pareto: probability of being on the front
+    interval: tuple[float, float] | None = None
+    confidence: float
+    n: int  #: seeds, or pairs of seeds
+    p: float | None = None
+    p_adjusted: float | None = None  #: Holm over the family named in the plan
+    p_sign_flip: float | None = None  #: exact permutation test, a check of the normal assumption
+    correlation: float | None = None  #: of the two arms over seeds
+    verdict: Verdict
+    sentence: str
+    details: dict[str, Any] = {}
+
+
+class ArmSummary(Form):
+    """What one arm reached and took in one setting. Memory is the largest and time the mean over seeds."""
+
+    label: str
+    arm: str
+    factors: dict[str, str] = {}
+    task: str
+    backbone: str
+    baseline: bool = False
+    n: int
+    mean: float | None
+    interval: tuple[float, float] | None
+    sd: float | None
+    values: list[float | None]  #: one per seed and fold, in the order of ``Findings.pairs``
+    imputed: int = 0  #: diverged runs counted at chance level
+    failed: int = 0
+    trainable: float | None = None
+    total: float | None = None
+    trainable_percent: float | None = None
+    percent_of_baseline: float | None = None  #: trainable parameters, of the baseline's
+    measured_peak_mb: float | None = None
+    predicted_peak_mb: float | None = None
+    train_s: float | None = None
+    front: dict[str, float] = {}  #: cost -> probability of being on that Pareto front
+    flags: list[str] = []
+
+
+class AnalysisPlan(Form):
+    """What was declared before anything ran, and how it is carried out."""
+
+    metric: str
+    split: str
+    higher_is_better: bool
+    baseline: str | None
+    margin_relative: float | None
+    margin_absolute: float | None
+    margin_declared: bool = True  #: False where it was given afterwards, to `choose`
+    confidence: float
+    replication: str
+    difference_test: str
+    margin_test: str
+    equivalence_test: str
+    adjustment: str
+    family_size: int
+    intervals: str
+    bootstrap_resamples: int
+    bootstrap_seed: int
+
+
+class Findings(Form):
+    """``analysis/findings.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    study: str
+    question: str
+    verdict: list[str]  #: the answer in words, most important first
+    plan: AnalysisPlan
+    arms: list[ArmSummary]
+    pairs: list[tuple[int, int]]  #: (seed, fold) of ``ArmSummary.values``
+    findings: list[Finding]
+    notes: list[str]  #: what a careful reader should keep in mind
+    warnings: list[str]
+    problems: list[dict[str, Any]]  #: runs that failed, diverged, are missing or cannot be read
+    runs: dict[str, int]  #: status -> number
+    versions: dict[str, str]
+
+    def of(self, kind: Kind, label: str | None = None, task: str | None = None, backbone: str | None = None) -> list[Finding]:
+        """Findings of a kind, of one arm (the first named) and setting if given."""
+        return [
+            f
+            for f in self.findings
+            if f.kind == kind
+            and label in (None, f.arms[0] if f.arms else None)
+            and task in (None, f.task)
+            and backbone in (None, f.backbone)
+        ]

@@ -1,0 +1,141 @@
+"""The answer in words, and what to keep in mind when reading it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding
+from peftlab.analysis.frame import Frame
+from peftlab.analysis.words import equation_p, is_share, listed, plural, show, show_count, show_margin
+from peftlab.study.schema import Margin
+
+
+def headlines(
+    summaries: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan, margin: Margin, frame: Frame
+) -> list[str]:
+    """Sentences, the most important first."""
+    if not summaries:
+        return ["Nothing can be said yet: there is no finished run with the declared metric."]
+    settings = list(dict.fromkeys((s.task, s.backbone) for s in summaries))
+    words = _everywhere(findings, margin, plan)
+    for task, backbone in settings:
+        prefix = f"{task}, {backbone}: " if len(settings) > 1 else ""
+        here = [f for f in findings if (f.task, f.backbone) == (task, backbone)]
+        arms = [s for s in summaries if (s.task, s.backbone) == (task, backbone)]
+        words += [prefix + text for text in _setting(arms, here, plan, margin)]
+    return words + _incidents(frame)
+
+
+def _everywhere(findings: list[Finding], margin: Margin, plan: AnalysisPlan) -> list[str]:
+    joint = [f for f in findings if f.kind == "non_inferiority_everywhere"]
+    if not joint:
+        return []
+    within = f"within {show_margin(margin, plan.metric)} of {plan.baseline} on every task and backbone"
+    good = [f.arms[0] for f in joint if f.verdict == "non-inferior"]
+    return [f"Shown to be {within}: {listed(good)}." if good else f"No arm is shown to be {within}."]
+
+
+def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan, margin: Margin) -> list[str]:
+    tests = {f.arms[0]: f for f in findings if f.kind == "non_inferiority"}
+    if not tests:
+        known = [a for a in arms if a.mean is not None]
+        if not known:
+            return ["No arm has a value of the declared metric."]
+        best = (max if plan.higher_is_better else min)(known, key=lambda a: a.mean if a.mean is not None else math.nan)
+        return [
+            f"The best mean {plan.metric} is {show(best.mean, plan.metric)} ({best.label}, {plural(best.n, 'run')}); "
+            "no comparison was declared or possible, so nothing is claimed."
+        ]
+    by_label = {a.label: a for a in arms}
+    within = f"within {show_margin(margin, plan.metric)} of {plan.baseline}"
+    good = [label for label, f in tests.items() if f.verdict == "non-inferior"]
+    words = [_within(good, tests, by_label, within, plan)]
+    if beyond := [label for label, f in tests.items() if f.verdict == "inferior"]:
+        words.append(f"Shown to fall short of {plan.baseline} by more than {show_margin(margin, plan.metric)}: {listed(beyond)}.")
+    open_ones = [f for f in tests.values() if f.verdict == "not shown"]
+    if open_ones:
+        words.append(_undecided(open_ones))
+    if unknown := [label for label, f in tests.items() if f.verdict == "cannot be tested"]:
+        words.append(f"Cannot be tested: {listed(unknown)}.")
+    differences = [f for f in findings if f.kind == "difference"]
+    better = [f.arms[0] for f in differences if f.verdict == "better"]
+    worse = [f.arms[0] for f in differences if f.verdict == "worse"]
+    if better:
+        words.append(f"Better than {plan.baseline}: {listed(better)} (adjusted p ≤ {1 - plan.confidence:.2g}).")
+    if worse:
+        words.append(f"Worse than {plan.baseline}, by however little: {listed(worse)} (adjusted p ≤ {1 - plan.confidence:.2g}).")
+    if not better and not worse and any(f.verdict == "no difference shown" for f in differences):
+        words.append(f"No difference from {plan.baseline} is shown for any arm; that is not evidence of equality.")
+    return words
+
+
+def _within(good: list[str], tests: dict[str, Finding], by_label: dict[str, ArmSummary], within: str, plan: AnalysisPlan) -> str:
+    if not good:
+        return f"None of {plural(len(tests), 'arm')} is shown to be {within}."
+    text = f"{len(good)} of {plural(len(tests), 'arm')} {'is' if len(good) == 1 else 'are'} shown to be {within}: {listed(good)}."
+    sized = [by_label[label] for label in good if by_label[label].trainable is not None]
+    if sized:
+        smallest = min(sized, key=lambda a: a.trainable if a.trainable is not None else math.inf)
+        share = smallest.percent_of_baseline
+        of_baseline = f", {share:.3g} % of {plan.baseline}'s" if share is not None else ""
+        text += (
+            f" The smallest of them is {smallest.label}: {show(smallest.mean, plan.metric)} {plan.metric} with "
+            f"{show_count(smallest.trainable)} trainable parameters{of_baseline} (adjusted "
+            f"{equation_p(tests[smallest.label].p_adjusted)})."
+        )
+    return text
+
+
+def _undecided(findings: list[Finding]) -> str:
+    parts = []
+    for f in findings:
+        needed = f.details.get("seeds_needed")
+        parts.append(f"{f.arms[0]} (more seeds needed: about {max(needed, f.n + 1)})" if needed else f.arms[0])
+    return f"Undecided: {listed(parts)}."
+
+
+def _incidents(frame: Frame) -> list[str]:
+    kinds = [p.kind for p in frame.problems]
+    words = []
+    if count := kinds.count("diverged"):
+        verb = "counts" if count == 1 else "count"
+        words.append(f"{plural(count, 'run')} diverged and {verb} at chance level.")
+    lost = {"failed": "failed", "unreadable": "cannot be read", "unfinished": "is not finished", "missing": "is missing"}
+    for kind, word in lost.items():
+        if count := kinds.count(kind):
+            word = word if count == 1 else word.replace("is ", "are ")
+            words.append(f"{plural(count, 'run')} {word} and could not be counted.")
+    return words
+
+
+def notes(frame: Frame, settings: list[Any], summaries: list[ArmSummary], plan: AnalysisPlan) -> list[str]:
+    """Limits of the design that no table shows."""
+    found = []
+    pairs = max((s.n for s in summaries), default=0)
+    if 2 <= pairs <= 5 and plan.baseline:
+        found.append(
+            f"{plural(pairs, 'pair')} per comparison: the exact two-sided sign-flip test cannot go below p = {2 / 2**pairs:.4g}; "
+            "the t tests rest on roughly normal differences, which so few pairs cannot check."
+        )
+    for s in settings:
+        examples, base = s.runs["examples"].dropna(), [a.mean for a in summaries if a.mean is not None]
+        if len(examples) and base and is_share(plan.metric) and plan.metric.startswith(("accuracy", "top")) and s.folds == 1:
+            share, count = sorted(base)[len(base) // 2], int(examples.min())
+            error = math.sqrt(max(share * (1 - share), 0) / count)
+            found.append(
+                f"Intervals cover the randomness of training (seeds). The {plan.split} set is a sample as well: with {count:,} "
+                f"examples a value of {show(share, plan.metric)} has a standard error of {100 * error:.2f} percentage points "
+                "from sampling alone, shared by all arms."
+            )
+    if not plan.margin_declared:
+        found.append("The margin was given after the runs, not declared in the study.")
+    if any(s.imputed for s in summaries):
+        found.append("Diverged runs count at chance level; means and tests include them.")
+    beyond = [s.label for s in summaries if s.interval and is_share(plan.metric) and (s.interval[0] < 0 or s.interval[1] > 1)]
+    if beyond:
+        found.append(
+            f"The interval of {listed(beyond)} reaches beyond 0 or 100 %: its seeds are too unlike each other for a t interval; "
+            "read the single values."
+        )
+    return found + [f"A run notes: {note}" for note in frame.notes[:20]]

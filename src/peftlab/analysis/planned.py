@@ -1,0 +1,86 @@
+"""Names of tasks, and what a study planned of which there is no trace."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftlab.analysis.reading import Problem, RunRecord, flatten
+from peftlab.study.expand import cells
+from peftlab.study.schema import Study
+
+#: parts of a data source that tell two of them apart
+_DATA_KEYS = ("path", "folder", "id", "dataset", "file", "train")
+
+
+def task_name(task: Mapping[str, Any]) -> str:
+    """Kind and data in one word: ``image-classification digits``."""
+    data = task.get("data", "")
+    if isinstance(data, Mapping):
+        detail = next((str(data[key]) for key in _DATA_KEYS if isinstance(data.get(key), str)), "")
+        data = " ".join(part for part in (str(data.get("name", "")), Path(detail).name) if part)
+    return f"{task.get('kind', '')} {data}".strip() or "task"
+
+
+def task_names(tasks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Canonical JSON of a task -> a short name; where two tasks would share one, what differs is added."""
+    groups: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for task in tasks:
+        groups[task_name(task)][canonical(task)] = flatten(task)
+    names: dict[str, str] = {}
+    for base, members in groups.items():
+        keys = sorted({k for flat in members.values() for k in flat})
+        differing = [k for k in keys if len({repr(flat.get(k)) for flat in members.values()}) > 1]
+        for key, flat in members.items():
+            extra = ",".join(f"{k}={flat.get(k)}" for k in differing)
+            names[key] = f"{base}[{extra}]" if extra else base
+    return names
+
+
+def canonical(task: Mapping[str, Any]) -> str:
+    return json.dumps(task, sort_keys=True, default=str)
+
+
+def missing_runs(study: Study, records: Sequence[RunRecord], known: Sequence[Problem], plan: Mapping[str, Any]) -> list[Problem]:
+    """Planned runs of which there is no trace."""
+    have: dict[tuple[str, str, int], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        have[(record.config.label, record.config.backbone, record.config.seed)].append(record)
+    traces = {(p.label, p.backbone, p.seed) for p in known if p.kind == "unfinished"}
+    refused = _refusals(plan)
+    found: list[Problem] = []
+    for cell in cells(study):
+        if (why := refused.get(cell.label)) is not None:
+            found.append(Problem(kind="refused", what=why, label=cell.label, backbone=cell.backbone, task=task_name(cell.task)))
+            continue
+        folds = cell.task.get("folds")
+        expected = folds if isinstance(folds, int) and folds > 1 else 1
+        for seed in study.seeds:
+            key = (cell.label, cell.backbone, seed)
+            got = sum(covers(cell.task, record.config.task) for record in have[key])
+            if got < expected and key not in traces:
+                what = "planned, but never run" if expected == 1 else f"{expected - got} of {expected} folds were never run"
+                about: dict[str, Any] = {"label": cell.label, "backbone": cell.backbone, "task": task_name(cell.task)}
+                found.append(Problem(kind="missing", what=what, seed=seed, remedy="run the study again", **about))
+    return found
+
+
+def _refusals(plan: Mapping[str, Any]) -> dict[str, str]:
+    entries = plan.get("refusals") or plan.get("refused") or []
+    found: dict[str, str] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, Mapping) and entry.get("label"):
+            found[str(entry["label"])] = str(entry.get("what") or entry.get("reason") or "refused by the plan")
+    return found
+
+
+def covers(asked: Any, done: Any) -> bool:
+    """Whether a finished run's full specification is what the study asked for (defaults filled in, names expanded)."""
+    if isinstance(asked, Mapping):
+        return isinstance(done, Mapping) and all(covers(value, done.get(key)) for key, value in asked.items())
+    if isinstance(asked, str) and isinstance(done, Mapping):
+        return done.get("name", done.get("kind")) == asked
+    return bool(asked == done)

@@ -1,0 +1,166 @@
+"""From a results folder to checked records. Damage is reported, never fatal: what cannot be read becomes a problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from peftlab.errors import RecordError, StudyError
+from peftlab.records.record import SCHEMA_VERSION, RunConfig, RunError, RunResults
+from peftlab.study.load import load_study
+from peftlab.study.schema import Study
+
+ProblemKind = Literal["failed", "diverged", "missing", "unfinished", "unreadable", "refused"]
+Model = TypeVar("Model", bound=BaseModel)
+MAX_BYTES = 64_000_000  #: a JSON record larger than this is not ours
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One run that did not end as planned."""
+
+    kind: ProblemKind
+    what: str
+    label: str = ""
+    backbone: str = ""
+    task: str = ""
+    seed: int | None = None
+    fold: int = 0
+    run_id: str = ""
+    where: str = ""  #: path inside the results folder
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run folder: its configuration and exactly one of results and error."""
+
+    folder: Path
+    config: RunConfig
+    results: RunResults | None
+    error: RunError | None
+
+    @property
+    def diverged(self) -> bool:
+        """Ended as ``diverged``, or stopped by a non-finite loss: both are outcomes of the arm, not accidents."""
+        if self.results is not None:
+            return self.results.status == "diverged"
+        return self.error is not None and self.error.error.get("type") == "NonFinite"
+
+
+def read_study(folder: Path) -> Study:
+    """The study as it was run.
+
+    Raises:
+        RecordError: no folder, or no ``study.yaml`` that can be read in it (the analysis plan must be the declared one).
+    """
+    if not folder.is_dir():
+        raise RecordError("there is no such results folder", where=str(folder), remedy="`peftlab run STUDY` makes it")
+    path = folder / "study.yaml"
+    if not path.is_file():
+        remedy = "name the folder that holds study.yaml and runs/, e.g. results/<study>"
+        raise RecordError("this is no results folder: it has no study.yaml", where=str(folder), remedy=remedy)
+    try:
+        return load_study(path)
+    except StudyError as error:
+        remedy = "restore study.yaml: the analysis follows the plan declared there"
+        raise RecordError(f"study.yaml cannot be read: {error.what}", where=error.where or str(path), remedy=remedy) from error
+
+
+def read_json(path: Path) -> Any:
+    """Plain data of a JSON file inside a results folder; None where it is absent, not JSON, or too large."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return None
+        return json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Run folders in a fixed order. Links are not followed out of the results folder."""
+    root = folder.resolve()
+    for path in sorted((folder / "runs").glob("*/*")):
+        if path.is_dir() and not path.name.startswith(".") and path.resolve().is_relative_to(root):
+            yield path
+
+
+def read_runs(folder: Path) -> tuple[list[RunRecord], list[Problem], list[str]]:
+    """Evaluation runs of a results folder: (records, problems, warnings)."""
+    records: list[RunRecord] = []
+    problems: list[Problem] = []
+    versions: set[int] = set()
+    for path in run_folders(folder):
+        outcome = _read_run(path, str(path.relative_to(folder)))
+        if isinstance(outcome, Problem):
+            problems.append(outcome)
+        elif outcome.config.purpose == "evaluation":
+            records.append(outcome)
+            versions |= {outcome.config.schema_version}
+            versions |= {outcome.results.schema_version} if outcome.results else set()
+    warnings = []
+    if versions - {SCHEMA_VERSION}:
+        found = ", ".join(str(v) for v in sorted(versions))
+        warnings.append(
+            f"Records of schema version {found} lie together (this program writes version {SCHEMA_VERSION}); "
+            "they were read as far as the fields agree. Rerun the older ones before publishing."
+        )
+    return records, problems, warnings
+
+
+def _read_run(path: Path, where: str) -> RunRecord | Problem:
+    config = _parse(path / "config.json", RunConfig)
+    label = path.parent.name
+    if not isinstance(config, RunConfig):
+        return Problem(kind="unreadable", what=f"config.json {config}", label=label, run_id=path.name, where=where,
+                       remedy="delete the folder and run the study again")  # fmt: skip
+    about: dict[str, Any] = {
+        "label": config.label, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
+        "run_id": path.name, "where": where,
+    }  # fmt: skip
+    results = _parse(path / "results.json", RunResults)
+    if isinstance(results, RunResults):
+        return RunRecord(folder=path, config=config, results=results, error=None)
+    error = _parse(path / "error.json", RunError)
+    if isinstance(error, RunError):
+        return RunRecord(folder=path, config=config, results=None, error=error)
+    remedy = "run the study again: finished runs are kept, this one continues"
+    if config.purpose == "evaluation" and results == error == "is absent":
+        return Problem(kind="unfinished", what="neither results.json nor error.json is there yet", remedy=remedy, **about)
+    broken = f"results.json {results}" if results != "is absent" else f"error.json {error}"
+    return Problem(kind="unreadable", what=broken, remedy="delete the folder and run the study again", **about)
+
+
+def _parse(path: Path, model: type[Model]) -> Model | str:
+    """The record, or in words why there is none."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return "is absent"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"is damaged: {place + ': ' if place else ''}{first['msg']}"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat

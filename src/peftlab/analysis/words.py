@@ -1,0 +1,83 @@
+"""Numbers as a careful person writes them. One place, so that the report, the tables and findings.json agree."""
+
+from __future__ import annotations
+
+import math
+
+from peftlab.study.schema import Margin
+
+_SHARES = {"accuracy", "balanced_accuracy", "exact_match", "em", "f1", "macro_f1", "hasans", "noans", "calibration_error", "ece"}
+
+
+def is_share(metric: str) -> bool:
+    """Metrics in [0, 1] that are shown in percent."""
+    return metric.lower() in _SHARES or metric.lower().startswith(("top", "accuracy"))
+
+
+def unit(metric: str) -> str:
+    return "%" if is_share(metric) else ""
+
+
+def show(value: float | None, metric: str = "", digits: int = 2, missing: str = "–") -> str:
+    """A level: ``97.31 %``, or four significant digits."""
+    if value is None or not math.isfinite(value):
+        return missing
+    return f"{100 * value:.{digits}f} %" if is_share(metric) else f"{value:.4g}"
+
+
+def show_difference(value: float | None, metric: str = "", digits: int = 2, missing: str = "–") -> str:
+    """A difference with its sign: ``+0.42`` (percentage points), or three significant digits."""
+    if value is None or not math.isfinite(value):
+        return missing
+    text = f"{100 * value:+.{digits}f}" if is_share(metric) else f"{value:+.3g}"
+    return text.replace("-", "−")
+
+
+def show_interval(interval: tuple[float, float] | None, metric: str = "", difference: bool = False) -> str:
+    """``[96.10, 98.52]``; empty where there is none."""
+    if interval is None:
+        return ""
+    if difference:
+        return f"[{show_difference(interval[0], metric)}, {show_difference(interval[1], metric)}]"
+    low, high = (f"{100 * v:.2f}" if is_share(metric) else f"{v:.4g}" for v in interval)
+    return f"[{low}, {high}]"
+
+
+def show_p(p: float | None, missing: str = "–") -> str:
+    """``0.032``; below a thousandth ``< 0.001``, rounded so that 0.0496 never reads 0.050."""
+    if p is None or not math.isfinite(p):
+        return missing
+    if p < 0.001:
+        return "< 0.001"
+    text = f"{p:.3f}"
+    return f"{p:.4f}" if text in ("0.050", "0.010") and float(text) != p else text
+
+
+def equation_p(p: float | None) -> str:
+    """``p = 0.032`` or ``p < 0.001``."""
+    text = show_p(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def show_count(value: float | None, missing: str = "–") -> str:
+    """``1,234,567``."""
+    return missing if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def show_margin(margin: Margin, metric: str) -> str:
+    """``3 %`` (relative) or ``1.00 percentage points``."""
+    if margin.relative is not None:
+        return f"{100 * margin.relative:g} %"
+    points = show(margin.absolute, metric).removesuffix(" %")
+    return f"{points} percentage points" if is_share(metric) else points
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """``a, b and c``; long lists are cut and say so."""
+    if len(names) > most:
+        return ", ".join(names[:most]) + f" and {len(names) - most} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
