@@ -86,7 +86,7 @@ format: setup-dev  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 docs: setup-dev  ## the documentation, into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
 
 bench: setup-dev  ## benchmarks; each prints one JSON object a line
