@@ -117,6 +117,10 @@ class OutOfMemory(TrainingError):
     """The device ran out of memory."""
 
 
+class WorkerDied(PeftlabError):
+    """The process of a run ended without leaving a result or an error: killed, or crashed in native code."""
+
+
 class MissingExtra(PeftlabError):
     """An optional dependency is not installed."""
 

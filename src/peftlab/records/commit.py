@@ -194,7 +194,7 @@ def file_hash(path: Path | str) -> str:
 
 
 def fsync_folder(folder: Path | str) -> None:
-    """Flush a folder's entries (names) to the disk; without it a rename can be lost in a power cut."""
+    """Flush a folder's entries (names), or a file's content, to the disk; else a power cut can lose them after a rename."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -20,7 +20,7 @@ from peftlab.records.redact import has_secret, redact_all
 
 Status = Literal["new", "running", "interrupted", "finished", "failed"]
 CONFIG, RESULTS, ERROR, METRICS, ENVIRONMENT = "config.json", "results.json", "error.json", "metrics.jsonl", "environment.json"
-CHECKPOINTS, ADAPTER = "checkpoints", "adapter"
+CHECKPOINTS, ADAPTER, LOG = "checkpoints", "adapter", "worker.log"
 _JSON_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}\.json")
 _REBUILT = "move the folder away and run again; it will be made anew"
 _IMMUTABLE = "results are never changed; move the run's folder away to have it made anew"
@@ -167,7 +167,10 @@ class RunFolder:
                 return
             raise RecordError("the run is already finished, with other results", where=str(path), remedy=_IMMUTABLE)
         self.clear_error()
-        listed = commit.manifest(self.path, self._final_files())
+        with commit.disk_errors(self.path):
+            for name in (final := self._final_files()):
+                commit.fsync_folder(self.path / name)
+            listed = commit.manifest(self.path, final)
         listed["files"][RESULTS] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
         commit.write_atomic(self.path / commit.MANIFEST, _text(listed))
         commit.write_atomic(path, text)
@@ -223,7 +226,7 @@ class RunFolder:
 
     def _final_files(self) -> list[str]:
         names = commit.files_below(self.path)
-        return [n for n in names if n not in (RESULTS, LEASE) and not n.startswith(f"{CHECKPOINTS}/")]
+        return [n for n in names if n not in (RESULTS, LEASE, LOG) and not n.startswith(f"{CHECKPOINTS}/")]
 
 
 def _load(path: Path, kind: type[_Record]) -> _Record:

@@ -1,0 +1,343 @@
+"""Runs on this machine, each in its own process, several at once.
+
+A fork server with everything imported makes a new process in a fraction of a second (macOS: a fresh process, which imports
+again). Every run has a lease, so several executions of one study share the work. Whatever happens to one process, the others go
+on; whatever happens to this one, its children save and stop.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import peftlab
+from peftlab.errors import LeaseHeld, OptionError, PeftlabError, WorkerDied
+from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, last_step, run_child, tidy_log
+from peftlab.execution.progress import Ending, Listener, Outcome
+from peftlab.execution.protocol import Leased, WorkerOptions
+from peftlab.records.record import RunConfig, RunError
+from peftlab.records.store import ResultsFolder, RunFolder
+
+WORKER = "peftlab.execution.worker:main"
+PRELOAD = ("peftlab.execution.preload",)
+
+
+def execute(
+    folder: ResultsFolder,
+    configs: Sequence[RunConfig],
+    *,
+    jobs: int,
+    options: WorkerOptions,
+    listener: Listener,
+    retry_failed: bool = False,
+    target: str = WORKER,
+) -> Outcome:
+    """Run what is not done yet, and wait for it.
+
+    Args:
+        folder: where the runs live.
+        configs: the runs, in the order in which they are started.
+        jobs: processes at once.
+        options: given to every worker.
+        listener: is told what happens.
+        retry_failed: also run what failed before (their errors are kept).
+        target: ``module:function`` of the worker.
+
+    Returns:
+        what became of every run; a run that another process works on is counted as ``leased``.
+
+    Raises:
+        OptionError: ``jobs`` below 1.
+        RecordError: the results folder cannot be written.
+    """
+    if jobs < 1:
+        raise OptionError(f"jobs must be at least 1 (got {jobs})", where="--jobs", remedy="use --jobs 1")
+    execution = _Execution(folder, list(configs), jobs, options, listener, target, retry_failed)
+    return execution.run()
+
+
+@dataclass
+class _Worker:
+    config: RunConfig
+    folder: RunFolder
+    process: Any
+    connection: Connection
+    control: Connection
+    out_of_memory_kills: int
+    started_s: float = field(default_factory=time.monotonic)
+    leased: bool = False
+    error: dict[str, str] = field(default_factory=dict)
+
+
+class _Execution:
+    def __init__(
+        self,
+        folder: ResultsFolder,
+        configs: list[RunConfig],
+        jobs: int,
+        options: WorkerOptions,
+        listener: Listener,
+        target: str,
+        retry_failed: bool,
+    ) -> None:
+        self.folder, self.jobs, self.options, self.listener, self.target = folder, jobs, options, listener, target
+        unique = {(config.purpose, config.slug, config.run_id): config for config in configs}
+        self.queue = deque(unique.values())
+        self.deferred: deque[RunConfig] = deque()  #: leased by another process when their turn came
+        self.final = False  #: the deferred ones are being looked at for the last time
+        self.active: list[_Worker] = []
+        self.endings: list[Ending] = []
+        self.stop: int | None = None  #: the signal that asked us to stop
+        self.signals: deque[int] = deque()  #: come, not yet acted on
+        known = {key: error_hash(folder.run(config)) for key, config in unique.items()} if retry_failed else {}
+        self.retry = {key[2]: found for key, found in known.items()}
+
+    def run(self) -> Outcome:
+        self.listener.begin(len(self.queue), self.jobs)
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        try:
+            with _signals(self.signals, write):
+                while self._fill() or self.active:
+                    self._wait(read)
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            os.close(read)
+            os.close(write)
+            outcome = Outcome(tuple(self.endings), self.stop)
+            self.listener.close(outcome)
+        return outcome
+
+    def _fill(self) -> bool:
+        """Start what can be started; whether anything is left to start."""
+        while self.stop is None and len(self.active) < self.jobs:
+            if not self.queue and self.deferred and not self.active:
+                self.queue, self.deferred, self.final = self.deferred, deque(), True
+            if not self.queue:
+                break
+            self._begin(self.queue.popleft())
+        return self.stop is None and bool(self.queue or self.deferred)
+
+    def _begin(self, config: RunConfig) -> None:
+        run = self.folder.run(config)
+        status = run.status()
+        if status == "finished":
+            results = run.results()
+            self._end(config, "reused", results.status if results is not None else "")
+        elif status == "running":
+            self._defer(config, str(run.holder() or ""))
+        elif status == "failed" and (not (retry := self.retry.get(config.run_id)) or retry != error_hash(run)):
+            failure = run.error()
+            self._end(config, "failed-before", error=dict(failure.error) if failure else {})
+        else:
+            self.active.append(self._launch(config, run.create(config)))
+
+    def _launch(self, config: RunConfig, run: RunFolder) -> _Worker:
+        context = _context()
+        connection, theirs = context.Pipe(duplex=False)
+        orders, control = context.Pipe(duplex=False)
+        text = config.model_dump_json()
+        arguments = (self.target, text, str(run.path), self.options, self.retry.get(config.run_id, ""), theirs, orders)
+        process = context.Process(target=run_child, args=arguments, name=f"{config.label} seed {config.seed}")
+        with _start_up():
+            process.start()
+        theirs.close()
+        orders.close()
+        return _Worker(config, run, process, connection, control, _out_of_memory_kills())
+
+    def _wait(self, wake: int) -> None:
+        waited: list[Any] = [wake]
+        for worker in self.active:
+            waited += [worker.process.sentinel] if worker.connection.closed else [worker.connection, worker.process.sentinel]
+        ready = set(multiprocessing.connection.wait(waited))
+        if wake in ready:
+            os.read(wake, 4096)
+        while self.signals:
+            self._on_signal(self.signals.popleft())
+        for worker in list(self.active):
+            if worker.connection in ready or worker.process.sentinel in ready:
+                self._receive(worker)
+            if worker.process.sentinel in ready:
+                self.active.remove(worker)
+                self._conclude(worker)
+
+    def _receive(self, worker: _Worker) -> None:
+        try:
+            while worker.connection.poll():
+                message = worker.connection.recv()
+                if isinstance(message, Leased):
+                    worker.leased = True
+                self.listener.message(worker.config, message)
+        except (EOFError, OSError):
+            worker.connection.close()
+
+    def _conclude(self, worker: _Worker) -> None:
+        worker.process.join()
+        code = worker.process.exitcode
+        worker.connection.close()
+        worker.control.close()
+        if worker.leased:
+            return self._defer(worker.config, "")
+        duration_s = time.monotonic() - worker.started_s
+        status = worker.folder.status()
+        if status == "finished":
+            results = worker.folder.results()
+            diverged = results is not None and results.status == "diverged"
+            return self._end(worker.config, "diverged" if diverged else "finished", time_s=duration_s)
+        if status != "failed" and (self.stop is not None or code in (TERMINATED, INTERRUPTED)):
+            return self._end(worker.config, "interrupted", time_s=duration_s)
+        if status != "failed":
+            return self._end(worker.config, "failed", time_s=duration_s, error=_record_death(worker, code))
+        failure = worker.folder.error()
+        return self._end(worker.config, "failed", time_s=duration_s, error=dict(failure.error) if failure else {})
+
+    def _defer(self, config: RunConfig, by: str) -> None:
+        if self.final or self.stop is not None:
+            self._end(config, "leased", by)
+        else:
+            self.deferred.append(config)
+
+    def _end(
+        self, config: RunConfig, how: Any, detail: str = "", *, time_s: float = 0.0, error: dict[str, str] | None = None
+    ) -> None:
+        ending = Ending(config, how, detail, time_s, error or {})
+        self.endings.append(ending)
+        self.listener.ended(ending)
+
+    def _on_signal(self, number: int) -> None:
+        """First: ask every child to save and stop. Second: end them now."""
+        again, self.stop = self.stop is not None, number if self.stop is None else self.stop
+        for worker in self.active:
+            with suppress(OSError, ValueError):
+                if again:
+                    worker.process.kill()
+                else:
+                    worker.control.send(signal.Signals(number).value)
+        self.listener.stopping(number, again)
+
+    def _abandon(self) -> None:
+        """We cannot go on: children save and stop, and are not left behind."""
+        for worker in self.active:
+            worker.control.close()
+        deadline = time.monotonic() + 30
+        for worker in self.active:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def _record_death(worker: _Worker, code: int | None) -> dict[str, str]:
+    """``error.json`` for a process that could not write it."""
+    remedy = "`peftlab run --retry-failed` continues it from its last checkpoint"
+    if code is not None and code < 0:
+        what = f"the run's process was ended by {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            seen = _out_of_memory_kills() > worker.out_of_memory_kills
+            what += ": the system ran out of memory" if seen else " (running out of memory is the usual cause)"
+            remedy = f"use fewer --jobs or a smaller batch_size; {remedy}"
+    else:
+        what = f"the run's process ended with code {code} and left no result"
+    error = WorkerDied(what, where=str(worker.folder.path), remedy=remedy).as_json()
+    for _ in range(20):  # the lock goes with the process; where the server was killed, a little later
+        try:
+            with worker.folder.lease():
+                if worker.folder.status() not in ("finished", "failed"):
+                    log = tidy_log(worker.folder)[-4000:]
+                    record = RunError(run_id=worker.folder.run_id, error=error, traceback=log, step=last_step(worker.folder))
+                    worker.folder.fail(record)
+            break
+        except LeaseHeld:
+            time.sleep(0.25)
+        except PeftlabError as unwritten:  # a full disk, say: reported all the same
+            return {**error, "remedy": f"{remedy} (this could not be recorded: {unwritten.what})"}
+    return error
+
+
+@contextmanager
+def _signals(come: deque[int], wake: int) -> Iterator[None]:
+    """SIGINT and SIGTERM are put down in ``come`` and wake the waiting loop. Only the main thread may ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = 0
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 2:  # the loop does not come round: give up here
+            raise KeyboardInterrupt
+        come.append(number)
+        with suppress(BlockingIOError):
+            os.write(wake, b"!")
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def warm_up() -> None:
+    """Let the fork server start importing in the background; :func:`execute` then waits less for its first run."""
+    if sys.platform == "linux":
+        _context()
+        with _start_up():
+            multiprocessing.forkserver.ensure_running()
+
+
+def _context() -> Any:
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    return context
+
+
+@contextmanager
+def _start_up() -> Iterator[None]:
+    """While a process starts: hide this program's main module, which a run does not need (so scripts without a
+    ``__main__`` guard work, and the command line is not imported again), and let the fork server find this package."""
+    main = sys.modules["__main__"]
+    root = Path(peftlab.__file__).resolve().parents[1]
+    added = {"PEFTLAB_FORK_SERVER": "1"}
+    if root.name not in ("site-packages", "dist-packages"):
+        added["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    before = {name: os.environ.get(name) for name in added}
+    sys.modules["__main__"] = ModuleType("__main__")
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _out_of_memory_kills() -> int:
+    """How often the kernel has killed a process for memory since it started (Linux)."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

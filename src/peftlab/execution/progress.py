@@ -1,0 +1,277 @@
+"""What is seen of an execution: bars on a terminal, lines elsewhere, JSON for scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from peftlab.execution.protocol import Evaluated, Message, Started, Step
+from peftlab.records.journal import plain
+from peftlab.records.record import RunConfig
+
+#: finished, diverged: now; reused: before (or by another process meanwhile); failed: now; failed-before: earlier, not
+#: tried again; interrupted: stopped, can be continued; leased: another process works on it
+How = Literal["finished", "diverged", "reused", "failed", "failed-before", "interrupted", "leased"]
+_WORDS: dict[str, str] = {
+    "reused": "reused (finished before)",
+    "failed-before": "failed before (--retry-failed tries again)",
+    "leased": "left to another process",
+    "interrupted": "stopped; run again to continue",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of one run."""
+
+    config: RunConfig
+    how: How
+    detail: str = ""
+    time_s: float = 0.0
+    error: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of all runs. ``stop_signal``: what asked us to stop, if anything did."""
+
+    endings: tuple[Ending, ...]
+    stop_signal: int | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How -> number of runs."""
+        return dict(Counter(ending.how for ending in self.endings))
+
+    @property
+    def reused(self) -> tuple[Ending, ...]:
+        return tuple(ending for ending in self.endings if ending.how == "reused")
+
+    @property
+    def failed(self) -> tuple[Ending, ...]:
+        """Those that failed now, and those that had failed before and were not tried again."""
+        return tuple(ending for ending in self.endings if ending.how in ("failed", "failed-before"))
+
+    @property
+    def interrupted(self) -> bool:
+        return self.stop_signal is not None or any(ending.how == "interrupted" for ending in self.endings)
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command line: see :mod:`peftlab.errors`."""
+        if self.interrupted:
+            return 130 if self.stop_signal == signal.SIGINT else 75
+        return 1 if self.failed else 0
+
+
+class Listener(Protocol):
+    """Is told what happens in an execution, always from the process and thread that called ``execute``."""
+
+    def begin(self, total: int, jobs: int) -> None:
+        """``total`` runs are asked for."""
+        ...
+
+    def message(self, config: RunConfig, message: Message) -> None:
+        """A run says something."""
+        ...
+
+    def ended(self, ending: Ending) -> None:
+        """A run is over, for this execution."""
+        ...
+
+    def stopping(self, number: int, now: bool) -> None:
+        """A signal came; ``now``: the second one, runs are ended without saving."""
+        ...
+
+    def close(self, outcome: Outcome) -> None:
+        """All is over."""
+        ...
+
+
+class NullListener:
+    """Hears nothing."""
+
+    def begin(self, total: int, jobs: int) -> None:
+        pass
+
+    def message(self, config: RunConfig, message: Message) -> None:
+        pass
+
+    def ended(self, ending: Ending) -> None:
+        pass
+
+    def stopping(self, number: int, now: bool) -> None:
+        pass
+
+    def close(self, outcome: Outcome) -> None:
+        pass
+
+
+def run_name(config: RunConfig) -> str:
+    """``lora[rank=8] seed 3`` with fold and purpose where they tell runs apart."""
+    fold = f" fold {config.fold}" if config.fold else ""
+    return f"{config.label} seed {config.seed}{fold}" + (" (tuning)" if config.purpose == "tuning" else "")
+
+
+def summary(outcome: Outcome) -> str:
+    """``7 finished, 2 reused, 1 failed``."""
+    return ", ".join(f"{number} {how}" for how, number in sorted(outcome.counts.items())) or "nothing to run"
+
+
+class PlainListener(NullListener):
+    """One line per event, for logs; steps are not shown."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stdout
+        self.done, self.total = 0, 0
+
+    def begin(self, total: int, jobs: int) -> None:
+        self.done, self.total = 0, total
+        self._line(f"{total} runs, {jobs} at a time")
+
+    def message(self, config: RunConfig, message: Message) -> None:
+        if isinstance(message, Started):
+            self._line(f"{run_name(config)}: " + (f"continued at step {message.step}" if message.step else "started"))
+        elif isinstance(message, Evaluated):
+            self._line(f"{run_name(config)}: step {message.step} {message.split} {_metrics(message)}")
+
+    def ended(self, ending: Ending) -> None:
+        self.done += 1
+        self._line(f"[{self.done}/{self.total}] {_sentence(ending)}")
+
+    def stopping(self, number: int, now: bool) -> None:
+        self._line(_stopping(now))
+
+    def close(self, outcome: Outcome) -> None:
+        self._line(summary(outcome))
+
+    def _line(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+class JsonListener(NullListener):
+    """One JSON object a line."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stdout
+
+    def begin(self, total: int, jobs: int) -> None:
+        self._line("begin", total=total, jobs=jobs)
+
+    def message(self, config: RunConfig, message: Message) -> None:
+        self._line(type(message).__name__.lower(), **_identity(config), **dataclasses.asdict(message))
+
+    def ended(self, ending: Ending) -> None:
+        values = {"how": ending.how, "detail": ending.detail, "time_s": round(ending.time_s, 3), "error": ending.error}
+        self._line("ended", **_identity(ending.config), **values)
+
+    def stopping(self, number: int, now: bool) -> None:
+        self._line("stopping", signal=signal.Signals(number).name, now=now)
+
+    def close(self, outcome: Outcome) -> None:
+        self._line("close", counts=outcome.counts, interrupted=outcome.interrupted, exit_code=outcome.exit_code)
+
+    def _line(self, event: str, **values: Any) -> None:
+        print(json.dumps(plain({"event": event, **values}), allow_nan=False), file=self.stream, flush=True)
+
+
+class RichListener(NullListener):
+    """A bar for the study and one for every run in progress; what ended stands above them."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, speed_estimate_period=600)
+        self.study: TaskID | None = None
+        self.bars: dict[str, TaskID] = {}
+
+    def begin(self, total: int, jobs: int) -> None:
+        self.study = self.progress.add_task("[bold]study[/bold]", total=total, note="")
+        self.progress.start()
+
+    def message(self, config: RunConfig, message: Message) -> None:
+        if isinstance(message, Started):
+            note = f"from step {message.step}" if message.step else ""
+            self._bar(config, completed=message.step, total=message.total or None, note=note)
+        elif isinstance(message, Step):
+            loss = "not finite" if message.loss is None else f"{message.loss:.4f}"
+            self._bar(config, completed=message.step, total=message.total or None, note=f"loss {loss}")
+        elif isinstance(message, Evaluated):
+            self._bar(config, note=escape(_metrics(message)))
+
+    def ended(self, ending: Ending) -> None:
+        bar = self.bars.pop(_key(ending.config), None)
+        if bar is not None:
+            self.progress.remove_task(bar)
+        if self.study is not None:
+            self.progress.advance(self.study)
+        style = {"failed": "red", "failed-before": "red", "diverged": "yellow", "finished": "green"}.get(ending.how, "dim")
+        self.progress.console.print(f"[{style}]{escape(_sentence(ending))}[/{style}]", highlight=False)
+
+    def stopping(self, number: int, now: bool) -> None:
+        if self.study is not None:
+            self.progress.update(self.study, note=_stopping(now))
+
+    def close(self, outcome: Outcome) -> None:
+        self.progress.stop()
+        self.progress.console.print(summary(outcome), highlight=False)
+
+    def _bar(self, config: RunConfig, **values: Any) -> None:
+        key = _key(config)
+        if key not in self.bars:
+            self.bars[key] = self.progress.add_task(escape(run_name(config)), total=None, note="")
+        self.progress.update(self.bars[key], **values)
+
+
+def listener_for(console: Console, *, as_json: bool = False) -> Listener:
+    """Bars where ``console`` is a terminal, plain lines elsewhere, JSON lines where asked for."""
+    if as_json:
+        return JsonListener(console.file)
+    return RichListener(console) if console.is_terminal else PlainListener(console.file)
+
+
+def _key(config: RunConfig) -> str:
+    return f"{config.purpose}/{config.slug}/{config.run_id}"
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run_id": config.run_id,
+        "arm": config.label,
+        "seed": config.seed,
+        "purpose": config.purpose,
+    }
+
+
+def _metrics(message: Evaluated) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in message.metrics.items() if value is not None)
+
+
+def _sentence(ending: Ending) -> str:
+    word = _WORDS.get(ending.how, ending.how)
+    text = f"{run_name(ending.config)}: {word}" + (f" in {ending.time_s:.1f} s" if ending.how == "finished" else "")
+    if ending.error:
+        remedy = f" -> {ending.error['remedy']}" if ending.error.get("remedy") else ""
+        text += f": {ending.error.get('type', '')}: {ending.error.get('what', '')}{remedy}"
+    return text + (f" ({ending.detail})" if ending.detail and ending.how != "reused" else "")
+
+
+def _stopping(now: bool) -> str:
+    return "stopping now, without saving" if now else "stopping after the step in flight; once more to stop without saving"
