@@ -95,14 +95,21 @@ def compared_strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
                     yield node.lineno if isinstance(node, ast.Compare) else node.value.lineno, part.value
 
 
+def own_words(tree: ast.AST) -> set[str]:
+    """Strings of the ``Literal[...]`` types that a file declares: its own vocabulary, where ``none`` may mean no augmentation."""
+    literals = (node for node in ast.walk(tree) if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal")
+    return {part.value for node in literals for part in ast.walk(node.slice) if isinstance(part, ast.Constant)}
+
+
 def test_no_component_is_named_in_a_condition_outside_its_file() -> None:
     names = component_names()
     assert {"uniform", "none"} <= set(names)
+    contracts = {path.parent: own_words(tree) for path, tree in trees() if path.name == "contract.py"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line} compares with {text!r}"
         for path, tree in trees()
         for line, text in compared_strings(tree)
-        if text in names and path not in names[text]
+        if text in names and path not in names[text] and text not in own_words(tree) | contracts.get(path.parent, set())
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -113,7 +120,11 @@ def test_the_component_check_sees_every_form() -> None:
 
 
 def test_components_do_not_import_their_siblings() -> None:
-    files = {path for paths in component_names().values() for path in paths}
+    """Methods stand alone. (Sources of backbones and data are not methods: a bundled backbone is a transformers folder.)"""
+    methods = {
+        SOURCE / folder for folder in ("adapters", "allocators", "allocators/importance", "quantizers", "probes", "trackers")
+    }
+    files = {path for paths in component_names().values() for path in paths if path.parent in methods}
     dotted = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts): p for p in files}
     wrong = []
     for path in sorted(files):

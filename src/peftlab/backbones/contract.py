@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from torch import nn
 from peftlab.nn.roles import Roles, find_roles
 from peftlab.registry import Component
 from peftlab.tasks.contract import Preprocessing
+
+#: kinds of heads (not tasks: two tasks may share one)
+Head = Literal["image-classification", "sequence-classification", "question-answering", "causal-lm"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,12 +74,12 @@ class BackboneSource(Component, ABC):
         name: str,
         *,
         outputs: int,
-        head: str = "image-classification",
+        head: Head = "image-classification",
         image_size: int | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> Backbone:
         """The model with a head of ``outputs`` classes, freshly initialised from ``seed``; ``device="meta"``: shapes only.
 
-        ``head``: "image-classification", "sequence-classification", "question-answering" or "causal-lm".
+        ``head``: what kind of head is fresh; most sources have only some.
         """
