@@ -77,7 +77,7 @@ test-gpu: setup-dev  ## the tests that need an accelerator
 lint: setup-dev  ## style, types, layers, pins
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python tools/pins.py --check
 
