@@ -62,8 +62,6 @@ setup-dev: $(VENV)/.installed-dev  ## the same, and what development needs
 
 demo: setup  ## run studies/digits.yaml: table and report in a few minutes
 	@$(BIN)/peftlab run $(STUDY) --output $(DEMO_OUTPUT)
-	@$(BIN)/peftlab analyze $(DEMO_OUTPUT)/$$(sed -n 's/^study: *//p' $(STUDY))
-	@$(BIN)/peftlab report $(DEMO_OUTPUT)/$$(sed -n 's/^study: *//p' $(STUDY))
 
 test: setup-dev  ## the fast tests
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not gpu"

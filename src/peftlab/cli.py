@@ -131,11 +131,11 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a study, or go on with it: finished runs are reused."""
+    """Run a study, or go on with it; ends with the report."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run), as_json)
+    _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run, as_json=as_json), as_json)
 
 
 @app.command()
