@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import os
 import re
@@ -244,3 +245,60 @@ def test_links_inside_the_documents_lead_somewhere() -> None:
             if not target.startswith(("http:", "https:", "mailto:")) and not (document.parent / target).exists():
                 wrong.append(f"{document.relative_to(ROOT)}: {target}")
     assert not wrong, "\n".join(wrong)
+
+
+def documented_keys() -> dict[str, set[tuple[str, str]]]:
+    """Section of docs/study-file.md -> {(key, default)}."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    section = ""
+    for line in (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            section = line.lstrip("# ")
+        elif row := re.match(r"\| `([a-z_0-9]+)` \| `?([^|`]+)`? \|", line):
+            found.setdefault(section, set()).add((row[1], row[2].strip()))
+    return found
+
+
+def as_documented(default: object) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if default in ("", {}, ()):
+        return "empty"
+    return str(default)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("Top level", "Study"),
+        ("Train", "Train"),
+        ("Arms", "Arm"),
+        ("Tune", "Tune"),
+        ("Require", "Require"),
+        ("Analysis", "Analysis"),
+    ],
+)
+def test_every_key_of_a_study_is_documented_with_its_default(section: str, name: str) -> None:
+    """Defaults that are frames of their own (``train``, ``analysis``) are documented by their own tables."""
+    from pydantic import BaseModel
+
+    from peftlab.study import schema
+
+    keys = documented_keys()[section]
+    fields = getattr(schema, name).model_fields
+    assert {key for key, _ in keys} == set(fields)
+    for key, shown in keys:
+        field = fields[key]
+        if field.is_required():
+            assert shown == "required", key
+        elif not isinstance(field.default, BaseModel):
+            assert shown == as_documented(field.default), key
+
+
+def test_every_option_of_the_image_task_is_documented() -> None:
+    from peftlab.registry import component
+
+    fields = dataclasses.fields(component("task", "image-classification"))  # pyright: ignore[reportArgumentType]
+    assert {key for key, _ in documented_keys()["Task"]} == {field.name for field in fields}

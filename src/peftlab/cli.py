@@ -1,6 +1,6 @@
 """The command line: verbs only, no logic. Each verb calls the function of :mod:`peftlab.api` that bears its name.
 
-A function returns an answer: ``as_dict()`` gives what ``--json`` prints, ``table()`` what a person reads (whatever rich can print),
+A function returns an answer: ``as_dict()`` gives what ``--json`` prints, ``table()`` what a person reads (anything for rich),
 ``exit_code`` (0 if absent) what the process returns. Progress goes to standard error, answers go to standard output.
 The api is imported inside the verbs, so that ``--help`` stays quick.
 """
