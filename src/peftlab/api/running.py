@@ -1,0 +1,220 @@
+"""plan, run, status, analyze, report, choose: from a study to its answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftlab.api import answers
+from peftlab.api.answers import Answer
+from peftlab.errors import StudyError
+from peftlab.study.load import dump, load_study
+from peftlab.study.schema import Study
+
+RESULTS = Path("results")
+
+
+def cache_folder() -> Path:
+    """Where prepared data are shared between studies: ``$PEFTLAB_CACHE``, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PEFTLAB_CACHE") or Path(base) / "peftlab")
+
+
+def plan(
+    study: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    only: Sequence[str] = (),
+    max_runs: int | None = None,
+    output: Path = RESULTS,
+) -> Answer:
+    """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
+    _, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    return Answer(made.as_dict(), lambda: _plan_table(parsed, made))
+
+
+def run(
+    study: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    only: Sequence[str] = (),
+    max_runs: int | None = None,
+    output: Path = RESULTS,
+    jobs: int | None = None,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    as_json: bool = False,
+) -> Answer:
+    """Run a study, or go on with it; then analyse it and write the report.
+
+    Tuning runs come first (if the study has ``tune``), then the evaluation runs with what was chosen. Finished runs are reused.
+    """
+    if dry_run:
+        return plan(study, overrides=overrides, only=only, max_runs=max_runs, output=output)
+    from rich.console import Console
+
+    from peftlab.execution.progress import listener_for
+    from peftlab.tuning.study_run import StudyRun
+
+    folder, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    folder.open_or_create(dump(parsed, tuple(overrides)))
+    execution = StudyRun(
+        folder=folder,
+        study=parsed,
+        plan=made,
+        replan=lambda: _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))[2],
+        cache=cache_folder(),
+        jobs=jobs,
+        retry_failed=retry_failed,
+        listener=lambda: listener_for(Console(stderr=True), as_json=as_json),
+    )
+    outcome = execution.run()
+    data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
+    if outcome.interrupted or not any(record.results() for record in folder.runs("evaluation")):
+        return Answer(data, exit_code=outcome.exit_code)
+    shown = report(folder.path)
+    return Answer({**data, **shown.as_dict()}, shown.table, exit_code=outcome.exit_code)
+
+
+def status(folder: str | Path) -> Answer:
+    """Which runs are done, running, failed or still to do; from the folders alone."""
+    from peftlab.records.store import ResultsFolder
+
+    results = ResultsFolder(folder)
+    results.study_text()
+    rows = results.status_table()
+    columns = ["arm", "seed", "purpose", "status", "step", "run", "detail"]
+    cells = [(r.label, r.seed if r.fold == 0 else f"{r.seed}/{r.fold}", r.purpose, r.status, r.step, r.run_id, r.detail) for r in rows]
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.status] = counts.get(row.status, 0) + 1
+    summary = ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "no runs yet"
+    return Answer(
+        {"folder": str(folder), "counts": counts, "runs": rows},
+        lambda: answers.lines(answers.table(columns, cells, right=("seed", "step")), summary),
+    )
+
+
+def analyze(folder: str | Path) -> Answer:
+    """Frame and findings from the records, written to ``analysis/``."""
+    from peftlab.analysis.analyze import analyze as compute
+
+    findings = compute(folder)
+    return Answer(findings.model_dump(mode="json"), lambda: _findings_table(findings))
+
+
+def report(folder: str | Path) -> Answer:
+    """Analyse, then write ``report/``: index.html, figures, tables."""
+    from peftlab.analysis.analyze import analyze as compute
+    from peftlab.report.build import build_report
+
+    findings = compute(folder)
+    path = build_report(folder)
+    data = {"report": str(path), "verdict": findings.verdict}
+    return Answer(data, lambda: answers.lines(_findings_table(findings), f"report: {path}"))
+
+
+def choose(folder: str | Path, *, memory: str | None = None, margin: str | None = None) -> Answer:
+    """The smallest arm that is shown to be non-inferior within a memory limit, and how sure that is."""
+    from peftlab.analysis.choose import choose as pick
+
+    made = pick(folder, memory_mb=parse_memory_mb(memory), margin=parse_share(margin))
+    rows = [(other.label, other.why) for other in made.not_chosen]
+    table = answers.table(["passed over", "why"], rows) if rows else None
+    return Answer(made.model_dump(mode="json"), lambda: answers.lines(made.sentence, table, *made.notes))
+
+
+def parse_memory_mb(text: str | None) -> float | None:
+    """``8GB``, ``8 GiB``, ``500MB`` or bytes -> MB (10^6 bytes)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not match or float(match[1]) <= 0:
+        raise StudyError(f"{text!r} is no amount of memory", where="--memory", remedy="write e.g. 8GB or 512MiB")
+    power = " kmgt".index(match[2] or " ")
+    return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
+
+
+def parse_share(text: str | None) -> float | None:
+    """``3%`` or ``0.03`` -> 0.03."""
+    if text is None:
+        return None
+    try:
+        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise StudyError(f"{text!r} is no share", where="--margin", remedy="write e.g. 3% or 0.03")
+    return value
+
+
+def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...], max_runs: int | None, output: Path) -> Any:
+    """(results folder, study, plan with what earlier tuning chose)."""
+    from peftlab.planning.plan import PlanOptions, make_plan
+    from peftlab.records.store import ResultsFolder
+    from peftlab.tuning.study_run import chosen_so_far
+
+    parsed = load_study(study, overrides)
+    folder = ResultsFolder(output / parsed.study)
+    options = {"cache": cache_folder(), "only": only, "max_runs": max_runs}
+    made = make_plan(parsed, PlanOptions(**options))
+    if parsed.tune is not None:
+        chosen = chosen_so_far(folder, parsed, made)
+        if chosen:
+            made = make_plan(parsed, PlanOptions(**options, chosen=chosen))
+    return folder, parsed, made
+
+
+def _plan_table(study: Study, made: Any) -> Any:
+    """One row per arm (its seeds together), then refusals, notes and totals."""
+    groups: dict[tuple[str, str, str, str], list[Any]] = {}
+    for item in (*made.tuning, *made.runs):
+        groups.setdefault((item.label, item.backbone, item.task, item.purpose), []).append(item)
+    several = len({key[1:3] for key in groups}) > 1
+    rows, refused = [], []
+    for (label, backbone, task, purpose), items in groups.items():
+        first = items[0]
+        name = f"{label} @ {backbone}, {task}" if several else label
+        if first.refusal:
+            refused.append(f"refused: {name}: {first.refusal}")
+            continue
+        peak = first.estimate.peak_mb if first.estimate else None
+        seconds = sum(item.predicted_s or 0.0 for item in items)
+        share = 100 * first.trainable / first.total_parameters
+        rows.append((name, purpose, len(items), first.steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
+    total = made.as_dict()["predicted_total_s"]
+    columns = ["arm", "purpose", "runs", "steps", "trainable", "share", "peak memory", "time, all runs"]
+    table = answers.table(columns, rows, right=columns[2:])
+    pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
+    summary = f"{sum(1 for i in (*made.tuning, *made.runs) if not i.refusal)} runs, predicted {_duration(total)} on one core (predictions, not measurements)"
+    return answers.lines(study.question, table, *refused, *(f"note: {note}" for note in made.notes), pending, summary)
+
+
+def _findings_table(findings: Any) -> Any:
+    rows = []
+    for arm in findings.arms:
+        interval = f" [{arm.interval[0]:.4f}, {arm.interval[1]:.4f}]" if arm.interval else ""
+        mean = f"{arm.mean:.4f}{interval}" if arm.mean is not None else "-"
+        rows.append((arm.label, arm.n, mean, arm.trainable and int(arm.trainable), _mb(arm.measured_peak_mb), _duration(arm.train_s)))
+    metric = findings.plan.metric
+    columns = ["arm", "n", f"{metric}, {findings.plan.confidence:.0%} interval", "trainable", "peak memory", "training"]
+    table = answers.table(columns, rows, right=("n", "trainable", "peak memory", "training"))
+    return answers.lines(findings.question, table, *findings.verdict, *(f"warning: {w}" for w in findings.warnings))
+
+
+def _mb(value: float | None) -> str:
+    return answers.megabytes(value * 1e6) if value is not None else ""
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+__all__ = ["analyze", "cache_folder", "choose", "plan", "report", "run", "status"]

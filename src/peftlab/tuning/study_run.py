@@ -1,0 +1,73 @@
+"""A whole study, executed: tuning runs, the choice, evaluation runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftlab.execution.local import execute
+from peftlab.execution.progress import Listener, Outcome
+from peftlab.execution.protocol import WorkerOptions
+from peftlab.planning.machine import Machine
+from peftlab.planning.plan import Plan
+from peftlab.records.commit import write_atomic
+from peftlab.records.record import RunConfig
+from peftlab.records.store import ResultsFolder
+from peftlab.study.schema import Study
+from peftlab.tuning import grid
+
+
+def chosen_so_far(folder: ResultsFolder, study: Study, plan: Plan) -> dict[tuple[str, str, str], Mapping[str, Any]]:
+    """What the tuning chose for the arms whose tuning runs have all ended; computed from the records each time."""
+    found = grid.trials(folder, study, plan)
+    waiting = {(t.label, t.backbone, t.task) for t in found if t.status == "missing"}
+    ended = [t for t in found if (t.label, t.backbone, t.task) not in waiting]
+    if not ended:
+        return {}
+    return grid.as_mapping(grid.choose(study, ended, plan.higher_is_better))
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class StudyRun:
+    """Executes a plan. ``replan`` is asked for the evaluation runs once tuning has chosen."""
+
+    folder: ResultsFolder
+    study: Study
+    plan: Plan
+    replan: Callable[[], Plan]
+    cache: Path
+    jobs: int | None
+    retry_failed: bool
+    listener: Callable[[], Listener]
+
+    def run(self) -> Outcome:
+        """Everything that is not done yet.
+
+        Returns:
+            the outcome of the evaluation runs (of the tuning runs where those were interrupted).
+        """
+        self._write_plan()
+        if self.study.tune is not None:
+            outcome = self._execute(grid.configs(self.plan))
+            if outcome.interrupted:
+                return outcome
+            found = grid.trials(self.folder, self.study, self.plan)
+            grid.save(self.folder, self.study, found, grid.choose(self.study, found, self.plan.higher_is_better))
+            self.plan = self.replan()
+            self._write_plan()
+        return self._execute([run.config for run in self.plan.runs if run.config is not None])
+
+    def _execute(self, configs: list[RunConfig]) -> Outcome:
+        machine = Machine.here(self.cache)
+        peaks = [run.estimate.peak_mb for run in (*self.plan.tuning, *self.plan.runs) if run.estimate is not None and not run.refusal]
+        jobs = self.jobs if self.jobs is not None else machine.jobs(max(peaks, default=0.0))
+        options = WorkerOptions(cache=self.cache, threads=1 if machine.device == "cpu" else machine.cores, device=machine.device)
+        return execute(
+            self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed
+        )
+
+    def _write_plan(self) -> None:
+        write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
