@@ -13,7 +13,7 @@ from peftlab.planning.estimate import Estimate
 from peftlab.planning.forecast import Forecast, forecast
 from peftlab.planning.machine import Machine
 from peftlab.records.record import RunConfig
-from peftlab.study.expand import Cell, cells
+from peftlab.study.expand import Cell, cells, select_cells
 from peftlab.study.schema import Study, Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
@@ -122,15 +122,6 @@ def make_plan(study: Study, options: PlanOptions) -> Plan:
         machine=machine.as_dict(),
         higher_is_better=ready[0].info.higher_is_better[study.analysis.metric],
     )
-
-
-def select_cells(found: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    """The cells whose arm or label is named; all where nothing is named."""
-    for name in only:
-        if not any(name in (cell.arm, cell.label, cell.slug) for cell in found):
-            known = {cell.arm for cell in found} | {cell.label for cell in found}
-            raise PlanRefused(f"the study has no arm {name!r}", where="--only", remedy=nearest(name, known))
-    return [cell for cell in found if not only or {cell.arm, cell.label, cell.slug} & set(only)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
