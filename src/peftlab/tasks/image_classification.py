@@ -15,6 +15,7 @@ from peftlab.errors import DataError, OptionError
 from peftlab.tasks._augmentation import Augmentation, augment
 from peftlab.tasks._images import UNREADABLE, PreparedImages, corrupt_note, prepare_images
 from peftlab.tasks._metrics import ClassificationMeter, chance_levels, class_metrics, majority_levels
+from peftlab.tasks._normalise import Normalise
 from peftlab.tasks._splits import SplitOptions, Splitter, some
 from peftlab.tasks.contract import Meter, PreparedTask, Preprocessing, Splits, Task, TaskInfo
 from peftlab.tasks.data.contract import DataSource, Examples
@@ -120,11 +121,7 @@ class PreparedImageClassification(PreparedTask):
         self.info = info
         self._splitter, self._images = splitter, images
         self._augmentation: Augmentation = augmentation
-        # (x / 255 - mean) / std in one multiplication and one addition
-        std = torch.tensor(preprocessing.std, dtype=torch.float64)
-        mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
-        self._scale = (1 / (255 * std)).float().view(1, 3, 1, 1)
-        self._shift = (-mean / std).float().view(1, 3, 1, 1)
+        self._normalise = Normalise(preprocessing)
 
     def splits(self, seed: int, fold: int = 0) -> Splits:
         return self._splitter.splits(seed, fold)
@@ -138,11 +135,7 @@ class PreparedImageClassification(PreparedTask):
         pixels = torch.from_numpy(self._images.pixels[rows])
         if generator is not None:
             pixels = augment(pixels, self._augmentation, generator)
-        values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return {
-            "pixel_values": values.mul_(self._scale).add_(self._shift),
-            "labels": torch.from_numpy(self._splitter.labels[indices]),
-        }
+        return {"pixel_values": self._normalise(pixels), "labels": torch.from_numpy(self._splitter.labels[indices])}
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"pixel_values": batch["pixel_values"]}

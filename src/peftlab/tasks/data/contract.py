@@ -94,7 +94,7 @@ class DataSource(Component, ABC):
 
 
 def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes: Sequence[str] = ()) -> Examples:
-    """Parts as one numbered whole, with the role of each part.
+    """Parts as one numbered whole (train, validation, test), with the role of each part.
 
     A validation split without a test split serves as test (what ImageNet and its subsets call ``val``); said in a note.
 
@@ -103,6 +103,8 @@ def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes
     """
     roles: dict[Role, np.ndarray] = {}
     start = 0
+    order = ["train", "validation", "test"]
+    parts = sorted(parts, key=lambda part: order.index(ROLES[part.split]) if part.split in ROLES else len(order))
     for part in parts:
         role = ROLES.get(part.split)
         if role is None or role in roles:

@@ -90,7 +90,9 @@ def _folders(root: Path) -> list[Path]:
     try:
         return sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
     except OSError as error:
-        raise DataError(f"cannot be listed: {error.strerror}", where=str(root), remedy="check the folder's permissions") from error
+        raise DataError(
+            f"cannot be listed: {error.strerror}", where=str(root), remedy="check the folder's permissions"
+        ) from error
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -105,5 +107,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _others(splits: dict[str, Path]) -> list[str]:
-    others = [p for folder in splits.values() for c in _folders(folder) for p in _visible(c) if p.suffix.lower() not in IMAGE_SUFFIXES]
+    others = [
+        p for folder in splits.values() for c in _folders(folder) for p in _visible(c) if p.suffix.lower() not in IMAGE_SUFFIXES
+    ]
     return [f"{len(others)} files without an image suffix were left out (first: {others[0]})"] if others else []

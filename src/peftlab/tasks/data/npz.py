@@ -38,7 +38,7 @@ class Npz(DataSource):
     @classmethod
     def accepts(cls, text: str) -> bool:
         path = Path(text).expanduser()
-        return path.suffix == ".npz" and path.is_file() or path.is_dir() and bool(_split_files(path))
+        return bool(_split_files(path)) if path.is_dir() else path.suffix == ".npz" and path.is_file()
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -153,7 +153,11 @@ def _strings(path: Path, key: str) -> list[str]:
     array = _array(path, key)
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise DataError(f"{key} is {array.dtype} {list(array.shape)}", where=str(path), remedy="a row of strings is needed")
-    return [str(name) for name in array.astype(str)] if array.dtype.kind == "U" else [name.decode("utf-8", "replace") for name in array]
+    return (
+        [str(name) for name in array.astype(str)]
+        if array.dtype.kind == "U"
+        else [name.decode("utf-8", "replace") for name in array]
+    )
 
 
 def _keys(path: Path) -> set[str]:
@@ -195,5 +199,7 @@ def _require(path: Path, key: str) -> None:
 def _unreadable(path: Path, error: Exception, key: str = "") -> DataError:
     what = f"array {key!r} " if key else ""
     return DataError(
-        f"{what}cannot be read: {type(error).__name__}: {error}", where=str(path), remedy="write it again with numpy.savez_compressed"
+        f"{what}cannot be read: {type(error).__name__}: {error}",
+        where=str(path),
+        remedy="write it again with numpy.savez_compressed",
     )

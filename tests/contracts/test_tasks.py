@@ -1,0 +1,185 @@
+"""What every task promises, run on every task that is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from peftlab import registry
+from peftlab.errors import OptionError
+from peftlab.tasks.contract import PreparedTask, Task
+from tests.tasks.samples import Sample
+
+SPLITS = ("train", "validation", "test")
+
+
+def samples() -> list:
+    found = []
+    for name in registry.components("task"):
+        module = importlib.import_module(f"tests.tasks.test_{name.replace('-', '_')}")  # a task without samples fails here
+        found += [pytest.param(sample, id=f"{name}-{i}") for i, sample in enumerate(module.SAMPLES)]
+    return found
+
+
+@pytest.fixture(scope="module", params=samples())
+def case(request, tmp_path_factory) -> tuple[Sample, Task, PreparedTask]:
+    sample: Sample = request.param
+    task = registry.create("task", sample.spec, key="kind")
+    return sample, task, task.prepare(sample.preprocessing, tmp_path_factory.mktemp("cache"))
+
+
+def test_every_task_has_samples():
+    assert len(samples()) >= len(registry.components("task")) > 0
+
+
+def test_spec_round_trip(case):
+    sample, task, _ = case
+    spec = json.loads(json.dumps(task.spec("kind")))
+    assert registry.create("task", spec, key="kind") == task
+    assert set(sample.spec) <= set(spec)
+
+
+def test_unknown_option_is_named(case):
+    sample, *_ = case
+    with pytest.raises(OptionError, match="no option 'imagesize'"):
+        registry.create("task", {**sample.spec, "imagesize": 3}, key="kind")
+
+
+def test_fingerprint_is_a_stable_sha256(case):
+    sample, task, _ = case
+    again = registry.create("task", sample.spec, key="kind")
+    assert re.fullmatch("[0-9a-f]{64}", task.fingerprint())
+    assert again.fingerprint() == task.fingerprint()
+
+
+def test_splits_are_disjoint_sized_and_sorted(case):
+    _, _, prepared = case
+    for fold in range(prepared.info.folds):
+        splits = prepared.splits(0, fold)
+        together = np.concatenate([splits[split] for split in SPLITS])
+        assert together.dtype == np.int64
+        assert len(np.unique(together)) == len(together)
+        assert all((np.diff(splits[split]) > 0).all() for split in SPLITS)
+        assert all(len(splits[split]) for split in SPLITS)
+    assert prepared.info.sizes == {split: len(prepared.splits(0)[split]) for split in SPLITS}
+
+
+def test_same_seed_same_split_and_test_never_moves(case):
+    _, _, prepared = case
+    for fold in range(prepared.info.folds):
+        first, again, other = (prepared.splits(seed, fold) for seed in (3, 3, 4))
+        assert all(np.array_equal(first[split], again[split]) for split in SPLITS)
+        assert np.array_equal(first.test, other.test)
+        both = (np.union1d(first.train, first.validation), np.union1d(other.train, other.validation))
+        assert np.array_equal(*both)
+
+
+def test_folds_partition_the_examples(case):
+    _, _, prepared = case
+    if prepared.info.folds == 1:
+        pytest.skip("no folds")
+    tests = np.concatenate([prepared.splits(0, fold).test for fold in range(prepared.info.folds)])
+    first = prepared.splits(0, 0)
+    assert np.array_equal(np.sort(tests), np.sort(np.concatenate([first[split] for split in SPLITS])))
+
+
+def test_info_before_and_after_preparing_agree(case):
+    _, task, prepared = case
+    assert dataclasses.replace(prepared.info, warnings=()) == dataclasses.replace(task.info(), warnings=())
+    assert set(task.info().warnings) <= set(prepared.info.warnings)
+
+
+def test_levels_and_directions_are_reported(case):
+    _, _, prepared = case
+    info = prepared.info
+    assert info.primary_metric in info.higher_is_better
+    assert info.primary_metric in info.chance and info.primary_metric in info.majority
+    assert set(info.chance) | set(info.majority) <= set(info.higher_is_better)
+    assert "loss" in info.higher_is_better and not info.higher_is_better["loss"]
+    assert info.outputs == len(info.label_names)
+
+
+def test_batches_have_one_row_an_example(case):
+    _, _, prepared = case
+    indices = prepared.splits(0).train[:5]
+    batch = prepared.batch(indices)
+    inputs = prepared.inputs(batch)
+    assert inputs and set(inputs) <= set(batch) and "labels" not in inputs
+    for tensor in batch.values():
+        assert tensor.device.type == "cpu" and len(tensor) == len(indices)
+        assert tensor.dtype in (torch.float32, torch.int64)
+        assert torch.isfinite(tensor.float()).all()
+    single = prepared.batch(indices[2:3])
+    assert all(torch.equal(single[key][0], batch[key][2]) for key in prepared.inputs(single) if batch[key].ndim > 2)
+
+
+def test_batches_are_the_same_without_a_generator_and_driven_by_it_with_one(case):
+    _, _, prepared = case
+    indices = prepared.splits(0).train[:8]
+    plain, again = prepared.batch(indices), prepared.batch(indices)
+    assert all(torch.equal(plain[key], again[key]) for key in plain)
+    state = torch.get_rng_state()
+    first, second = (prepared.batch(indices, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
+
+
+def test_loss_is_a_scalar_with_gradient_and_metrics_are_in_bounds(case):
+    sample, _, prepared = case
+    batch = prepared.batch(prepared.splits(0).test[:16])
+    outputs = sample.outputs(prepared, batch, torch.Generator().manual_seed(0)).requires_grad_()
+    loss = prepared.loss(outputs, batch)
+    assert loss.shape == () and loss.item() >= 0
+    loss.backward()
+    assert torch.isfinite(outputs.grad).all() and outputs.grad.abs().sum() > 0
+    meter = prepared.meter()
+    meter.update(outputs, batch)
+    metrics = meter.compute()
+    assert set(metrics) == set(prepared.info.higher_is_better)
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert all(0 <= value <= 1 for name, value in metrics.items() if name != "loss")
+    json.dumps(meter.details(), allow_nan=False)
+
+
+def test_metrics_do_not_depend_on_batching(case):
+    sample, _, prepared = case
+    indices = prepared.splits(0).test[:10]
+    whole = prepared.batch(indices)
+    outputs = sample.outputs(prepared, whole, torch.Generator().manual_seed(0))
+    one, two = prepared.meter(), prepared.meter()
+    one.update(outputs, whole)
+    for part in (slice(0, 3), slice(3, 10)):
+        two.update(outputs[part], {key: value[part] for key, value in whole.items()})
+    assert one.compute() == pytest.approx(two.compute(), abs=1e-12)
+    items = two.predictions()
+    assert {"label", "prediction"} <= set(items) and all(len(array) == len(indices) for array in items.values())
+
+
+def test_outputs_that_are_not_finite_give_numbers_not_exceptions(case):
+    sample, _, prepared = case
+    batch = prepared.batch(prepared.splits(0).test[:6])
+    outputs = torch.full_like(sample.outputs(prepared, batch, torch.Generator().manual_seed(0)), math.nan)
+    meter = prepared.meter()
+    meter.update(outputs, batch)
+    metrics = meter.compute()
+    assert math.isnan(metrics["loss"])
+    assert metrics[prepared.info.primary_metric] == 0
+    json.dumps(meter.details(), allow_nan=False)
+
+
+def test_prepared_twice_is_equal_and_read_from_the_cache(case, tmp_path: Path):
+    sample, task, _ = case
+    first = task.prepare(sample.preprocessing, tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    second = task.prepare(sample.preprocessing, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
+    indices = first.splits(0).test[:4]
+    assert all(torch.equal(value, second.batch(indices)[key]) for key, value in first.batch(indices).items())
