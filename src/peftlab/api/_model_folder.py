@@ -1,0 +1,151 @@
+"""What ``export`` writes beside the weights, and how a folder becomes a model again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from peftlab.adapters.contract import Adapter
+from peftlab.backbones.contract import Backbone
+from peftlab.backbones.resolve import source_of
+from peftlab.errors import BackboneError, OptionError, RecordError
+from peftlab.records import commit
+from peftlab.records.record import RunConfig
+from peftlab.registry import create
+from peftlab.tasks.contract import Preprocessing
+
+FILE = "peftlab.json"
+Forward = Callable[[torch.Tensor], torch.Tensor]
+_EXPORT_AGAIN = "export it again with `peftlab export`"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """Content of ``peftlab.json``: all that prediction needs besides the weights."""
+
+    kind: Literal["adapter", "merged"]
+    config: RunConfig
+    label_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    library: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "kind": self.kind,
+            "run_id": self.config.run_id,
+            "backbone": {
+                "name": self.config.backbone,
+                "fingerprint": self.config.backbone_fingerprint,
+                "library": self.library,
+            },
+            "label_names": list(self.label_names),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> Exported:
+        """From a folder that ``export`` wrote.
+
+        Raises:
+            RecordError: it did not, or the file or the weights were changed since.
+        """
+        path = folder / FILE
+        try:
+            raw = json.loads(path.read_bytes())
+            found = cls(
+                kind=raw["kind"],
+                config=RunConfig.model_validate(raw["config"]),
+                label_names=tuple(raw["label_names"]),
+                preprocessing=Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw["preprocessing"].items()}),
+                library=raw["backbone"]["library"],
+            )
+        except FileNotFoundError as error:
+            remedy = "name a folder that `peftlab export` wrote"
+            raise RecordError(f"this is no exported model: it has no {FILE}", where=str(folder), remedy=remedy) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise RecordError(f"damaged: {str(error).splitlines()[0]}", where=str(path), remedy=_EXPORT_AGAIN) from error
+        listed = commit.read_manifest(folder)
+        if isinstance(listed, dict):  # README.md is for the reader to edit
+            kept = {name: entry for name, entry in listed.items() if name.endswith((".safetensors", ".json"))}
+            if problems := commit.check_manifest(folder, kept):
+                raise RecordError(problems[0], where=str(folder), remedy=_EXPORT_AGAIN)
+        return found
+
+
+def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter, Backbone, nn.Module]:
+    """The run's model, for inference: its backbone, its quantizer, and the adapter that lies in ``folder``.
+
+    Raises:
+        RecordError: the record has no adapter that peftlab can load.
+        BackboneError: the backbone is not there, or not the one that the adapter was trained on.
+    """
+    if not folder.is_dir() or config.adapter.get("source"):
+        what = "this record has no trained adapter: it was imported"
+        raise RecordError(what, where=config.run_id, remedy="use the model that it came from, or export another run")
+    try:
+        adapter: Adapter = create("adapter", config.adapter)
+        quantizer = create("quantizer", config.quantizer)
+    except OptionError as error:
+        raise RecordError(f"the run was made by another version: {error.what}", where=config.run_id, remedy="use that version") from error
+    check_backbone(config)
+    source = source_of(config.backbone)
+    backbone = source.load(config.backbone, outputs=outputs, image_size=config.task.get("image_size"), seed=config.seed)
+    quantizer.convert(backbone)
+    module = adapter.load(backbone, folder)
+    module.requires_grad_(False)
+    return adapter, backbone, module.eval()
+
+
+def check_backbone(config: RunConfig) -> None:
+    """The backbone's files are those of the run.
+
+    A hub that cannot be asked is no reason to refuse: loading takes what lies in the cache, or fails by itself.
+
+    Raises:
+        BackboneError: other weights go by the same name.
+    """
+    source = source_of(config.backbone)
+    try:
+        found = source.fingerprint(config.backbone)
+    except BackboneError:
+        return
+    if found != config.backbone_fingerprint:
+        raise BackboneError(
+            f"not the weights that the adapter was trained on (fingerprint {found[:12]}, trained on {config.backbone_fingerprint[:12]})",
+            where=config.backbone,
+            remedy="put the original weights there, or name their revision",
+        )
+
+
+def load_merged(folder: Path, exported: Exported) -> Forward:
+    """Pixels [B, 3, S, S] -> logits [B, K], by the library's own loader."""
+    try:
+        return _PLAIN[exported.library](folder)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BackboneError(f"cannot be loaded: {str(error).splitlines()[0][:200]}", where=str(folder), remedy=_EXPORT_AGAIN) from error
+
+
+def _plain_transformers(folder: Path) -> Forward:
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
+    return lambda pixels: model(pixel_values=pixels).logits
+
+
+def _plain_timm(folder: Path) -> Forward:
+    import timm
+
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+#: library -> how a finished model is opened with nothing but that library
+_PLAIN: Mapping[str, Callable[[Path], Forward]] = {"transformers": _plain_transformers, "timm": _plain_timm}
