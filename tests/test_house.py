@@ -297,6 +297,18 @@ def test_every_key_of_a_study_is_documented_with_its_default(section: str, name:
             assert shown == as_documented(field.default), key
 
 
+def test_documented_grids_expand_as_written() -> None:
+    from peftlab.study.expand import cells
+
+    text = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `((?:rank|targets): .+)` \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) >= 7
+    for options, labels in rows:
+        study = f"study: s\nbackbone: b\ntask: {{kind: t}}\nseeds: [0]\narms: {{lora: {{adapter: {{name: lora, {options}}}}}}}"
+        found = [cell.label for cell in cells(validate_study(parse_yaml(study)))]
+        assert found == re.findall(r"`([^`]+)`", labels), options
+
+
 def test_every_option_of_the_image_task_is_documented() -> None:
     from peftlab.registry import component
 
