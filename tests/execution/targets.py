@@ -68,5 +68,3 @@ def work(config_json: str, path: str, options: WorkerOptions, connection: Any) -
             raise SystemExit(130 if stopping[0] == signal.SIGINT else 75)
     folder.finish(results(folder.run_id, steps=total))
     channel.send(Finished())
-
-

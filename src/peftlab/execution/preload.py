@@ -15,6 +15,7 @@ import signal
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[_name] = "1"  # the child sets what the run asks for
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # the allocator inside pyarrow
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for a GPU here must not initialise CUDA before the fork
 
 MODULES = (

@@ -39,37 +39,43 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
         text: a log line, traceback, command, JSON text, ...
         environment: variables whose values are masked where the name looks secret; default: this process's.
     """
-    for value in secret_values(os.environ if environment is None else environment):
-        text = text.replace(value, MASK)
-    for pattern in _COMPILED:
-        text = pattern.sub(_mask, text)
-    return text
+    return _redact(text, secret_values(os.environ if environment is None else environment))
 
 
 def redact_all(value: Any, environment: Mapping[str, str] | None = None) -> Any:
     """Plain nested data with all its strings (keys too) redacted."""
-    if isinstance(value, str):
-        return redact(value, environment)
-    if isinstance(value, Mapping):
-        return {redact_all(k, environment): redact_all(v, environment) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact_all(v, environment) for v in value]
-    return value
+    return _redact_all(value, secret_values(os.environ if environment is None else environment))
 
 
 def has_secret(value: Any) -> bool:
     """Whether a text, or any text in plain nested data, holds what looks like a secret."""
-    if isinstance(value, Mapping):
-        return any(has_secret(k) or has_secret(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return any(has_secret(v) for v in value)
-    return isinstance(value, str) and redact(value) != value
+    return redact_all(value) != value
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
     """Values of secret-looking variables, longest first (one may contain another). Paths and plain words are none."""
     found = {v.strip() for k, v in environment.items() if _SECRET_NAME.search(k)}
     return sorted((v for v in found if len(v) >= _SHORTEST_VALUE and not _harmless(v)), key=len, reverse=True)
+
+
+def _redact_all(value: Any, values: list[str]) -> Any:
+    if isinstance(value, str):
+        return _redact(value, values)
+    if isinstance(value, Mapping):
+        return {_redact_all(k, values): _redact_all(v, values) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_redact_all(v, values) for v in value)
+    return value
+
+
+def _redact(text: str, values: list[str]) -> str:
+    if len(text) < _SHORTEST_VALUE:
+        return text
+    for value in values:
+        text = text.replace(value, MASK)
+    for pattern in _COMPILED:
+        text = pattern.sub(_mask, text)
+    return text
 
 
 def _harmless(value: str) -> bool:

@@ -1,0 +1,184 @@
+"""The commit protocol, with the process really killed at every system call it makes (RELIABILITY 3: 2, 3, 4, 5, 9, 11-14)."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftlab.errors import RecordError
+from peftlab.records.commit import MANIFEST, commit_folder, file_hash, settle_folder, sweep, verify_folder, write_atomic
+
+#: kills itself with SIGKILL before the n-th call that changes the disk or flushes it; prints the number of calls if it survives
+KILLER = """
+import builtins, os, pathlib, shutil, signal, sys
+fatal, calls = int(sys.argv[1]), 0
+def deadly(function):
+    def wrapper(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapper
+for name in "fsync rename replace unlink rmdir mkdir".split():
+    setattr(os, name, deadly(getattr(os, name)))
+from peftlab.records import commit
+commit._exchange = {exchange}
+folder = pathlib.Path(sys.argv[2])
+"""
+WRITE_FOLDER = """
+def write(new):
+    (new / "weights.bin").write_bytes(b"new" * 1000)
+    (new / "sub").mkdir()
+    (new / "sub" / "state.json").write_text("new")
+commit.commit_folder(folder / "step-2", write)
+print(calls)
+"""
+
+
+def run_killer(body: str, fatal: int, folder: Path, exchange: str = "deadly(commit._exchange)") -> int:
+    """Number of calls when it survived, 0 when it was killed."""
+    code = KILLER.replace("{exchange}", exchange) + body
+    done = subprocess.run([sys.executable, "-c", code, str(fatal), str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode == -signal.SIGKILL:
+        return 0
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def fill(content: str):
+    def write(folder: Path) -> None:
+        (folder / "weights.bin").write_text(content)
+
+    return write
+
+
+@pytest.mark.parametrize("exchange", ["deadly(commit._exchange)", "lambda one, other: False"], ids=["exchange", "renames"])
+@pytest.mark.parametrize("before", [False, True], ids=["create", "replace"])
+def test_killed_at_every_call_leaves_old_or_new_and_never_a_part(tmp_path: Path, before: bool, exchange: str) -> None:
+    calls = run_killer(WRITE_FOLDER, 0, tmp_path / "count", exchange)
+    assert calls >= 8
+    if before:
+        folder = tmp_path / "count-replace"
+        commit_folder(folder / "step-2", fill("old"))
+        calls = run_killer(WRITE_FOLDER, 0, folder, exchange)
+    for fatal in range(1, calls + 1):
+        folder = tmp_path / f"at-{fatal}"
+        folder.mkdir()
+        if before:
+            commit_folder(folder / "step-2", fill("old"))
+        assert run_killer(WRITE_FOLDER, fatal, folder, exchange) == 0, "it should have been killed"
+        sweep(folder)
+        names = [path.name for path in folder.iterdir()]
+        assert names in ([], ["step-2"]), "nothing half written stays"
+        assert names or not before, "what was committed is never lost"
+        if names:
+            assert verify_folder(folder / "step-2") == []
+            assert (folder / "step-2" / "weights.bin").read_text() in ("old", "new" * 1000)
+        commit_folder(folder / "step-2", fill("later"))
+        assert (folder / "step-2" / "weights.bin").read_text() == "later"
+
+
+def test_write_atomic_killed_at_every_call(tmp_path: Path) -> None:
+    body = "commit.write_atomic(folder / 'file.json', 'new' * 10000)\nprint(calls)"
+    (tmp_path / "count").mkdir()
+    calls = run_killer(body, 0, tmp_path / "count")
+    for fatal in range(1, calls + 1):
+        folder = tmp_path / f"at-{fatal}"
+        folder.mkdir()
+        write_atomic(folder / "file.json", "old")
+        assert run_killer(body, fatal, folder) == 0
+        sweep(folder)
+        assert [path.name for path in folder.iterdir()] == ["file.json"]
+        assert (folder / "file.json").read_text() in ("old", "new" * 10000)
+
+
+def test_manifest_lists_every_file_with_the_hash_that_sha256sum_gives(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (folder / "a").write_bytes(os.urandom(1000))
+        (folder / "deep" / "er").mkdir(parents=True)
+        (folder / "deep" / "er" / "b").write_text("")
+
+    commit_folder(tmp_path / "new" / "folder", write)
+    listed = json.loads((tmp_path / "new" / "folder" / MANIFEST).read_text())["files"]
+    assert sorted(listed) == ["a", "deep/er/b"]
+    for name, entry in listed.items():
+        said = subprocess.run(["sha256sum", tmp_path / "new" / "folder" / name], capture_output=True, text=True, check=True)
+        assert said.stdout.split()[0] == entry["sha256"] == file_hash(tmp_path / "new" / "folder" / name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "weights.bin").write_text("olD"), "content changed"),
+        (lambda f: (f / "weights.bin").write_text("ol"), "2 bytes, 3 were written"),
+        (lambda f: (f / "weights.bin").unlink(), "missing"),
+        (lambda f: (f / MANIFEST).unlink(), "MANIFEST.json is missing"),
+        (lambda f: (f / MANIFEST).write_text('{"files": {"weights.bin": 1}}'), "damaged"),
+        (lambda f: (f / MANIFEST).write_text('{"files": {"../../x": {"sha256": "", "bytes": 1}}}'), "out of the folder"),
+        (lambda f: (f / "more").write_text(""), "not in the manifest"),
+    ],
+)
+def test_every_kind_of_damage_is_named(tmp_path: Path, damage, said: str) -> None:
+    commit_folder(tmp_path / "folder", fill("old"))
+    assert verify_folder(tmp_path / "folder") == []
+    damage(tmp_path / "folder")
+    assert any(said in problem for problem in verify_folder(tmp_path / "folder"))
+
+
+def test_a_writer_that_raises_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    commit_folder(tmp_path / "folder", fill("old"))
+
+    def write(folder: Path) -> None:
+        (folder / "weights.bin").write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        commit_folder(tmp_path / "folder", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "weights.bin").read_text() == "old"
+    assert verify_folder(tmp_path / "folder") == []
+
+
+def test_a_link_is_not_committed(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="link"):
+        commit_folder(tmp_path / "folder", lambda folder: (folder / "link").symlink_to("/etc/hostname"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_a_typed_error_and_the_old_content_stays(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file", "old")
+    commit_folder(tmp_path / "folder", fill("old"))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write over the limit is then an OSError, as on a full disk
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(RecordError):
+            write_atomic(tmp_path / "file", b"x" * 100_000)
+        with pytest.raises(RecordError):
+            commit_folder(tmp_path / "folder", fill("x" * 100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "weights.bin").read_text() == "old"
+
+
+def test_a_folder_that_is_a_file_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError) as caught:
+        commit_folder(tmp_path / "file" / "folder", fill("x"))
+    assert caught.value.remedy and str(tmp_path) in caught.value.where
+
+
+def test_settle_leaves_the_temporaries_of_others_alone(tmp_path: Path) -> None:
+    for name in (".one.tmp-01234567", ".one.old-01234567", ".other.tmp-01234567"):
+        (tmp_path / name).mkdir()
+    settle_folder(tmp_path / "one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-01234567", "one"]

@@ -1,0 +1,196 @@
+"""Leases between real processes (RELIABILITY 3: 16, 17, 18, 28)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from peftlab.errors import LeaseHeld
+from peftlab.records.lease import FILE, Holder, Lease, boot_id, holder
+
+HOLD = """
+import pathlib, sys, time
+from peftlab.records.lease import Lease
+with Lease(pathlib.Path(sys.argv[1]), beat_s=0.05):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """A process that holds the lease until its input is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def left_by(folder: Path, found: Holder, age_s: float) -> None:
+    """A lease file as another process left it, its last heartbeat ``age_s`` ago."""
+    (folder / FILE).write_text(json.dumps(asdict(found)))
+    then = time.time() - age_s
+    os.utime(folder / FILE, (then, then))
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    try:
+        found = holder(tmp_path)
+        assert found is not None and found.pid == process.pid
+        with pytest.raises(LeaseHeld, match=str(process.pid)), Lease(tmp_path):
+            pass
+    finally:
+        process.communicate("")
+    assert holder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == [], "a lease given back leaves nothing"
+    with Lease(tmp_path):
+        assert holder(tmp_path) is not None
+
+
+def test_a_killed_holder_holds_nothing_though_its_file_stays(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / FILE).exists()
+    assert holder(tmp_path) is None
+    with Lease(tmp_path):
+        pass
+
+
+def test_a_reused_pid_does_not_hold_the_lease_of_the_dead(tmp_path: Path) -> None:
+    left_by(tmp_path, Holder(os.uname().nodename, 1, boot_id()), age_s=0)  # pid 1 lives, but it has no lock
+    assert holder(tmp_path) is None
+    with Lease(tmp_path):
+        pass
+
+
+def test_another_hosts_fresh_heartbeat_is_respected(tmp_path: Path) -> None:
+    left_by(tmp_path, Holder("far-away", 1, "another-boot", "yesterday"), age_s=1)
+    found = holder(tmp_path)
+    assert found is not None and found.host == "far-away"
+    with pytest.raises(LeaseHeld, match="far-away"), Lease(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("age_s", [1000.0, -1000.0], ids=["old", "clock-ahead"])
+def test_another_hosts_heartbeat_out_of_time_is_watched_not_trusted(tmp_path: Path, age_s: float) -> None:
+    left_by(tmp_path, Holder("far-away", 1, "another-boot"), age_s)
+    with Lease(tmp_path, beat_s=0.05):  # it does not move: dead
+        pass
+    left_by(tmp_path, Holder("far-away", 1, "another-boot"), age_s)
+    stop = threading.Event()
+
+    def beat() -> None:
+        skewed = time.time() - age_s
+        while not stop.wait(0.02):
+            skewed += 0.02
+            os.utime(tmp_path / FILE, (skewed, skewed))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(LeaseHeld), Lease(tmp_path, beat_s=0.2):
+            pass  # it moves, by a clock that is wrong: alive
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_ourselves_before_a_restart_of_the_machine_hold_nothing(tmp_path: Path) -> None:
+    left_by(tmp_path, Holder(os.uname().nodename, os.getpid(), "the-boot-before"), age_s=1)
+    assert holder(tmp_path) is None
+    with Lease(tmp_path, beat_s=0.05):
+        pass
+
+
+def test_the_heart_beats(tmp_path: Path) -> None:
+    with Lease(tmp_path, beat_s=0.02):
+        os.utime(tmp_path / FILE, (1, 1))
+        deadline = time.monotonic() + 10
+        while (tmp_path / FILE).stat().st_mtime < 1000:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_reentrant_in_a_thread_and_held_against_other_threads(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def other() -> None:
+        try:
+            with Lease(tmp_path):
+                pass
+        except LeaseHeld as error:
+            refused.append(error.what)
+
+    with Lease(tmp_path), Lease(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert len(refused) == 1
+    assert holder(tmp_path) is None
+
+
+def test_a_forked_child_neither_holds_nor_prolongs_the_lease(tmp_path: Path) -> None:
+    """A data-loader process that outlives its killed parent must not keep the run locked."""
+    code = """
+import os, pathlib, sys, time
+from peftlab.records.lease import Lease
+with Lease(pathlib.Path(sys.argv[1])):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        assert holder(tmp_path) is not None
+        process.kill()
+        process.wait()
+        assert holder(tmp_path) is None
+        with Lease(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_many_processes_race_and_one_at_a_time_holds(tmp_path: Path) -> None:
+    code = """
+import pathlib, sys, time
+from peftlab.errors import LeaseHeld
+from peftlab.records.lease import Lease
+folder, held = pathlib.Path(sys.argv[1]), 0
+print("ready", flush=True)
+sys.stdin.readline()
+while held < 20:
+    try:
+        with Lease(folder):
+            (folder / "inside").touch(exist_ok=False)
+            time.sleep(0.001)
+            (folder / "inside").unlink()
+            held += 1
+    except LeaseHeld:
+        time.sleep(0.001)
+"""
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    assert [racer.wait(60) for racer in racers] == [0] * 4, "no two were inside at once"

@@ -1,0 +1,284 @@
+"""Run folders and results folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftlab.errors import RecordError
+from peftlab.records.store import ResultsFolder, RunFolder, verify
+from tests.records.examples import configuration, failure, results
+
+STUDY = "study: first\nquestion: Is it so?\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ResultsFolder:
+    return ResultsFolder(tmp_path / "first").open_or_create(STUDY)
+
+
+@pytest.fixture
+def run(folder: ResultsFolder) -> RunFolder:
+    config = configuration()
+    return folder.run(config).create(config)
+
+
+def test_a_run_from_new_to_finished(folder: ResultsFolder) -> None:
+    config = configuration()
+    run = folder.run(config)
+    assert run.path == folder.path / "runs" / "lora.rank-8" / config.run_id
+    assert run.status() == "new" and not run.path.exists()
+    assert run.create(config).status() == "new"
+    assert run.config() == config
+    with run.lease():
+        run.append_metrics([{"step": 1, "epoch": 0.5, "split": "train", "loss": math.nan}])
+        assert run.status() == "running"
+    assert run.status() == "interrupted"
+    with run.lease():
+        run.write_json("memory.json", {"peak_memory_mb": math.inf})
+        run.finish(results(run.run_id, metrics={"test": {"accuracy": None}}))
+        assert run.status() == "finished"
+    assert run.metrics()[0].loss is None
+    assert run.read_json("memory.json") == {"peak_memory_mb": None}
+    found = run.results()
+    assert found is not None and found.steps == 3
+    assert verify(folder) == []
+
+
+def test_tuning_runs_live_apart(folder: ResultsFolder) -> None:
+    config = configuration(purpose="tuning", evaluate_test=False)
+    folder.run(config).create(config)
+    folder.run(configuration()).create(configuration())
+    assert [run.path.parts[-3] for run in folder.runs()] == ["runs", "tuning"]
+    assert [run.run_id for run in folder.runs("tuning")] == [config.run_id]
+
+
+def test_results_are_never_changed(run: RunFolder) -> None:
+    run.write_json("memory.json", {"a": 1})
+    run.finish(results(run.run_id))
+    run.finish(results(run.run_id))
+    run.write_json("memory.json", {"a": 1})
+    for change in (
+        lambda: run.finish(results(run.run_id, steps=4)),
+        lambda: run.write_json("memory.json", {"a": 2}),
+        lambda: run.write_json("later.json", {}),
+        lambda: run.fail(failure(run.run_id)),
+        lambda: run.finish(results("0123456789abcdef")),
+    ):
+        with pytest.raises(RecordError):
+            change()
+    assert run.verify() == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json", "../x.json", "a/b.json", "x.txt", "lease.json", ".json"])
+def test_write_json_refuses_other_names(run: RunFolder, name: str) -> None:
+    with pytest.raises(RecordError):
+        run.write_json(name, {})
+
+
+def test_errors_are_kept_over_retries(run: RunFolder) -> None:
+    for what in ("first", "second", "third"):
+        run.fail(failure(run.run_id, what))
+        assert run.status() == "failed"
+    assert run.clear_error() and not run.clear_error()
+    assert [json.loads((run.path / f"error-{n}.json").read_text())["error"]["what"] for n in (1, 2, 3)] == [
+        "first",
+        "second",
+        "third",
+    ]
+    run.finish(results(run.run_id))
+    assert run.status() == "finished" and run.verify() == []
+
+
+def test_truncating_at_resume(run: RunFolder) -> None:
+    run.append_metrics({"step": step, "epoch": 0, "split": "train", "loss": 1.0} for step in range(1, 6))
+    assert run.truncate_metrics(3) == 2
+    assert [line.step for line in run.metrics()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda p: (p / "metrics.jsonl").write_text(""), "metrics.jsonl: 0 bytes"),
+        (lambda p: (p / "ranks.json").unlink(), "ranks.json: missing"),
+        (lambda p: (p / "adapter" / "w.bin").write_bytes(b"\1"), "adapter/w.bin: content changed"),
+        (
+            lambda p: (p / "results.json").write_text((p / "results.json").read_text().replace("0.5", "0.6")),
+            "results.json: content",
+        ),
+        (lambda p: (p / "results.json").write_text("{"), "results.json: damaged"),
+        (lambda p: (p / "config.json").write_text((p / "config.json").read_text().replace('"seed": 0', '"seed": 1')), "changed"),
+        (lambda p: (p / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
+        (lambda p: (p / "extra.json").write_text("{}"), "extra.json: added after"),
+        (lambda p: (p / ".x.json.tmp-01234567").write_text(""), "half written"),
+        (lambda p: (p / "config.json").unlink(), "nothing says what this is"),
+        (lambda p: p.rename(p.with_name("0123456789abcdef")), "changed"),
+        (lambda p: p.parent.rename(p.parent.with_name("other")), "belongs in runs/lora.rank-8"),
+        (lambda p: p.parent.joinpath("stray").write_text(""), "does not belong"),
+        (lambda p: p.parent.joinpath("link").symlink_to("/etc"), "a link leads out"),
+    ],
+)
+def test_verify_names_every_kind_of_damage(folder: ResultsFolder, run: RunFolder, damage, said: str) -> None:
+    run.append_metrics([{"step": 1, "epoch": 1, "split": "train"}])
+    run.write_json("ranks.json", {"a": 1})
+    run.adapter.mkdir()
+    (run.adapter / "w.bin").write_bytes(b"\0")
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-1").write_text("")
+    run.finish(results(run.run_id))
+    (run.checkpoints / "step-1").unlink()  # checkpoints are no part of the record
+    assert verify(folder) == []
+    damage(run.path)
+    problems = verify(folder)
+    assert len(problems) == 1 and said in problems[0], problems
+
+
+def test_finishing_is_all_or_nothing_when_killed(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+fatal, calls = int(sys.argv[2]), 0
+def deadly(function):
+    def wrapper(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapper
+for name in "fsync rename replace unlink".split():
+    setattr(os, name, deadly(getattr(os, name)))
+from peftlab.records.store import RunFolder
+from tests.records.examples import results
+run = RunFolder(sys.argv[1])
+with run.lease():
+    run.sweep()
+    run.write_json("ranks.json", {"a": 1})
+    run.finish(results(run.run_id))
+print(calls)
+"""
+    config, fatal = configuration(), 0
+    path = ResultsFolder(tmp_path / "first").open_or_create(STUDY).run(config).create(config).path
+    while True:
+        fatal += 1
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), str(fatal)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+        run = RunFolder(path)
+        assert run.status() in ("interrupted", "finished")
+        assert run.verify() == []
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+    assert fatal > 5 and run.status() == "finished" and verify(tmp_path / "first") == []
+
+
+def test_another_run_in_the_folder_is_refused(folder: ResultsFolder, run: RunFolder) -> None:
+    with pytest.raises(RecordError, match="another run"):
+        run.create(configuration(seed=1))
+    (run.path / "config.json").write_text("{")
+    with pytest.raises(RecordError, match="damaged"):
+        run.config()
+    rows = folder.status_table()
+    assert len(rows) == 1 and "damaged" in rows[0].detail
+
+
+def test_a_changed_study_keeps_the_earlier_text(folder: ResultsFolder) -> None:
+    changed = STUDY + "seeds: [0, 1]\n"
+    folder.open_or_create(STUDY)
+    assert sorted(p.name for p in folder.path.iterdir()) == ["study.yaml"]
+    folder.open_or_create(changed)
+    assert folder.study_text() == changed
+    kept = [p for p in folder.path.iterdir() if p.name != "study.yaml"]
+    assert len(kept) == 1 and kept[0].read_text() == STUDY
+    folder.open_or_create(STUDY)
+    folder.open_or_create(changed)
+    assert len(list(folder.path.iterdir())) == 3
+
+
+def test_another_study_is_refused(folder: ResultsFolder) -> None:
+    with pytest.raises(RecordError, match="'first', not 'second'"):
+        folder.open_or_create("study: 'second'\n")
+    assert folder.study_text() == STUDY
+
+
+def test_secrets_do_not_get_in(tmp_path: Path, folder: ResultsFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "hf_" + "c" * 34
+    config = configuration(backbone=f"https://user:{token}@example.org/model")
+    with pytest.raises(RecordError, match="secret"):
+        folder.run(config).create(config)
+    with pytest.raises(RecordError, match="secret"):
+        ResultsFolder(tmp_path / "other").open_or_create(f"study: other\nsource: {token}\n")
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "canary-7f3a9b2c")
+    run = folder.run(configuration()).create(configuration())
+    run.write_json("notes.json", {"note": ["the canary-7f3a9b2c sang"]})
+    run.fail(failure(run.run_id, f"no access with {token}"))
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert token not in path.read_text() and "canary-7f3a9b2c" not in path.read_text()
+
+
+def test_links_and_unsafe_names_are_refused(tmp_path: Path, folder: ResultsFolder) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (folder.path / "runs").symlink_to(outside)
+    with pytest.raises(RecordError, match="link"):
+        folder.run(configuration())
+    with pytest.raises(RecordError, match="no safe folder name"):
+        folder.run(configuration(slug="../../outside"))
+
+
+def test_find_by_the_beginning_of_an_id(folder: ResultsFolder) -> None:
+    made = [folder.run(c).create(c).run_id for c in (configuration(seed=s) for s in range(40))]
+    assert folder.find(made[3]).run_id == made[3]
+    assert folder.find(made[3][:12]).run_id == made[3]
+    for wrong in ("zzz", "", next(a for a in "0123456789abcdef" if sum(m.startswith(a) for m in made) > 1)):
+        with pytest.raises(RecordError):
+            folder.find(wrong)
+
+
+def test_status_table_reads_the_folders_alone(folder: ResultsFolder) -> None:
+    configs = [configuration(seed=seed) for seed in range(3)]
+    runs = [folder.run(config).create(config) for config in configs]
+    runs[0].finish(results(runs[0].run_id))
+    runs[1].fail(failure(runs[1].run_id, "too warm"))
+    runs[2].append_metrics([{"step": 7, "epoch": 1, "split": "train"}])
+    rows = {row.seed: row for row in ResultsFolder(folder.path).status_table()}
+    assert [rows[seed].status for seed in range(3)] == ["finished", "failed", "interrupted"]
+    assert rows[1].detail == "TrainingError: too warm" and rows[2].step == 7
+    assert rows[0].label == "lora[rank=8]"
+
+
+def test_a_read_only_place_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError) as caught:
+        ResultsFolder(tmp_path / "file" / "first").open_or_create(STUDY)
+    assert caught.value.remedy
+    with pytest.raises(RecordError, match=r"no study\.yaml"):
+        verify(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_a_typed_error(folder: ResultsFolder) -> None:
+    folder.path.chmod(0o500)
+    try:
+        with pytest.raises(RecordError, match=r"(?i)permission"):
+            folder.run(configuration()).create(configuration())
+    finally:
+        folder.path.chmod(0o700)
+
+
+def test_records_do_not_import_torch() -> None:
+    code = (
+        "import sys, peftlab.records.store, peftlab.records.environment as e; e.environment(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
