@@ -63,6 +63,10 @@ setup-dev: $(VENV)/.installed-dev  ## the same, and what development needs
 demo: setup  ## run studies/digits.yaml: table and report in a few minutes
 	@$(BIN)/peftlab run $(STUDY) --output $(DEMO_OUTPUT)
 
+# no test needs a hub, and a test that asks one must fail the same way everywhere
+test test-slow test-gpu: export HF_HUB_OFFLINE = 1
+test test-slow test-gpu: export HF_DATASETS_OFFLINE = 1
+
 test: setup-dev  ## the fast tests
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not gpu"
 

@@ -156,7 +156,7 @@ def test_files_are_short() -> None:
 
 
 def test_no_path_of_a_machine() -> None:
-    pattern = re.compile(r"(?<![\w.])/(?:" + "work|root|home/(?!user\\b|me\\b)[a-z]+|Users/[a-z]+" + r")/[\w.]+")
+    pattern = re.compile(r"(?<![\w.])/(?:" + "work|root|home/(?!user\\b|me\\b|somebody\\b)[a-z]+|Users/[a-z]+" + r")/[\w.]+")
     wrong = []
     for path in tracked_files():
         try:
