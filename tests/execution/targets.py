@@ -48,6 +48,8 @@ def work(config_json: str, path: str, options: WorkerOptions, connection: Any) -
         signal.signal(number, lambda n, _frame: stopping.append(n))
     with (folder.path.parent.parent.parent / "starts.txt").open("a") as file:  # O_APPEND: one line per start, whole
         file.write(f"{folder.run_id} {os.getpid()}\n")
+    if "say" in asked:
+        print(asked["say"], "hf_" + "a1" * 17)
     lines = folder.metrics()
     first, total = (lines[-1].step if lines else 0), asked.get("steps", 3)
     channel.send(Started(first, total))

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -28,9 +29,7 @@ def test_the_facts_are_those_of_this_machine() -> None:
 
 
 def test_the_commit_is_what_git_says() -> None:
-    said = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=os.path.dirname(__file__)
-    )
+    said = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     if said.returncode:
         pytest.skip("not in a git checkout")
     code = "from peftlab.records.environment import environment; print(environment()['git']['commit'])"

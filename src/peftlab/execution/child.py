@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from peftlab.errors import LeaseHeld, PeftlabError, Stopped
-from peftlab.execution.protocol import Channel, Failed, Leased, WorkerOptions
+from peftlab.execution.protocol import Channel, Failed, Leased, Reused, WorkerOptions
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.redact import redact
@@ -111,11 +111,11 @@ def error_hash(folder: RunFolder) -> str:
 
 
 def _run(folder: RunFolder, target: str, config_json: str, options: WorkerOptions, retry: str, connection: Connection) -> int:
-    if folder.results() is not None:  # another runner was faster
+    found = error_hash(folder)
+    if folder.results() is not None or (found and found != retry):  # another runner was faster
+        Channel(connection).send(Reused())
         return 0
-    if found := error_hash(folder):
-        if found != retry:
-            return 1
+    if found:
         folder.clear_error()
     folder.sweep()
     try:

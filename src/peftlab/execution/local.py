@@ -28,7 +28,7 @@ import peftlab
 from peftlab.errors import LeaseHeld, OptionError, PeftlabError, WorkerDied
 from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, last_step, run_child, tidy_log
 from peftlab.execution.progress import Ending, Listener, Outcome
-from peftlab.execution.protocol import Leased, WorkerOptions
+from peftlab.execution.protocol import Leased, Reused, WorkerOptions
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.store import ResultsFolder, RunFolder
 
@@ -80,7 +80,7 @@ class _Worker:
     out_of_memory_kills: int
     started_s: float = field(default_factory=time.monotonic)
     leased: bool = False
-    error: dict[str, str] = field(default_factory=dict)
+    reused: bool = False
 
 
 class _Execution:
@@ -137,16 +137,24 @@ class _Execution:
     def _begin(self, config: RunConfig) -> None:
         run = self.folder.run(config)
         status = run.status()
-        if status == "finished":
-            results = run.results()
-            self._end(config, "reused", results.status if results is not None else "")
-        elif status == "running":
+        if status == "running":
             self._defer(config, str(run.holder() or ""))
-        elif status == "failed" and (not (retry := self.retry.get(config.run_id)) or retry != error_hash(run)):
-            failure = run.error()
-            self._end(config, "failed-before", error=dict(failure.error) if failure else {})
+        elif status == "finished" or (status == "failed" and not self._to_retry(run)):
+            self._end_as_found(config, run)
         else:
             self.active.append(self._launch(config, run.create(config)))
+
+    def _to_retry(self, run: RunFolder) -> bool:
+        """Only the error that was there at the beginning: another runner may have tried again since."""
+        found = self.retry.get(run.run_id)
+        return bool(found) and found == error_hash(run)
+
+    def _end_as_found(self, config: RunConfig, run: RunFolder) -> None:
+        results, failure = run.results(), run.error()
+        if results is not None:
+            self._end(config, "reused", results.status)
+        else:
+            self._end(config, "failed-before", error=dict(failure.error) if failure else {})
 
     def _launch(self, config: RunConfig, run: RunFolder) -> _Worker:
         context = _context()
@@ -181,8 +189,8 @@ class _Execution:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
-                if isinstance(message, Leased):
-                    worker.leased = True
+                worker.leased |= isinstance(message, Leased)
+                worker.reused |= isinstance(message, Reused)
                 self.listener.message(worker.config, message)
         except (EOFError, OSError):
             worker.connection.close()
@@ -194,6 +202,8 @@ class _Execution:
         worker.control.close()
         if worker.leased:
             return self._defer(worker.config, "")
+        if worker.reused:
+            return self._end_as_found(worker.config, worker.folder)
         duration_s = time.monotonic() - worker.started_s
         status = worker.folder.status()
         if status == "finished":

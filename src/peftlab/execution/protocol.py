@@ -75,7 +75,12 @@ class Leased:
     by: str
 
 
-Message = Started | Step | Evaluated | Finished | Failed | Leased
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Nothing was done: another process had ended the run between our look and our lease."""
+
+
+Message = Reused | Started | Step | Evaluated | Finished | Failed | Leased
 
 
 class Channel:

@@ -1,0 +1,124 @@
+"""What listeners show of the same events."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import signal
+
+import pytest
+from rich.console import Console
+
+from peftlab.execution.progress import (
+    Ending,
+    JsonListener,
+    Listener,
+    NullListener,
+    Outcome,
+    PlainListener,
+    RichListener,
+    listener_for,
+)
+from peftlab.execution.protocol import Evaluated, Finished, Started, Step
+from tests.execution.targets import configuration
+
+ERROR = {"type": "NonFinite", "what": "the loss is [not] finite", "where": "step 3", "remedy": "lower the learning rate"}
+
+
+def play(listener: Listener) -> Outcome:
+    """One execution: a run that finishes, one that fails, one reused, one stopped."""
+    configs = [configuration(seed) for seed in range(4)]
+    listener.begin(4, 2)
+    listener.message(configs[0], Started(0, 10))
+    listener.message(configs[1], Started(4, 10))
+    listener.message(configs[0], Step(5, 10, 0.25, 1e-3))
+    listener.message(configs[1], Step(5, 10, None, 1e-3))
+    listener.message(configs[0], Evaluated({"accuracy": 0.97312, "top5": None}, step=10))
+    listener.message(configs[0], Finished())
+    endings = (
+        Ending(configs[0], "finished", time_s=12.3),
+        Ending(configs[1], "failed", error=ERROR),
+        Ending(configs[2], "reused", "completed"),
+        Ending(configs[3], "interrupted"),
+    )
+    for ending in endings[:3]:
+        listener.ended(ending)
+    listener.stopping(signal.SIGINT, False)
+    listener.ended(endings[3])
+    outcome = Outcome(endings, signal.SIGINT)
+    listener.close(outcome)
+    return outcome
+
+
+def test_the_outcome_counts_and_gives_the_exit_code() -> None:
+    outcome = play(NullListener())
+    assert outcome.counts == {"finished": 1, "failed": 1, "reused": 1, "interrupted": 1}
+    assert outcome.interrupted and outcome.exit_code == 130
+    assert [e.config.seed for e in outcome.failed] == [1] and [e.config.seed for e in outcome.reused] == [2]
+    assert Outcome(outcome.endings[:3]).exit_code == 1
+    assert Outcome(outcome.endings[:1]).exit_code == 0
+    assert Outcome(outcome.endings, signal.SIGTERM).exit_code == 75
+    assert Outcome(()).counts == {} and Outcome(()).exit_code == 0
+
+
+def test_plain_lines_say_it_all() -> None:
+    stream = io.StringIO()
+    play(PlainListener(stream))
+    assert stream.getvalue().splitlines() == [
+        "4 runs, 2 at a time",
+        "arm seed 0: started",
+        "arm seed 1: continued at step 4",
+        "arm seed 0: step 10 validation accuracy 0.9731",
+        "[1/4] arm seed 0: finished in 12.3 s",
+        "[2/4] arm seed 1: failed: NonFinite: the loss is [not] finite -> lower the learning rate",
+        "[3/4] arm seed 2: reused (finished before)",
+        "stopping after the step in flight; once more to stop without saving",
+        "[4/4] arm seed 3: stopped; run again to continue",
+        "1 failed, 1 finished, 1 interrupted, 1 reused",
+    ]
+
+
+def test_json_lines_are_json() -> None:
+    stream = io.StringIO()
+    listener = JsonListener(stream)
+    play(listener)
+    listener.message(configuration(), Step(1, 2, math.nan, 1e-3))
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [e["event"] for e in found] == [
+        "begin", "started", "started", "step", "step", "evaluated", "finished", "ended", "ended", "ended", "stopping", "ended",
+        "close", "step",
+    ]  # fmt: skip
+    assert found[3]["loss"] == 0.25 and found[-1]["loss"] is None
+    assert found[8]["error"] == ERROR and found[8]["arm"] == "arm" and found[8]["seed"] == 1
+    assert found[12] == {"event": "close", "counts": play(NullListener()).counts, "interrupted": True, "exit_code": 130}
+
+
+def test_bars_on_a_terminal() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=160, color_system=None)
+    listener = RichListener(console)
+    play(listener)
+    shown = stream.getvalue()
+    assert "arm seed 0: finished in 12.3 s" in shown
+    assert "the loss is [not] finite" in shown, "what looks like markup is shown as it is"
+    assert "1 failed, 1 finished, 1 interrupted, 1 reused" in shown
+    assert listener.bars == {} and listener.progress.finished
+
+
+def test_the_bar_of_a_run_shows_step_and_loss() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
+    listener = RichListener(console)
+    listener.begin(2, 1)
+    listener.message(configuration(7), Step(30, 120, 0.12345, 1e-3))
+    task = next(task for task in listener.progress.tasks if "seed 7" in task.description)
+    assert (task.completed, task.total, task.fields["note"]) == (30, 120, "loss 0.1235")
+    listener.close(Outcome(()))
+
+
+@pytest.mark.parametrize(
+    ("terminal", "as_json", "kind"), [(True, False, RichListener), (False, False, PlainListener), (True, True, JsonListener)]
+)
+def test_bars_only_on_a_terminal(terminal: bool, as_json: bool, kind: type) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal)
+    assert type(listener_for(console, as_json=as_json)) is kind
