@@ -320,7 +320,10 @@ def clip(parameters: Any, limit: float | None) -> float:
 def enable_checkpointing(adapted: Adapted) -> None:
     """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory."""
     module = adapted.backbone.module
-    if hasattr(module, "gradient_checkpointing_enable"):
-        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # pyright: ignore
-    elif hasattr(module, "set_grad_checkpointing"):
+    if hasattr(module, "set_grad_checkpointing"):  # timm
         module.set_grad_checkpointing(True)  # pyright: ignore
+        return
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):  # transformers, new name and old
+        if hasattr(module, name):
+            getattr(module, name)({"use_reentrant": False})
+            return

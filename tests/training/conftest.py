@@ -1,0 +1,102 @@
+"""A tiny real classifier and a tiny real task, small enough to train in a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftlab.nn.hooks import TrainingHook
+from peftlab.study.schema import Train
+from peftlab.training.assemble import Ingredients
+from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.loop import Cadence, Listener, Trainer
+from tests.contracts.tiny import make
+
+
+class Lines(Listener):
+    """Keeps what the loop says."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+
+    def on_step(self, step: int, total: int, loss: float, rate: float) -> None:
+        self.losses.append(loss)
+
+    def on_metrics(self, line: dict[str, Any]) -> None:
+        self.lines.append({k: v for k, v in line.items() if k != "time_s"})
+
+    def on_truncate(self, step: int) -> None:
+        self.lines = [line for line in self.lines if line["step"] <= step]
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-vit")
+    make("vit", folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@dataclasses.dataclass
+class Lab:
+    """Builds trainers that differ only in what a test says."""
+
+    backbone: str
+    cache: Path
+
+    def trainer(
+        self,
+        folder: Path,
+        adapter: Any = "lora",
+        *,
+        seed: int = 0,
+        train: dict[str, Any] | None = None,
+        cadence: Cadence | None = None,
+        listener: Lines | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        hooks: tuple[TrainingHook, ...] = (),
+        task: dict[str, Any] | None = None,
+    ) -> Trainer:
+        spec = {"name": adapter} if isinstance(adapter, str) else adapter
+        ingredients = Ingredients.of(
+            backbone=self.backbone,
+            task=task or {"kind": "image-classification", "data": "digits", "train_size": 90, "validation_size": 30, "test_size": 30},
+            adapter=spec,
+            allocator=None,
+            quantizer={"name": "none"},
+        )
+        prepared = ingredients.task.prepare(ingredients.preprocessing(), self.cache)
+        adapted = ingredients.build(prepared.info.outputs, seed)
+        defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
+        return Trainer(
+            adapted,
+            prepared,
+            prepared.splits(seed),
+            Train(**{**defaults, **(train or {})}),
+            seed=seed,
+            device=torch.device("cpu"),
+            precision="float32",
+            checkpoints=Checkpoints(folder),
+            cadence=cadence or Cadence(seconds=float("inf")),
+            hooks=[*adapted.hooks, *hooks],
+            listener=listener or Lines(),
+            should_stop=should_stop,
+        )
+
+
+@pytest.fixture
+def lab(tiny_backbone: str, cache: Path) -> Lab:
+    return Lab(tiny_backbone, cache)
+
+
+__all__ = ["Lab", "Lines"]

@@ -1,0 +1,68 @@
+"""Positions, order and learning rate are pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab.study.schema import Train
+from peftlab.training.schedule import Schedule
+
+trains = st.builds(
+    lambda epochs, batch, factor, warmup, shape: Train(
+        epochs=epochs, batch_size=batch, effective_batch_size=batch * factor, warmup=warmup, schedule=shape
+    ),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.floats(0, 1),
+    st.sampled_from(["cosine", "linear", "constant"]),
+)
+
+
+@given(trains, st.integers(1, 50), st.integers(0, 5))
+def test_every_epoch_sees_every_example_once(train: Train, examples: int, seed: int) -> None:
+    schedule = Schedule.of(train, examples)
+    indices = np.arange(100, 100 + examples)
+    for epoch in range(int(train.epochs)):
+        steps = range(epoch * schedule.steps_per_epoch, (epoch + 1) * schedule.steps_per_epoch)
+        seen = [i for step in steps for part in schedule.micro_batches(step, indices, seed) for i in part]
+        assert sorted(seen) == list(indices)
+
+
+@given(trains, st.integers(1, 200))
+def test_learning_rate_stays_within_its_bounds_and_is_positive_in_every_step(train: Train, examples: int) -> None:
+    schedule = Schedule.of(train, examples)
+    rates = [schedule.rate(step) for step in range(schedule.total)]
+    assert all(0 < rate <= train.learning_rate * (1 + 1e-12) for rate in rates)
+    warm = rates[: schedule.warmup_steps]
+    assert warm == sorted(warm)
+    rest = rates[schedule.warmup_steps :]
+    assert rest == sorted(rest, reverse=True)
+
+
+def test_cosine_without_warm_up_is_the_textbook_curve() -> None:
+    schedule = Schedule.of(Train(epochs=1, batch_size=1, learning_rate=2.0, warmup=0.0), 8)
+    assert [schedule.rate(s) for s in range(8)] == pytest.approx([1 + math.cos(math.pi * s / 8) for s in range(8)])
+
+
+def test_max_steps_caps_and_fractional_epochs_count() -> None:
+    assert Schedule.of(Train(epochs=10, batch_size=10, max_steps=7), 100).total == 7
+    assert Schedule.of(Train(epochs=0.5, batch_size=10), 100).total == 5
+    assert Schedule.of(Train(epochs=0.01, batch_size=10), 100).total == 1  # never none
+
+
+def test_order_differs_between_epochs_and_seeds_and_never_between_calls() -> None:
+    schedule = Schedule.of(Train(epochs=2, batch_size=64), 64)
+    indices = np.arange(64)
+
+    def order(step: int, seed: int) -> list[int]:
+        return schedule.micro_batches(step, indices, seed)[0].tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(1, 0)
+    assert order(0, 0) != order(0, 1)
