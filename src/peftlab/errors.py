@@ -139,4 +139,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {close[0]!r}?"
+    if len(known) > 30:
+        return f"None of the {len(known)} known names is close."
     return "Known: " + ", ".join(known) + "." if known else "Nothing is known here."

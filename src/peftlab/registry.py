@@ -33,7 +33,7 @@ PACKAGES: dict[str, str] = {
 }
 
 
-_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class Component:
@@ -119,7 +119,7 @@ def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where
     for option in options:
         if option not in fields:
             raise OptionError(
-                f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(option, fields)
+                f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(str(option), fields)
             )
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         if field.init and field.name not in options and field.default is field.default_factory is dataclasses.MISSING:

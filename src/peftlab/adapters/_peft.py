@@ -8,12 +8,15 @@ would ignore is an error.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from peft.utils.other import ModulesToSaveWrapper
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -35,7 +38,7 @@ class PeftAdapter(Adapter):
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         sites = self.sites(backbone)
         if ranks is not None:
-            sites = [site for site in sites if ranks[site.name] > 0]
+            sites = _ranked(sites, ranks)
         slice_fused(backbone.module, sites)
         config = self.config(backbone, sites, ranks)
         with seeded(seed, "adapter"):  # before injection: initial values are drawn in it
@@ -50,7 +53,17 @@ class PeftAdapter(Adapter):
         wanted = {site.name for site in adapted.sites}
         if wanted and layers != wanted:
             odd = sorted(wanted ^ layers)[:4]
-            raise DidNothing("PEFT did not adapt exactly the layers asked for", where=", ".join(odd), remedy="report this; name the backbone")
+            raise DidNothing(
+                "PEFT did not adapt exactly the layers asked for", where=", ".join(odd), remedy="report this; name the backbone"
+            )
+        copied = {
+            n.removeprefix("base_model.model.") for n, m in adapted.module.named_modules() if isinstance(m, ModulesToSaveWrapper)
+        }
+        if not copied <= set(adapted.backbone.heads):  # PEFT matches the end of a name: a head "fc" is also found in "mlp.c_fc"
+            odd = sorted(copied - set(adapted.backbone.heads))[:4]
+            raise DidNothing(
+                "PEFT trains modules besides the head", where=", ".join(odd), remedy="report this; name the backbone"
+            )
 
     def merge(self, adapted: Adapted) -> nn.Module:
         merged = copy.deepcopy(adapted.module).merge_and_unload()  # pyright: ignore
@@ -58,14 +71,42 @@ class PeftAdapter(Adapter):
         return merged
 
     def save(self, adapted: Adapted, folder: Path) -> None:
-        adapted.module.save_pretrained(str(folder))  # pyright: ignore
+        config = adapted.module.peft_config["default"]  # pyright: ignore
+        config.base_model_name_or_path = adapted.backbone.name
+        adapted.module.save_pretrained(str(folder), save_embedding_layers=False)  # pyright: ignore
 
     def load(self, backbone: Backbone, folder: Path) -> nn.Module:
         return load_peft(backbone.module, folder)
 
     @staticmethod
     def modules_to_save(backbone: Backbone) -> list[str] | None:
-        return [backbone.head] if backbone.head else None
+        return list(backbone.heads) or None
+
+
+def _ranked(sites: Sequence[Site], ranks: Mapping[str, int]) -> list[Site]:
+    """The sites with a rank above 0, if ``ranks`` speaks of exactly these sites."""
+    names = {site.name for site in sites}
+    if names != ranks.keys():
+        odd = ", ".join(sorted(names ^ ranks.keys())[:4])
+        raise OptionError(
+            "ranks are not given for exactly the adapted layers", where=odd, remedy="allocate over the adapter's own sites"
+        )
+    if not any(ranks.values()):
+        raise OptionError(
+            "every rank is 0: nothing would be adapted", where="allocator", remedy="raise the budget, or use linear-probe"
+        )
+    return [site for site in sites if ranks[site.name] > 0]
+
+
+def target_modules(names: Sequence[str], module: nn.Module) -> list[str] | str:
+    """Layer names as PEFT's ``target_modules``, which it also matches as endings; where another layer ends in one, a regex.
+
+    ``layers.1.q`` as a plain name would also adapt ``encoder.layers.1.q``.
+    """
+    endings = tuple("." + name for name in names)
+    if any(name.endswith(endings) for name, _ in module.named_modules()):
+        return "|".join(re.escape(name) for name in names)
+    return list(names)
 
 
 def load_peft(module: nn.Module, folder: Path) -> nn.Module:
@@ -73,14 +114,21 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
 
     PEFT warns about missing tensors and goes on; here that is an error.
     """
-    config = peft.PeftConfig.from_pretrained(str(folder))
-    saved = load_file(folder / "adapter_model.safetensors")
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        saved = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise RecordError(
+            f"no readable adapter: {error}", where=str(folder), remedy="it needs adapter_config.json and safetensors"
+        ) from error
     try:
         model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().split("\n")[0][:200]
-        raise RecordError(f"the adapter does not fit this backbone: {first}", where=str(folder), remedy="load it on its own backbone") from error
-    wanted = peft.get_peft_model_state_dict(model)
+        raise RecordError(
+            f"the adapter does not fit this backbone: {first}", where=str(folder), remedy="load it on its own backbone"
+        ) from error
+    wanted = peft.get_peft_model_state_dict(model, save_embedding_layers=any(".embed_tokens." in key for key in saved))
     if wanted.keys() != saved.keys():
         odd = sorted(wanted.keys() ^ saved.keys())[0]
         raise RecordError(f"the saved adapter does not fit: {odd}", where=str(folder), remedy="load it on its own backbone")
@@ -98,14 +146,19 @@ def check_ranks(sites: Sequence[Site], ranks: Mapping[str, int], where: str) -> 
         rank = ranks[site.name]
         if rank > min(site.d_in, site.d_out):
             raise OptionError(
-                f"rank {rank} is above min(d_in, d_out) = {min(site.d_in, site.d_out)} of {site.name}", where=where, remedy="lower the rank"
+                f"rank {rank} is above min(d_in, d_out) = {min(site.d_in, site.d_out)} of {site.name}",
+                where=where,
+                remedy="lower the rank",
             )
 
 
-def block_structured(state: Mapping[str, torch.Tensor], sites: Sequence[Site], widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+def block_structured(
+    state: Mapping[str, torch.Tensor], sites: Sequence[Site], widths: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
     """LoRA tensors of slices joined into one adapter per fused layer.
 
-    A = [A_q; A_v]  (sum of ranks x d_in);  B = blocks B_q, B_v at their output rows, zero elsewhere (width of the fused layer x sum of ranks).
+    A = [A_q; A_v]  (sum of ranks x d_in);  B = blocks B_q, B_v at their output rows, zero elsewhere (width of the fused layer x
+    sum of ranks).
     The product B A is then the slices' updates stacked, exactly. ``widths``: fused layer -> its d_out.
     """
     prefix = "base_model.model."
@@ -133,4 +186,8 @@ def reject_unknown(config_class: type, options: Mapping[str, Any], where: str) -
     known = {f.name for f in dataclasses.fields(config_class)}
     for option in options:
         if option not in known:
-            raise OptionError(f"PEFT's {config_class.__name__} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(option, known))
+            raise OptionError(
+                f"PEFT's {config_class.__name__} has no option {option!r}",
+                where=f"{where}.{option}",
+                remedy=nearest(option, known),
+            )

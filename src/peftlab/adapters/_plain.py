@@ -8,12 +8,13 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
-from peftlab.errors import RecordError
+from peftlab.errors import DidNothing, RecordError
 from peftlab.nn.roles import Site
 
 WEIGHTS, CONFIG = "adapter_weights.safetensors", "peftlab_adapter.json"
@@ -27,16 +28,19 @@ class InPlace(Adapter):
         """Whether a parameter outside the head is trained."""
 
     def count(self, backbone: Backbone, sites: Sequence[Site] = (), ranks: Mapping[str, int] | None = None) -> int:
-        prefix = backbone.head + "."
         named = backbone.module.named_parameters()
-        return sum(p.numel() for n, p in named if not n.startswith(prefix) and self.trains(n, backbone))
+        return sum(p.numel() for n, p in named if not backbone.in_head(n) and self.trains(n, backbone))
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
-        prefix = backbone.head + "."
         for name, parameter in backbone.module.named_parameters():
-            parameter.requires_grad_(bool(backbone.head) and name.startswith(prefix) or self.trains(name, backbone))
+            parameter.requires_grad_(backbone.in_head(name) or self.trains(name, backbone))
         own = frozenset(name for name, _ in backbone.module.named_parameters())
-        return Adapted(module=backbone.module, backbone=backbone, adapter=self, own_parameters=own)
+        adapted = Adapted(module=backbone.module, backbone=backbone, adapter=self, own_parameters=own)
+        if not adapted.trainable():
+            raise DidNothing(
+                f"{self.name!r} trains no parameter here", where=backbone.name, remedy="choose an adapter that adds some"
+            )
+        return adapted
 
     def merge(self, adapted: Adapted) -> nn.Module:
         return copy.deepcopy(adapted.module)
@@ -50,10 +54,15 @@ class InPlace(Adapter):
 
     def load(self, backbone: Backbone, folder: Path) -> nn.Module:
         adapted = self.attach(backbone, seed=0)
-        saved, wanted = load_file(folder / WEIGHTS), adapted.trainable()
+        try:
+            saved, wanted = load_file(folder / WEIGHTS), adapted.trainable()
+        except (OSError, SafetensorError) as error:
+            raise RecordError(f"no readable adapter: {error}", where=str(folder / WEIGHTS), remedy="export it again") from error
         shapes_fit = saved.keys() == wanted.keys() and all(saved[n].shape == p.shape for n, p in wanted.items())
         if not shapes_fit:
-            raise RecordError("the saved tensors are not those of this adapter", where=str(folder), remedy="load it on its own backbone")
+            raise RecordError(
+                "the saved tensors are not those of this adapter", where=str(folder), remedy="load it on its own backbone"
+            )
         for name, parameter in wanted.items():
             parameter.data.copy_(saved[name])
         return adapted.module

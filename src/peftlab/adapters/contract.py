@@ -40,7 +40,7 @@ class Adapted:
 
     def is_head(self, parameter_name: str) -> bool:
         """Whether a parameter belongs to the classification head."""
-        return f".{self.backbone.head}." in f".{parameter_name}"
+        return any(f".{name}." in f".{parameter_name}" for name in self.backbone.heads)
 
 
 class Adapter(Component, ABC):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,7 +13,7 @@ import peft
 import torch
 from safetensors.torch import save_file
 
-from peftlab.adapters._peft import PeftAdapter, block_structured, check_ranks, site_of_layer
+from peftlab.adapters._peft import PeftAdapter, block_structured, check_ranks, site_of_layer, target_modules
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
@@ -25,14 +27,16 @@ class Lora(PeftAdapter):
     """h = W0 x + (alpha/r) B A x, with A [r, d_in] Kaiming-uniform and B [d_out, r] zero (Hu et al. 2021, section 4.1).
 
     Realised by PEFT's LoRA layers. alpha/r is 2 unless ``alpha`` is given; with ``rslora`` the scale is alpha/sqrt(r).
-    Trainable parameters: sum over sites of r (d_in + d_out), plus d_out each with DoRA. PiSSA and OLoRA move part of W0 into the adapter, which leaves the sum unchanged up to rounding.
+    Trainable parameters: sum over sites of r (d_in + d_out), plus d_out each with DoRA. PiSSA and OLoRA move part of W0 into the
+    adapter, which leaves the sum unchanged up to rounding.
     """
 
     name: ClassVar[str] = "lora"
     has_rank: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{hu2022lora,
   title = {{LoRA}: Low-Rank Adaptation of Large Language Models},
-  author = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean and Wang, Lu and Chen, Weizhu},
+  author = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean
+    and Wang, Lu and Chen, Weizhu},
   booktitle = {International Conference on Learning Representations}, year = {2022},
   url = {https://openreview.net/forum?id=nZeVKeeFYf9}
 }"""
@@ -41,7 +45,9 @@ class Lora(PeftAdapter):
     alpha: float | None = None  #: absolute; default alpha_over_rank * rank
     alpha_over_rank: float = 2.0
     dropout: float = 0.0  #: on the adapter's input, in training
-    targets: str | tuple[str, ...] = "standard"  #: nn/roles.py: standard, extended, all-linear, feed-forward, fused, roles, regexes, blocks:8-11
+    targets: str | tuple[str, ...] = (
+        "standard"  #: nn/roles.py: standard, extended, all-linear, feed-forward, fused, roles, regexes, blocks:8-11
+    )
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"] = "kaiming"
     dora: bool = False  #: weight-decomposed (Liu et al. 2024)
     rslora: bool = False  #: scale alpha/sqrt(r) (Kalajdzievski 2023)
@@ -51,7 +57,7 @@ class Lora(PeftAdapter):
             raise OptionError(f"rank must be at least 1, got {self.rank}", where="rank", remedy="use a positive rank")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
-        if self.alpha is not None and self.alpha <= 0 or self.alpha_over_rank <= 0:
+        if (self.alpha is not None and self.alpha <= 0) or self.alpha_over_rank <= 0:
             raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
 
     def sites(self, backbone: Backbone) -> list[Site]:
@@ -60,8 +66,14 @@ class Lora(PeftAdapter):
         return sites
 
     def alpha_of(self, rank: int) -> float:
-        """alpha for a module of this rank: a given alpha belongs to ``self.rank``, and its alpha/r is kept for other ranks."""
-        return (self.alpha if self.alpha is not None else self.alpha_over_rank * self.rank) * rank / self.rank
+        """alpha for a module of this rank: a given alpha belongs to ``self.rank``, and its scale is kept.
+
+        The scale is alpha/r, with rsLoRA alpha/sqrt(r).
+        """
+        share = rank / self.rank
+        return (self.alpha if self.alpha is not None else self.alpha_over_rank * self.rank) * (
+            math.sqrt(share) if self.rslora else share
+        )
 
     def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
         ranks = ranks if ranks is not None else dict.fromkeys((s.name for s in sites), self.rank)
@@ -75,10 +87,10 @@ class Lora(PeftAdapter):
         return peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha_of(self.rank),  # pyright: ignore
-            rank_pattern={f"^{n}$": r for n, r in pattern.items() if r != self.rank},
-            alpha_pattern={f"^{n}$": self.alpha_of(r) for n, r in pattern.items() if r != self.rank},  # pyright: ignore
+            rank_pattern={f"^{re.escape(n)}$": r for n, r in pattern.items() if r != self.rank},
+            alpha_pattern={f"^{re.escape(n)}$": self.alpha_of(r) for n, r in pattern.items() if r != self.rank},  # pyright: ignore
             lora_dropout=self.dropout,
-            target_modules=[s.name for s in sites],
+            target_modules=target_modules([s.name for s in sites], backbone.module),
             modules_to_save=self.modules_to_save(backbone),
             init_lora_weights=_INITIALISERS[self.init],  # pyright: ignore
             use_dora=self.dora,
@@ -97,7 +109,10 @@ class Lora(PeftAdapter):
         """PEFT format on the backbone's own layer names: fused layers get one block-structured adapter, PiSSA and OLoRA become
         an ordinary LoRA of twice the rank, s (B A - B0 A0)."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in peft.get_peft_model_state_dict(adapted.module).items()}
+        state = {
+            k: v.detach().cpu().contiguous()
+            for k, v in peft.get_peft_model_state_dict(adapted.module, save_embedding_layers=False).items()
+        }
         layers = site_of_layer(adapted)
         scales = {n: float(layer.scaling["default"]) for n, layer in layers.items()}  # pyright: ignore
         state = _subtract_initial(state, layers)
@@ -114,10 +129,14 @@ class Lora(PeftAdapter):
         config = peft.LoraConfig(
             r=total[first],
             lora_alpha=_whole(scale[first] * total[first]),  # pyright: ignore
-            rank_pattern={f"^{n}$": total[n] for n in names if total[n] != total[first]},
-            alpha_pattern={f"^{n}$": _whole(scale[n] * total[n]) for n in names if (total[n], scale[n]) != (total[first], scale[first])},  # pyright: ignore
+            rank_pattern={f"^{re.escape(n)}$": total[n] for n in names if total[n] != total[first]},
+            alpha_pattern={
+                f"^{re.escape(n)}$": _whole(scale[n] * total[n])
+                for n in names
+                if (total[n], scale[n]) != (total[first], scale[first])
+            },  # pyright: ignore
             lora_dropout=self.dropout,
-            target_modules=names,
+            target_modules=target_modules(names, adapted.module.get_base_model()),  # pyright: ignore
             modules_to_save=self.modules_to_save(adapted.backbone),
             use_dora=self.dora,
             base_model_name_or_path=adapted.backbone.name,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import peft
 
-from peftlab.adapters._peft import PeftAdapter, reject_unknown
+from peftlab.adapters._peft import PeftAdapter, reject_unknown, target_modules
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError, nearest
@@ -17,10 +17,10 @@ from peftlab.nn.roles import Site, select
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeftTuner(PeftAdapter):
-    """A PEFT tuner by its PEFT name: ``{name: peft, type: VERA, config: {r: 64}}``.
+    """A PEFT tuner by its PEFT name: ``{name: peft, type: VERA, config_options: {r: 64}}``.
 
-    ``config`` goes to PEFT's own configuration class; an option that class does not know is an error. Target layers are chosen by role
-    (``targets``) where the tuner adapts layers.
+    ``config_options`` go to PEFT's own configuration class; an option that class does not know is an error. Target layers are
+    chosen by role (``targets``) where the tuner adapts layers.
     """
 
     name: ClassVar[str] = "peft"
@@ -66,19 +66,27 @@ class PeftTuner(PeftAdapter):
     def config(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None) -> peft.PeftConfig:
         options: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in self.config_options.items()}
         if sites:
-            options["target_modules"] = [s.name for s in sites]
+            options["target_modules"] = target_modules([s.name for s in sites], backbone.module)
         names = {f.name for f in dataclasses.fields(self._config_class())}
-        if "modules_to_save" in names and backbone.head:
-            options.setdefault("modules_to_save", [backbone.head])
+        if (
+            sites and "feedforward_modules" in names
+        ):  # IA3 scales the input of the second feed-forward layer, the output of all others
+            options.setdefault("feedforward_modules", [s.name for s in sites if s.role == "down"])
+        if "modules_to_save" in names and backbone.heads:
+            options.setdefault("modules_to_save", list(backbone.heads))
         try:
             return self._config_class()(**options)
         except (TypeError, ValueError) as error:
-            raise OptionError(f"PEFT refuses the options: {error}", where="adapter.config_options", remedy="see PEFT's documentation") from error
+            raise OptionError(
+                f"PEFT refuses the options: {error}", where="adapter.config_options", remedy="see PEFT's documentation"
+            ) from error
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         try:
             return PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise OptionError(
-                f"PEFT's {self.type} does not work on this backbone: {type(error).__name__}: {error}", where="adapter", remedy="choose another"
+                f"PEFT's {self.type} does not work on this backbone: {type(error).__name__}: {error}",
+                where="adapter",
+                remedy="choose another",
             ) from error

@@ -12,18 +12,27 @@ from peftlab.errors import BackboneError
 
 def hash_folder(folder: Path, patterns: tuple[str, ...] = ("*.safetensors", "config.json")) -> str:
     """SHA-256 over the names and bytes of the files that make a model what it is."""
+    require_safetensors(folder)
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise BackboneError(
-            "no .safetensors file in the folder",
-            where=str(folder),
-            remedy="pickled weights (.bin, .pt) are not loaded; convert them with safetensors' own converter",
-        )
     digest = hashlib.sha256()
     for path in files:
         stat = path.stat()
         digest.update(f"{path.name}:{_hash_file(path, stat.st_size, stat.st_mtime_ns)};".encode())
     return digest.hexdigest()
+
+
+def require_safetensors(folder: Path) -> None:
+    """Weights come from safetensors or not at all.
+
+    Raises:
+        BackboneError: the folder holds none (pickled ones, .bin or .pt, are never read: they can run code).
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise BackboneError(
+            "no .safetensors file in the folder",
+            where=str(folder),
+            remedy="pickled weights (.bin, .pt) are not loaded; convert them with safetensors' own converter",
+        )
 
 
 @cache

@@ -17,11 +17,11 @@ _PREFIX = "bundled:"
 
 def bundled_folder(name: str) -> Path:
     """The folder of ``bundled:NAME`` (plain transformers format)."""
-    folder = _WEIGHTS / name.removeprefix(_PREFIX)
-    known = [path.name for path in _WEIGHTS.iterdir() if path.is_dir()]
-    if folder.name not in known:
-        raise BackboneError("no such bundled backbone", where=name, remedy=nearest(folder.name, known))
-    return folder
+    wanted = name.removeprefix(_PREFIX)
+    known = [path.name for path in _WEIGHTS.iterdir() if path.is_dir()] if _WEIGHTS.is_dir() else []
+    if wanted not in known:
+        raise BackboneError("no such bundled backbone", where=name, remedy=nearest(wanted, known))
+    return _WEIGHTS / wanted
 
 
 class BundledBackbone(BackboneSource):

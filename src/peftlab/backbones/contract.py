@@ -33,10 +33,20 @@ class Backbone:
     head: str  #: dotted name of the head; "" where there is none
     outputs: Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]  #: (module, inputs) -> logits [B, K] or the library's output
     save: Callable[[nn.Module, Path], None]  #: (module, folder): write in the library's own format
+    fresh: tuple[str, ...] = ()  #: further modules the pretrained weights lack (DeBERTa's pooler): trained with the head
     roles: Roles = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.roles = find_roles(self.module, self.head)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Dotted names of everything that starts untrained and therefore trains in every arm: the head and ``fresh``."""
+        return (self.head, *self.fresh) if self.head else self.fresh
+
+    def in_head(self, parameter_name: str) -> bool:
+        """Whether a parameter of ``module`` belongs to the head (or ``fresh``)."""
+        return parameter_name.startswith(tuple(name + "." for name in self.heads))
 
     @property
     def parameters(self) -> int:
@@ -45,7 +55,7 @@ class Backbone:
 
     @property
     def head_parameters(self) -> int:
-        return sum(p.numel() for p in self.module.get_submodule(self.head).parameters()) if self.head else 0
+        return sum(p.numel() for name in self.heads for p in self.module.get_submodule(name).parameters())
 
 
 class BackboneSource(Component, ABC):

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from peftlab.backbones._files import hash_folder, read_json
+from peftlab.backbones._files import hash_folder, read_json, require_safetensors
 from peftlab.backbones.contract import Backbone, BackboneSource
-from peftlab.errors import BackboneError
+from peftlab.errors import BackboneError, PeftlabError
 from peftlab.nn.head import initialise_head
+from peftlab.nn.seeding import seeded
 from peftlab.tasks.contract import Preprocessing
 
 _AUTO = {
@@ -97,31 +98,26 @@ class TransformersBackbone(BackboneSource):
 
         auto = getattr(transformers, _AUTO[head])
         labels = {} if head in ("causal-lm", "question-answering") else {"num_labels": outputs}
-        where = _folder(name) or name.partition("@")[0]
-        revision = name.partition("@")[2] or None
+        missing: set[str] = set()
         try:
-            if device == "meta":
-                config = transformers.AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **labels)
-                with torch.device("meta"):
-                    module = auto.from_config(config)
-            else:
-                with _quiet(transformers):
-                    module = auto.from_pretrained(
-                        where,
-                        revision=revision,
-                        ignore_mismatched_sizes=True,
-                        use_safetensors=True,
-                        trust_remote_code=False,
-                        dtype=torch.float32,
-                        **labels,
-                    )
-        except (OSError, ValueError, RuntimeError) as error:
+            with _quiet(transformers):
+                if device == "meta":
+                    module = _planned(auto, name, labels)
+                else:
+                    module, missing = _loaded(auto, name, labels)
+        except PeftlabError:
+            raise
+        except (
+            Exception
+        ) as error:  # OSError, ValueError, SafetensorError, KeyError: whatever a broken folder or connection brings
             raise _unreachable(name, error) from error
         if image_size:
             _resize_positions(module, image_size, name)
-        head_name = next((h for h in _HEADS if hasattr(module, h)), "")
-        if head_name and head != "causal-lm":
-            initialise_head(module.get_submodule(head_name), seed)
+        heads = [] if head == "causal-lm" else _heads(module)
+        fresh = _fresh(missing, heads, name)
+        for part in (*heads, *fresh):
+            initialise_head(module.get_submodule(part), seed)
+        head_name = heads[-1] if heads else ""
         return Backbone(
             name=name,
             family=str(module.config.model_type),
@@ -130,7 +126,63 @@ class TransformersBackbone(BackboneSource):
             head=head_name,
             outputs=_logits if "classification" in head else _full,
             save=lambda m, folder: m.save_pretrained(folder),  # pyright: ignore
+            fresh=(*heads[:-1], *fresh),
         )
+
+
+def _where(name: str) -> dict[str, Any]:
+    repo, _, revision = name.partition("@")
+    folder = _folder(name)
+    where = {"pretrained_model_name_or_path": folder or repo, "revision": None if folder else revision or None}
+    return {**where, "trust_remote_code": False}
+
+
+def _planned(auto: Any, name: str, labels: Mapping[str, int]) -> nn.Module:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(**_where(name), **labels)
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+def _loaded(auto: Any, name: str, labels: Mapping[str, int]) -> tuple[nn.Module, set[str]]:
+    """The model, and the names of the tensors that its weights do not have (or have in another shape)."""
+    folder = _folder(name)
+    if folder is not None:
+        require_safetensors(folder)
+    with seeded(0, "transformers"):  # what is missing is drawn; the head is drawn again, from the study's seed
+        module, report = auto.from_pretrained(
+            **_where(name),
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **labels,
+        )
+    return module, {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+
+
+def _heads(module: nn.Module) -> list[str]:
+    """What stands beside the pretrained body (RoBERTa: classifier; DeBERTa: pooler, classifier), the output layer last."""
+    body = getattr(module, "base_model_prefix", "")
+    beside = [name for name, child in module.named_children() if name != body and any(True for _ in child.parameters())]
+    if body not in dict(module.named_children()):
+        beside = [name for name in beside if name in _HEADS]
+    return sorted(beside, key=lambda name: name in _HEADS)
+
+
+def _fresh(missing: set[str], heads: list[str], name: str) -> list[str]:
+    """Poolers of the body that the weights lack. Anything else that is missing means: these are not the weights of this model."""
+    inside = [key for key in sorted(missing) if not key.startswith(tuple(head + "." for head in heads))]
+    poolers = dict.fromkeys(key[: match.end(1)] for key in inside if (match := re.match(r"(?:.*\.)?(pooler)\.", key)))
+    lost = [key for key in inside if not key.startswith(tuple(pooler + "." for pooler in poolers))]
+    if lost:
+        raise BackboneError(
+            f"the weights lack {len(lost)} tensors of the model, or have them in another shape: {', '.join(lost[:3])}",
+            where=name,
+            remedy="config.json and the weights must belong together",
+        )
+    return list(poolers)
 
 
 def _logits(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -197,7 +249,7 @@ def _edge(size: Any) -> int | None:
 def _resize_positions(module: nn.Module, image_size: int, name: str) -> None:
     """Resample learned position embeddings to another image size (bicubic, as timm does), class and distillation tokens kept."""
     native = getattr(module.config, "image_size", None)
-    if native == image_size:
+    if native in (image_size, None):  # None: a convolutional network, which takes any size
         return
     embeddings = next((m for m in module.modules() if hasattr(m, "position_embeddings") and hasattr(m, "patch_embeddings")), None)
     positions = getattr(embeddings, "position_embeddings", None)
@@ -205,7 +257,9 @@ def _resize_positions(module: nn.Module, image_size: int, name: str) -> None:
         raise BackboneError(f"works at {native} px only", where=name, remedy=f"set task.image_size to {native} or leave it out")
     patch = module.config.patch_size
     if image_size % patch:
-        raise BackboneError(f"image_size {image_size} is not a multiple of its patch size {patch}", where=name, remedy="choose one that is")
+        raise BackboneError(
+            f"image_size {image_size} is not a multiple of its patch size {patch}", where=name, remedy="choose one that is"
+        )
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     old, new = (native // patch) ** 2, (image_size // patch) ** 2

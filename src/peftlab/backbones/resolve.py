@@ -20,5 +20,11 @@ def source_of(name: str) -> type[BackboneSource]:
         if issubclass(source, BackboneSource) and source.accepts(name):
             return source
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise BackboneError(
+            "the folder is no model folder: it needs a config.json with model_type (transformers) or architecture (timm)",
+            where=name,
+            remedy="name the folder that save_pretrained wrote",
+        )
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     raise BackboneError("no such backbone", where=name, remedy=nearest(path.name, siblings))

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from peftlab.backbones._files import hash_folder, read_json
+from peftlab.backbones._files import hash_folder, read_json, require_safetensors
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, nearest
 from peftlab.nn.head import initialise_head
+from peftlab.nn.seeding import seeded
 from peftlab.tasks.contract import Preprocessing
 
 _PREFIXES = ("timm/", "timm:")
@@ -27,8 +29,9 @@ def _folder(name: str) -> Path | None:
 class TimmBackbone(BackboneSource):
     """Any timm image model: ``timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k`` or a local folder.
 
-    A folder holds ``model.safetensors`` with timm's parameter names and ``config.json`` with ``architecture`` and ``num_classes``;
-    it is loaded strictly (every name and shape must fit) before the head is replaced.
+    A folder holds ``model.safetensors`` with timm's parameter names and ``config.json`` with ``architecture``, ``num_classes``
+    and, where needed, ``model_args`` (as ``timm.models.save_for_hf`` writes them). It is loaded strictly (every name and shape
+    must fit) before the head is replaced.
     """
 
     name: ClassVar[str] = "timm"
@@ -116,26 +119,36 @@ def _create(architecture: str, image_size: int | None, device: str, **options: A
     import timm
 
     size = {"img_size": image_size} if image_size else {}
+    options = {**options, **size}
     try:
         with torch.device(device):
-            return timm.create_model(architecture, **size, **options)
+            return timm.create_model(architecture, **options)
     except RuntimeError as error:
         if "Unknown model" in str(error):
             raise _unknown(architecture) from error
         raise _unreachable(architecture, error) from error
     except TypeError as error:
-        raise BackboneError(f"does not take these options: {error}", where=architecture, remedy="leave task.image_size out") from error
+        raise BackboneError(
+            f"does not take these options: {error}", where=architecture, remedy="leave task.image_size out"
+        ) from error
 
 
 def _from_folder(folder: Path, image_size: int | None, device: str) -> nn.Module:
     config = read_json(folder / "config.json")
-    module = _create(config["architecture"], image_size, device, num_classes=config.get("num_classes", 1000))
+    classes = config.get("num_classes", config.get("pretrained_cfg", {}).get("num_classes", 1000))
+    with seeded(0, "timm"):  # initial values are drawn, then all replaced
+        module = _create(config["architecture"], image_size, device, **{**config.get("model_args", {}), "num_classes": classes})
+    _check_size(module, image_size, str(folder))
     if device == "meta":
         return module
+    require_safetensors(folder)
     weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise BackboneError("there is no model.safetensors", where=str(folder), remedy="pickled weights are not loaded; convert them")
-    state = load_file(weights)
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise BackboneError(
+            f"not readable as safetensors: {error}", where=str(weights), remedy="copy the model folder again"
+        ) from error
     if image_size and "pos_embed" in state and state["pos_embed"].shape != module.get_parameter("pos_embed").shape:
         from timm.layers.pos_embed import resample_abs_pos_embed
 
@@ -154,30 +167,48 @@ def _from_folder(folder: Path, image_size: int | None, device: str) -> nn.Module
 
 def _from_hub(name: str, image_size: int | None, device: str) -> nn.Module:
     try:
-        return _create(_architecture(name), image_size, device, pretrained=device != "meta")
+        with seeded(0, "timm"):
+            module = _create(_architecture(name), image_size, device, pretrained=device != "meta")
     except BackboneError:
         raise
     except Exception as error:
         raise _unreachable(name, error) from error
+    _check_size(module, image_size, name)
+    return module
+
+
+def _check_size(module: nn.Module, image_size: int | None, name: str) -> None:
+    """timm would leave out the pixels beyond the last whole patch without a word."""
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", (1, 1))
+    if image_size and isinstance(patch, tuple) and any(image_size % edge for edge in patch):
+        raise BackboneError(
+            f"image_size {image_size} is not a multiple of its patch size {patch[0]}", where=name, remedy="choose one that is"
+        )
 
 
 def _head_name(module: nn.Module) -> str:
     """Dotted name of the classifier, which some families nest (``head.fc``)."""
     classifier = module.get_classifier()  # pyright: ignore
     if isinstance(classifier, tuple):
-        raise BackboneError("two heads (distilled DeiT) are not supported", where=type(module).__name__, remedy="use the undistilled model")
+        raise BackboneError(
+            "two heads (distilled DeiT) are not supported", where=type(module).__name__, remedy="use the undistilled model"
+        )
     return next(name for name, child in module.named_modules() if child is classifier)
 
 
 def _unknown(name: str) -> BackboneError:
     import timm
 
-    return BackboneError("timm has no such model", where=name, remedy=nearest(_architecture(name).split(".")[0], timm.list_models()))
+    return BackboneError(
+        "timm has no such model", where=name, remedy=nearest(_architecture(name).split(".")[0], timm.list_models())
+    )
 
 
 def _unreachable(name: str, error: Exception) -> BackboneError:
     first = str(error).strip().split("\n")[0][:200]
-    return BackboneError(f"cannot be loaded: {first}", where=name, remedy="check the name and the connection, or give a local folder")
+    return BackboneError(
+        f"cannot be loaded: {first}", where=name, remedy="check the name and the connection, or give a local folder"
+    )
 
 
 def _save(module: nn.Module, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """The seam between the training loop and everything that acts during training.
 
 The loop knows no method by name. Whoever wants to act (an allocator, a quantization schedule, a probe) gives it a hook.
-Order within one optimizer step: ``before_step`` - forward/backward of every micro-batch, with ``penalty`` added to each loss -
-``after_backward`` (gradients summed, not yet clipped) - clip - optimizer - ``after_step`` (gradients still there) - zero gradients.
+Order within one optimizer step: ``before_step`` - forward/backward of every micro-batch, with ``penalty`` added to each loss
+- ``after_backward`` (gradients summed, not yet clipped) - clip - optimizer - ``after_step`` (gradients still there) - zero
+gradients.
 """
 
 from __future__ import annotations

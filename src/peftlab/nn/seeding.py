@@ -11,7 +11,7 @@ import torch
 
 def derive(seed: int, *path: str | int) -> int:
     """An independent 63-bit seed for a purpose: SHA-256 of the seed and the path that names the purpose."""
-    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    digest = hashlib.sha256(repr((int(seed), *path)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -41,7 +41,8 @@ class SlicedLinear(nn.Module):
         if self.transposed:
             from transformers.pytorch_utils import Conv1D
 
-            layer: nn.Module = Conv1D(weight.shape[0], weight.shape[1])
+            with torch.device("meta"):  # draws no random numbers
+                layer: nn.Module = Conv1D(weight.shape[0], weight.shape[1])
             layer.weight = nn.Parameter(weight.T.contiguous())
         else:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=parts[0].bias is not None, device="meta")

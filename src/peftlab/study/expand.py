@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import StudyError, nearest
@@ -49,17 +49,29 @@ def cells(study: Study) -> list[Cell]:
     return found
 
 
+def select_cells(found: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells whose arm or label is named; all where nothing is named."""
+    for name in only:
+        if not any(name in (cell.arm, cell.label, cell.slug) for cell in found):
+            known = {cell.arm for cell in found} | {cell.label for cell in found}
+            raise StudyError(f"the study has no arm {name!r}", where="--only", remedy=nearest(name, known))
+    return [cell for cell in found if not only or {cell.arm, cell.label, cell.slug} & set(only)]
+
+
 def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
     arm = study.arms[name]
     crossed = {**(arm.__pydantic_extra__ or {})}
     raw: dict[str, Any] = {part: getattr(arm, part) for part in PARTS}
-    matrix = dict(study.matrix)
-    backbones = matrix.pop("backbone", [study.backbone])
-    tasks = matrix.pop("task", [study.task])
+    matrix = {key: values for key, values in study.matrix.items() if key not in ("backbone", "task")}
+    backbones, tasks = _matrix_backbones(study), _matrix_tasks(study)
     known = {*Train.model_fields, *PARTS, "backbone", "task"}
     for key, values in matrix.items():
         if key not in known:
             raise StudyError(f"unknown key {key!r}", where=f"matrix.{key}", remedy=nearest(key, known))
+        if key in arm.model_fields_set or key in (arm.__pydantic_extra__ or {}):
+            raise StudyError(
+                f"the arm sets {key!r}, and so does the matrix", where=f"arms.{name}.{key}", remedy="leave it to one of the two"
+            )
         (raw if key in PARTS else crossed)[key] = values
     for backbone, task in itertools.product(backbones, tasks):
         for factors, values in _grid({**raw, **crossed}, skip=set(Train.model_fields) & {"early_stopping"}):
@@ -70,13 +82,27 @@ def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
                 label=label,
                 slug=_slug(label),
                 factors=factors,
-                backbone=str(backbone),
+                backbone=backbone,
                 task=task,
                 adapter=_spec(values["adapter"]),
                 allocator=_spec(values["allocator"]) if values["allocator"] is not None else None,
                 quantizer=_spec(values["quantizer"]),
                 train=_train(train, where=f"arms.{name}"),
             )
+
+
+def _matrix_backbones(study: Study) -> list[str]:
+    values = study.matrix.get("backbone", [study.backbone])
+    if not values or not all(isinstance(value, str) for value in values):
+        raise StudyError("a list of backbone names is needed", where="matrix.backbone", remedy="e.g. [bundled:vit-nano]")
+    return values
+
+
+def _matrix_tasks(study: Study) -> list[dict[str, Any]]:
+    values = study.matrix.get("task", [study.task])
+    if not values or not all(isinstance(value, dict) for value in values):
+        raise StudyError("a list of tasks is needed, each a mapping", where="matrix.task", remedy="e.g. [{kind: ..., data: ...}]")
+    return values
 
 
 def _train(raw: dict[str, Any], where: str) -> Train:
@@ -88,7 +114,9 @@ def _train(raw: dict[str, Any], where: str) -> Train:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise StudyError(f"{message} (got {first['input']!r})", where=f"{where}.{path}", remedy="see docs/study-file.md") from error
+        raise StudyError(
+            f"{message} (got {first['input']!r})", where=f"{where}.{path}", remedy="see docs/study-file.md"
+        ) from error
 
 
 def _spec(value: Any) -> dict[str, Any]:
@@ -141,12 +169,15 @@ def _show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return "+".join(_show(v) for v in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)  # six digits, unless that would make two values look alike
+    return str(value)
 
 
 def _slug(label: str) -> str:
     slug = label.lower().replace("[", ".").replace("]", "").replace("=", "-").replace(",", ".").replace("+", "-")
-    slug = "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in slug)
+    slug = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in slug)
     if not NAME.fullmatch(slug):
         raise StudyError(f"the arm {label!r} makes a folder name that is too long", where="arms", remedy="shorten the arm's name")
     return slug

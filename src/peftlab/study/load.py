@@ -6,6 +6,7 @@ YAML 1.2 (so ``1e-4`` is a number and ``no`` is a word); duplicate keys, aliases
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from peftlab.errors import StudyError, nearest
-from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Require, Study, Train
+from peftlab.study.schema import Analysis, EarlyStopping, Margin, Require, Study, Train
 
 MAX_BYTES = 1_000_000
 _FRAMES: dict[str, type[BaseModel]] = {
@@ -34,14 +35,17 @@ def parse_yaml(text: str, *, where: str = "") -> Any:
     Raises:
         StudyError: not YAML, duplicate keys, aliases, tags, too large.
     """
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
         raise StudyError("the file is larger than 1 MB", where=where, remedy="a study is a short file; is this the right one?")
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = False
     try:
-        if any(type(event).__name__ == "AliasEvent" for event in yaml.parse(io.StringIO(text))):
-            raise StudyError("YAML aliases (*name) are not allowed", where=where, remedy="write the value out")
-        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+        for event in yaml.parse(io.StringIO(text)):
+            if type(event).__name__ == "AliasEvent":
+                raise StudyError("YAML aliases (*name) are not allowed", where=where, remedy="write the value out")
+            if getattr(event, "ctag", None) is not None and event.ctag:  # !!binary, !!set, !python/...: data need none
+                raise StudyError(f"YAML tags ({event.ctag}) are not allowed", where=where, remedy="write a plain value")
+        return _plain(YAML(typ="safe", pure=True).load(io.StringIO(text)), where)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark is not None else where
@@ -49,6 +53,23 @@ def parse_yaml(text: str, *, where: str = "") -> Any:
         raise StudyError(f"not valid YAML: {what}", where=place, remedy="mend the line named here") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise StudyError(f"not valid YAML: {error}", where=where, remedy="mend the file") from error
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value again, if it is made of what JSON has: mappings with words as keys, lists, text, numbers, true/false, null."""
+    if isinstance(value, dict):
+        odd = next((key for key in value if not isinstance(key, str)), None)
+        if odd is not None or None in value:
+            raise StudyError(f"the key {odd!r} is not text", where=where, remedy="put it in quotes")
+        return {_plain(key, where): _plain(item, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, str):
+        value.encode()  # a lone surrogate ("\ud800") is a UnicodeEncodeError, which is a ValueError
+        return value
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise StudyError(f"{value!r} is neither text nor a finite number", where=where, remedy="put it in quotes if it is text")
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
@@ -74,6 +95,8 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
 def apply_overrides(raw: Any, overrides: Iterable[str]) -> Any:
     """``train.epochs=1`` set in nested plain data; missing levels are made."""
     for item in overrides:
+        if not isinstance(raw, dict):
+            raise StudyError("a study is a mapping of keys", where=f"--set {item}", remedy="start with `study: my-name`")
         path, separator, value = item.partition("=")
         if not separator or not path:
             raise StudyError("an override is key.path=value", where=f"--set {item}", remedy="e.g. --set train.epochs=1")
@@ -93,20 +116,24 @@ def validate_study(raw: Any, *, where: str = "study") -> Study:
     """A :class:`Study` from plain data; every error names the key, its path and the nearest known key."""
     if not isinstance(raw, Mapping):
         raise StudyError("a study is a mapping of keys", where=where, remedy="start with `study: my-name`")
+    for label, arm in _items(raw.get("arms")):
+        _check_arm(label, arm, where)
     try:
-        study = Study.model_validate(raw)
-        for label, arm in study.arms.items():
-            _check_arm(label, arm, where)
-        return study
+        return Study.model_validate(raw)
     except ValidationError as error:
         raise _explain(error, where) from error
 
 
-def _check_arm(label: str, arm: Arm, where: str) -> None:
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, Mapping) else ()
+
+
+def _check_arm(label: str, arm: Any, where: str) -> None:
+    """Before the frame is checked: a mistyped ``adaptor`` is a better message than a missing ``adapter``."""
     known = {*Train.model_fields, "adapter", "allocator", "quantizer"}
-    for key in arm.__pydantic_extra__ or {}:
+    for key, _ in _items(arm):
         if key not in known:
-            raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=nearest(key, known))
+            raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=nearest(str(key), known))
 
 
 def _explain(error: ValidationError, where: str) -> StudyError:

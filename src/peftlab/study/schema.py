@@ -28,7 +28,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Frame(BaseModel):
     """Strict: unknown keys are errors, ``"5"`` is not 5."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class EarlyStopping(Frame):
@@ -64,11 +64,11 @@ class Train(Frame):
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
-        if isinstance(self.batch_size, int) and self.effective_batch_size is not None:
-            if self.effective_batch_size % self.batch_size:
-                raise ValueError(
-                    f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
-                )
+        whole = self.effective_batch_size
+        if isinstance(self.batch_size, int) and whole is not None and whole % self.batch_size:
+            raise ValueError(
+                f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
+            )
         if self.early_stopping and self.select == "last":
             raise ValueError("early_stopping needs select: best (the last weights are those that stopped improving)")
         return self
@@ -111,7 +111,7 @@ class Tune(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     on: Literal["validation"] = "validation"
 
     @property

@@ -1,0 +1,128 @@
+"""What every adapter promises, checked on every registered one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+from peftlab import registry
+from peftlab.adapters.contract import Adapted, Adapter
+from tests.contracts.conftest import Bench, Sample, perturb, samples, update
+
+
+@pytest.fixture(params=samples("adapter"), ids=str)
+def adapter(request: pytest.FixtureRequest, bench: Bench) -> Adapter:
+    sample: Sample = request.param
+    if bench.kind in sample.not_on:
+        pytest.skip(sample.not_on[bench.kind])
+    return registry.create("adapter", sample.spec)
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> Sample:
+    return request.node.callspec.params["adapter"]
+
+
+@pytest.fixture
+def adapted(adapter: Adapter, bench: Bench) -> Adapted:
+    return adapter.attach(bench.backbone(), seed=3)
+
+
+def frozen(adapted: Adapted) -> dict[str, torch.Tensor]:
+    """Bytes of everything that must not change: frozen parameters and buffers."""
+    trained = adapted.trainable()
+    state = {**dict(adapted.module.named_parameters()), **dict(adapted.module.named_buffers())}
+    return {name: tensor.detach().clone() for name, tensor in state.items() if name not in trained}
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())
+
+
+def test_the_start_changes_nothing(adapted: Adapted, bench: Bench) -> None:
+    if not adapted.adapter.zero_at_start:
+        pytest.skip("declared to act from the start")
+    assert close(bench.outputs(adapted.module), bench.outputs(bench.backbone().module))
+
+
+def test_only_what_is_declared_trains(adapted: Adapted, bench: Bench) -> None:
+    plain = {name for name, _ in bench.backbone().module.named_parameters()}
+    outside = {name for name in adapted.trainable() if not adapted.is_head(name)}
+    assert outside & plain <= adapted.own_parameters
+    logits = adapted.backbone.outputs(adapted.module, bench.inputs())
+    logits.sum().backward()
+    assert all(p.grad is None for p in adapted.module.parameters() if not p.requires_grad)
+
+
+def test_count_is_the_closed_formula(adapter: Adapter, adapted: Adapted, bench: Bench) -> None:
+    backbone = bench.backbone()
+    formula = adapter.count(backbone, adapter.sites(backbone))
+    assert formula == sum(p.numel() for name, p in adapted.trainable().items() if not adapted.is_head(name))
+    head = sum(p.numel() for name, p in adapted.trainable().items() if adapted.is_head(name))
+    assert head == backbone.head_parameters
+
+
+def test_merged_equals_unmerged(adapter: Adapter, adapted: Adapted, bench: Bench) -> None:
+    if not adapter.mergeable:
+        pytest.skip("declared not to merge")
+    perturb(adapted)
+    before = {name: p.detach().clone() for name, p in adapted.module.named_parameters()}
+    merged = adapter.merge(adapted)
+    for seed in range(3):
+        assert close(bench.outputs(merged, seed), bench.outputs(adapted.module, seed), adapter.merge_tolerance)
+    assert not close(bench.outputs(merged), bench.outputs(bench.backbone().module), 1e-3)
+    plain = bench.backbone().module.state_dict()
+    state = merged.state_dict()
+    assert list(state) == list(plain)
+    assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in plain.items()}
+    assert all(torch.equal(p, before[name]) for name, p in adapted.module.named_parameters())
+
+
+def test_saved_and_loaded_gives_the_same_outputs(adapter: Adapter, adapted: Adapted, bench: Bench, tmp_path: Path) -> None:
+    perturb(adapted)
+    adapter.save(adapted, tmp_path)
+    loaded = adapter.load(bench.backbone(), tmp_path)
+    for seed in range(2):
+        assert close(bench.outputs(loaded, seed), bench.outputs(adapted.module, seed))
+
+
+def test_plain_peft_loads_it(adapter: Adapter, adapted: Adapted, bench: Bench, tmp_path: Path) -> None:
+    perturb(adapted)
+    adapter.save(adapted, tmp_path)
+    if not (tmp_path / "adapter_config.json").is_file():
+        pytest.skip("not a PEFT method")
+    loaded = peft.PeftModel.from_pretrained(bench.backbone().module, str(tmp_path))  # pyright: ignore
+    assert close(bench.outputs(loaded), bench.outputs(adapted.module))
+
+
+def test_every_trainable_tensor_moves_and_nothing_else(adapted: Adapted, bench: Bench) -> None:
+    start = {name: p.detach().clone() for name, p in adapted.trainable().items()}
+    still = frozen(adapted)
+    update(adapted, bench, steps=2)
+    key_biases = {s.name + ".bias" for s in adapted.backbone.roles.sites if s.role == "k"}
+    stuck = [n for n, p in adapted.trainable().items() if torch.equal(p, start[n]) and n not in key_biases]
+    assert not stuck
+    now = {**dict(adapted.module.named_parameters()), **dict(adapted.module.named_buffers())}
+    assert [name for name, tensor in still.items() if not torch.equal(tensor, now[name])] == []
+
+
+def test_the_start_depends_on_the_seed_alone(adapter: Adapter, adapted: Adapted, bench: Bench, sample: Sample) -> None:
+    torch.manual_seed(99)
+    state = torch.random.get_rng_state()
+    same = adapter.attach(bench.backbone(), seed=3).trainable()
+    assert torch.equal(torch.random.get_rng_state(), state), "the default generator was used"
+    first = adapted.trainable()
+    assert list(first) == list(same)
+    assert all(torch.equal(p, same[name]) for name, p in first.items())
+    added = [n for n in first if not adapted.is_head(n) and n not in adapted.own_parameters]
+    if added and not sample.fixed_start:
+        other = adapter.attach(bench.backbone(), seed=4).trainable()
+        assert any(not torch.equal(first[name], other[name]) for name in added)
+
+
+def test_options_survive_the_way_to_a_study_file_and_back(adapter: Adapter) -> None:
+    assert registry.create("adapter", adapter.spec()) == adapter
+    assert adapter.summary()
