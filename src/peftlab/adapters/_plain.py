@@ -31,6 +31,9 @@ class InPlace(Adapter):
         named = backbone.module.named_parameters()
         return sum(p.numel() for n, p in named if not backbone.in_head(n) and self.trains(n, backbone))
 
+    def added(self, backbone: Backbone, sites: Sequence[Site] = (), ranks: Mapping[str, int] | None = None) -> int:
+        return 0
+
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         for name, parameter in backbone.module.named_parameters():
             parameter.requires_grad_(backbone.in_head(name) or self.trains(name, backbone))

@@ -64,6 +64,10 @@ class Adapter(Component, ABC):
         """Closed formula for the number of trainable parameters outside the head (head parameters are added by the caller
         unless the adapter declares the head itself)."""
 
+    def added(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
+        """How many of :meth:`count` are new parameters, not the backbone's own."""
+        return self.count(backbone, sites, ranks)
+
     @abstractmethod
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         """Put the adapter on the backbone (which is consumed). Initial values depend on ``seed`` alone."""

@@ -67,6 +67,7 @@ class Meter(ABC):
 class PreparedTask(ABC):
     """A task whose data lie ready for one backbone."""
 
+    task: Task
     info: TaskInfo
 
     @abstractmethod
@@ -77,13 +78,11 @@ class PreparedTask(ABC):
     def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """One batch on the CPU. ``generator`` is given in training only and drives augmentation."""
 
-    @abstractmethod
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The part of a batch that the backbone takes as keyword arguments."""
+        return self.task.inputs(batch)
 
-    @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
-        """Mean loss over the batch, a scalar with gradient. ``outputs``: what ``Backbone.outputs`` returned ([B, K] logits)."""
+        return self.task.loss(outputs, batch, label_smoothing)
 
     @abstractmethod
     def meter(self) -> Meter: ...
@@ -117,6 +116,20 @@ class Task(Component, ABC):
     @abstractmethod
     def info(self) -> TaskInfo:
         """Sizes, classes, chance levels. Reads the data (labels at least), so it raises DataError on bad data."""
+
+    @abstractmethod
+    def batch_shapes(
+        self, batch: int, preprocessing: Preprocessing, info: TaskInfo
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name -> (shape, dtype) of a typical batch of ``batch`` examples, for predictions made without data."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
+        """Mean loss over the batch, a scalar with gradient. ``outputs``: what ``Backbone.outputs`` returned ([B, K] logits)."""
+
+    @abstractmethod
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The part of a batch that the backbone takes as keyword arguments."""
 
     @abstractmethod
     def prepare(self, preprocessing: Preprocessing, cache: Path) -> PreparedTask:

@@ -97,8 +97,21 @@ class ImageClassification(Task):
         found = (corrupt_note(examples, images), _overlap(splitter, images))
         info = dataclasses.replace(info, warnings=(*info.warnings, *(note for note in found if note)))
         return PreparedImageClassification(
-            info=info, splitter=splitter, images=images, preprocessing=preprocessing, augmentation=self.augmentation
+            task=self, info=info, splitter=splitter, images=images, preprocessing=preprocessing, augmentation=self.augmentation
         )
+
+    def batch_shapes(
+        self, batch: int, preprocessing: Preprocessing, info: TaskInfo
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        size = preprocessing.image_size
+        return {"pixel_values": ((batch, 3, size, size), torch.float32), "labels": ((batch,), torch.int64)}
+
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": batch["pixel_values"]}
+
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
+        """Cross-entropy of logits [B, K], computed in float32, mean over the batch, in nats."""
+        return functional.cross_entropy(outputs.float(), batch["labels"], label_smoothing=label_smoothing)
 
     def _splitter(self, examples: Examples) -> Splitter:
         return Splitter(
@@ -112,13 +125,14 @@ class PreparedImageClassification(PreparedTask):
     def __init__(
         self,
         *,
+        task: ImageClassification,
         info: TaskInfo,
         splitter: Splitter,
         images: PreparedImages,
         preprocessing: Preprocessing,
         augmentation: Augmentation,
     ) -> None:
-        self.info = info
+        self.task, self.info = task, info
         self._splitter, self._images = splitter, images
         self._augmentation: Augmentation = augmentation
         self._normalise = Normalise(preprocessing)
@@ -136,13 +150,6 @@ class PreparedImageClassification(PreparedTask):
         if generator is not None:
             pixels = augment(pixels, self._augmentation, generator)
         return {"pixel_values": self._normalise(pixels), "labels": torch.from_numpy(self._splitter.labels[indices])}
-
-    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"pixel_values": batch["pixel_values"]}
-
-    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy of logits [B, K], computed in float32, mean over the batch, in nats."""
-        return functional.cross_entropy(outputs.float(), batch["labels"], label_smoothing=label_smoothing)
 
     def meter(self) -> Meter:
         return ClassificationMeter(self.info.label_names)

@@ -1,0 +1,96 @@
+"""Parameters, memory and time of an arm, predicted before it runs. Everything here is labelled as a prediction wherever it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from peftlab.planning.estimate import Estimate, estimate
+from peftlab.planning.machine import Machine
+from peftlab.study.schema import Train
+from peftlab.tasks.contract import TaskInfo
+from peftlab.training.assemble import Ingredients
+from peftlab.training.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What is predicted of an arm x task x backbone at one micro-batch size."""
+
+    trainable: int  #: head included
+    total: int
+    trains_all: bool
+    estimate: Estimate | None
+    notes: tuple[str, ...]
+
+    def seconds(self, schedule: Schedule, sizes: Mapping[str, int]) -> float | None:
+        """Training plus evaluations of one run."""
+        if self.estimate is None:
+            return None
+        micro_batches = schedule.total * schedule.effective_batch / schedule.batch
+        evaluations = schedule.total // schedule.evaluate_steps
+        evaluated = evaluations * sizes.get("validation", 0) + sizes.get("test", 0)
+        return micro_batches * self.estimate.step_time_s + evaluated * self.estimate.evaluate_time_per_example_s
+
+
+_SEEN: dict[str, Forecast] = {}  #: by content; a study asks for the same arm once per seed and again after tuning
+
+
+def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine, *, detailed: bool) -> Forecast:
+    """Predict without weights: shapes on the meta device for counts, one step over fake tensors for memory and time.
+
+    Raises:
+        OptionError: the adapter or allocator does not fit the backbone (a pattern without a match, a rank too large, ...).
+    """
+    key = json.dumps(
+        [
+            ingredients.backbone,
+            ingredients.image_size,
+            info.outputs,
+            ingredients.adapter.spec(),
+            ingredients.allocator.spec() if ingredients.allocator else None,
+            ingredients.quantizer.spec(),
+            train.precision,
+            train.gradient_checkpointing,
+            batch,
+            machine.device,
+            detailed,
+        ],
+        sort_keys=True,
+        default=str,
+    )
+    if key not in _SEEN:
+        _SEEN[key] = _forecast(ingredients, info, train, batch, machine, detailed)
+    return _SEEN[key]
+
+
+def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine, detailed: bool) -> Forecast:
+    meta = ingredients.load_backbone(info.outputs, seed=0, device="meta")
+    full, head = meta.parameters, meta.head_parameters
+    adapter = ingredients.adapter
+    sites = adapter.sites(meta)
+    ranks = None
+    if ingredients.allocator is not None:
+        ranks = ingredients.allocator.initial(sites, rank=getattr(adapter, "rank", 0))
+    adapted_count = adapter.count(meta, sites, ranks)
+    trains_all = adapted_count + head == full
+    found = _estimate(ingredients, info, train, batch, machine) if detailed else None
+    return Forecast(
+        trainable=adapted_count + head,
+        total=full if trains_all else full + adapter.added(meta, sites, ranks),
+        trains_all=trains_all,
+        estimate=found,
+        notes=meta.roles.notes,
+    )
+
+
+def _estimate(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine) -> Estimate:
+    task, preprocessing = ingredients.task, ingredients.preprocessing()
+    return estimate(
+        lambda: ingredients.attach(ingredients.load_backbone(info.outputs, 0, device="meta"), 0),
+        task.batch_shapes(batch, preprocessing, info),
+        task,
+        train,
+        machine,
+    )
