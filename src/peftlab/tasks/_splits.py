@@ -159,7 +159,15 @@ class Splitter:
             pool = self._subset(pool, options.train_size, "train_size")
         elif options.train_size is not None:
             wanted = options.train_size + self._validation_count(options.train_size, of_train=True)
-            pool = self._subset(pool, wanted, "train_size", "together with validation ")
+            if wanted > len(pool):
+                largest = next(n for n in range(len(pool), -1, -1) if n + self._validation_count(n, of_train=True) <= len(pool))
+                beside = wanted - options.train_size
+                raise OptionError(
+                    f"{options.train_size:,} to train and {beside:,} to validate, but there are {len(pool):,}",
+                    where="train_size",
+                    remedy=f"at most {largest}",
+                )
+            pool = self._subset(pool, wanted, "train_size")
         return FixedParts(pool=self._usable(pool), validation=None if own is None else self._usable(own), test=self._usable(test))
 
     def used(self) -> np.ndarray:
@@ -211,12 +219,12 @@ class Splitter:
         assigned = stratified_folds(self.labels, everything, folds)
         return everything[assigned != fold], None, everything[assigned == fold]
 
-    def _subset(self, indices: np.ndarray, size: int | None, key: str, hint: str = "") -> np.ndarray:
+    def _subset(self, indices: np.ndarray, size: int | None, key: str) -> np.ndarray:
         if size is None:
             return indices
         if size > len(indices):
             raise OptionError(
-                f"{size:,} examples asked for {hint}but there are {len(indices):,}", where=key, remedy=f"at most {len(indices):,}"
+                f"{size:,} examples asked for, but there are {len(indices):,}", where=key, remedy=f"at most {len(indices)}"
             )
         return stratified_cut(self.labels, indices, size, seed=0, purpose=key)[1]
 

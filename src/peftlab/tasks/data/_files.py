@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,4 +78,5 @@ def _remember(note: Path, digest: str) -> None:
         temporary.write_text(digest, "ascii")
         temporary.replace(note)
     except OSError:  # only costs time: hashed again by the next process
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -99,7 +99,8 @@ def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes
     A validation split without a test split serves as test (what ImageNet and its subsets call ``val``); said in a note.
 
     Raises:
-        DataError: no train part, two parts with one role, an empty part, a label outside the classes (row named).
+        DataError: no train part, two parts with one role, an empty part, a label outside the classes (row named), two classes of
+            one name.
     """
     roles: dict[Role, np.ndarray] = {}
     start = 0
@@ -119,6 +120,9 @@ def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes
     if "train" not in roles:
         found = ", ".join(part.split for part in parts) or "nothing"
         raise DataError(f"no train split (found: {found})", where=where, remedy="add one called train")
+    if len(set(label_names)) < len(label_names):
+        twice = next(name for i, name in enumerate(label_names) if name in label_names[:i])
+        raise DataError(f"{twice!r} is the name of two classes", where=where, remedy="give every class a name of its own")
     notes = list(notes)
     if "validation" in roles and "test" not in roles:
         roles["test"] = roles.pop("validation")

@@ -84,7 +84,7 @@ class Datasets(DataSource):
             for column in (image, label):
                 if column not in table.column_names:
                     raise self._no_column(column, split, table.column_names)
-        raw = {split: np.asarray(table.with_format("numpy")[:][label]) for split, table in tables.items()}
+        raw = {split: _label_column(table, label) for split, table in tables.items()}
         names, labels = _numbered(getattr(columns[label], "names", None), raw, where=f"{self._where} column {label!r}")
         notes = []
         for split in [
@@ -166,6 +166,11 @@ class Datasets(DataSource):
 
     def _no_column(self, column: str, where: str, known: Any) -> DataError:
         return DataError(f"no column {column!r}", where=f"{self._where} {where}", remedy=nearest(column, known))
+
+
+def _label_column(table: Any, column: str) -> np.ndarray:
+    """One column, without decoding the images beside it."""
+    return np.asarray(table.select_columns([column]).with_format("numpy")[:][column])
 
 
 def _is_local(folder: Path) -> bool:

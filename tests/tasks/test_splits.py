@@ -1,0 +1,160 @@
+"""Splits: disjoint, stratified, deterministic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold
+
+from peftlab.errors import DataError, OptionError
+from peftlab.tasks._splits import SplitOptions, Splitter, allocate, draw_order, some, stratified_cut, stratified_folds
+
+LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(lambda values: np.array(values, dtype=np.int64))
+SPLITS = ("train", "validation", "test")
+
+
+def test_the_order_of_a_draw_is_pinned():
+    """Splits of published results must not change with a NumPy release: raw PCG64 words of SeedSequence([0, crc32("test")])."""
+    words = np.random.PCG64(np.random.SeedSequence([0, 0xD87F7E0C])).random_raw(6)
+    assert draw_order(6, seed=0, purpose="test").tolist() == sorted(range(6), key=lambda i: words[i])
+    assert draw_order(6, seed=0, purpose="test").tolist() == [5, 1, 0, 4, 2, 3]
+
+
+def test_draws_for_different_seeds_and_purposes_differ():
+    draws = [draw_order(50, seed=s, purpose=p).tolist() for s in (0, 1) for p in ("test", "validation")]
+    assert all(sorted(draw) == list(range(50)) for draw in draws)
+    assert len({tuple(draw) for draw in draws}) == 4
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.floats(0, 1))
+def test_allocation_is_exact_bounded_and_proportional(counts, share):
+    counts = np.array(counts)
+    total = round(share * counts.sum())
+    given_ = allocate(counts, total)
+    assert given_.sum() == total
+    assert (given_ >= 0).all() and (given_ <= counts).all()
+    several = counts >= 2
+    if several.sum() <= total and (np.where(several, counts - 1, 0)).sum() >= total:
+        assert (given_[several] >= 1).all() and (given_[several] <= counts[several] - 1).all()
+
+
+def test_allocation_of_equal_classes_is_equal():
+    assert allocate(np.full(10, 1000), 1000).tolist() == [100] * 10
+    assert allocate(np.array([123, 121]), 24).tolist() == [12, 12]
+    assert allocate(np.array([98, 2]), 10).tolist() == [9, 1]  # largest remainder alone would give 10 and 0
+
+
+@given(LABELS, st.floats(0, 1), st.integers(0, 5))
+def test_a_cut_is_a_partition_with_class_shares_kept(labels, share, seed):
+    indices = np.flatnonzero(np.arange(len(labels)) % 3 != 1)
+    size = round(share * len(indices))
+    rest, chosen = stratified_cut(labels, indices, size, seed=seed, purpose="x")
+    assert len(chosen) == size
+    assert np.array_equal(np.sort(np.concatenate([rest, chosen])), indices)
+    counts = np.bincount(labels[indices], minlength=7)
+    expected = allocate(np.bincount(labels[indices]), size) if len(indices) else np.zeros(1, dtype=int)
+    assert np.array_equal(np.bincount(labels[chosen], minlength=7)[: len(expected)], expected)
+    assert (np.bincount(labels[chosen], minlength=7) <= counts).all()
+
+
+def test_a_cut_does_not_favour_positions():
+    """Every example is in validation about equally often: 400 seeds, share 0.2, so 80 +- 5 sd (sd = 8)."""
+    labels = np.repeat([0, 1], [30, 20])
+    hits = np.zeros(50)
+    for seed in range(400):
+        hits[stratified_cut(labels, np.arange(50), 10, seed=seed, purpose="v")[1]] += 1
+    assert hits.min() > 40 and hits.max() < 120
+
+
+@given(LABELS, st.integers(2, 6))
+def test_folds_are_as_even_as_scikit_learns(labels, folds):
+    fold = stratified_folds(labels, np.arange(len(labels)), folds)
+    sizes = np.bincount(fold, minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+    for label in np.unique(labels):
+        each = np.bincount(fold[labels == label], minlength=folds)
+        assert each.max() - each.min() <= 1
+
+
+def test_folds_have_the_sizes_of_scikit_learns():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    fold = stratified_folds(labels, np.arange(100), 5)
+    for _, test in StratifiedKFold(5).split(labels, labels):
+        theirs = np.bincount(labels[test])
+        assert all(np.array_equal(np.bincount(labels[fold == k]), theirs) for k in range(5))
+
+
+def splitter(counts=(40, 40, 20), roles=None, usable=None, **options) -> Splitter:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    names = tuple(f"c{label}" for label in range(len(counts)))
+    roles = roles or {"train": np.arange(len(labels))}
+    return Splitter(labels=labels, label_names=names, roles=roles, options=SplitOptions(**options), usable=usable)
+
+
+@given(
+    st.integers(0, 10**12),
+    st.sampled_from([None, 0.1, 0.3]),
+    st.sampled_from([None, 10, 30]),
+    st.sampled_from([None, 6, 12]),
+    st.sampled_from([None, 2, 5]),
+)
+def test_splits_are_disjoint_and_test_is_fixed(seed, validation, train_size, test_size, folds):
+    made = splitter(validation=validation, train_size=train_size, test_size=test_size, folds=folds)
+    for fold in range(folds or 1):
+        try:
+            splits = made.splits(seed, fold)
+        except OptionError as error:  # ten training examples with a share of 0.1 leave validation without a class
+            assert train_size == 10 and error.where == "validation"
+            return
+        together = np.concatenate([splits[name] for name in SPLITS])
+        assert len(np.unique(together)) == len(together)
+        assert np.array_equal(splits.test, made.splits(0, fold).test)
+        assert train_size is None or len(splits.train) == train_size
+        assert test_size is None or len(splits.test) == test_size
+        assert np.isin(together, made.used()).all()
+
+
+def test_data_without_a_test_split_lose_a_fifth_or_what_is_asked_for():
+    assert len(splitter().splits(0).test) == 20
+    assert len(splitter(test=0.35).splits(0).test) == 35
+
+
+def test_unusable_examples_are_in_no_split():
+    usable = np.ones(100, dtype=bool)
+    usable[[3, 50, 99]] = False
+    splits = splitter(usable=usable).splits(0)
+    together = np.concatenate([splits[name] for name in SPLITS])
+    assert len(together) == 97 and usable[together].all()
+
+
+@pytest.mark.parametrize("options", [{}, {"validation": 0.3}, {"validation_size": 7}])
+def test_the_train_size_named_in_the_remedy_is_the_largest_that_works(options):
+    with pytest.raises(OptionError, match="there are 80") as caught:
+        splitter(train_size=81, **options).splits(0)
+    largest = int(caught.value.remedy.removeprefix("at most "))
+    assert len(splitter(train_size=largest, **options).splits(0).train) == largest
+    with pytest.raises(OptionError, match="there are 80"):
+        splitter(train_size=largest + 1, **options).splits(0)
+
+
+def test_folds_that_do_not_exist():
+    with pytest.raises(OptionError, match="no folds"):
+        splitter().splits(0, 1)
+    with pytest.raises(OptionError, match="no fold 3"):
+        splitter(folds=3).splits(0, 3)
+
+
+def test_a_cut_that_leaves_a_class_out_is_refused():
+    with pytest.raises(OptionError, match="without any in validation"):
+        splitter(validation=0.02).splits(0)
+    with pytest.raises(OptionError, match="without any in train"):
+        splitter(validation=0.99).splits(0)
+    with pytest.raises(DataError, match="'c2'"):
+        splitter(counts=(10, 10, 1), test=0.1).splits(0)
+
+
+def test_counted_and_named():
+    assert some(["a"], "class has", "classes have") == "1 class has ('a')"
+    assert some(list("abcdefg"), "class", "classes").startswith("7 classes ('a', 'b', 'c', 'd', 'e', ...")
