@@ -46,7 +46,6 @@ def run(
     jobs: int | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
-    as_json: bool = False,
 ) -> Answer:
     """Run a study, or go on with it; then analyse it and write the report.
 
@@ -54,12 +53,13 @@ def run(
     """
     if dry_run:
         return plan(study, overrides=overrides, only=only, max_runs=max_runs, output=output)
+    folder, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+
     from rich.console import Console
 
     from peftlab.execution.progress import listener_for
     from peftlab.tuning.study_run import StudyRun
 
-    folder, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
     folder.open_or_create(dump(parsed, tuple(overrides)))
     execution = StudyRun(
         folder=folder,
@@ -69,7 +69,7 @@ def run(
         cache=cache_folder(),
         jobs=jobs,
         retry_failed=retry_failed,
-        listener=lambda: listener_for(Console(stderr=True), as_json=as_json),
+        listener=lambda: listener_for(Console(stderr=True)),
     )
     outcome = execution.run()
     data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
@@ -87,7 +87,9 @@ def status(folder: str | Path) -> Answer:
     results.study_text()
     rows = results.status_table()
     columns = ["arm", "seed", "purpose", "status", "step", "run", "detail"]
-    cells = [(r.label, r.seed if r.fold == 0 else f"{r.seed}/{r.fold}", r.purpose, r.status, r.step, r.run_id, r.detail) for r in rows]
+    cells = [
+        (r.label, r.seed if r.fold == 0 else f"{r.seed}/{r.fold}", r.purpose, r.status, r.step, r.run_id, r.detail) for r in rows
+    ]
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.status] = counts.get(row.status, 0) + 1
@@ -153,11 +155,12 @@ def parse_share(text: str | None) -> float | None:
 
 def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...], max_runs: int | None, output: Path) -> Any:
     """(results folder, study, plan with what earlier tuning chose)."""
+    parsed = load_study(study, overrides)  # a typo is told before torch is imported
+
     from peftlab.planning.plan import PlanOptions, make_plan
     from peftlab.records.store import ResultsFolder
     from peftlab.tuning.study_run import chosen_so_far
 
-    parsed = load_study(study, overrides)
     folder = ResultsFolder(output / parsed.study)
     options = {"cache": cache_folder(), "only": only, "max_runs": max_runs}
     made = make_plan(parsed, PlanOptions(**options))
@@ -189,7 +192,8 @@ def _plan_table(study: Study, made: Any) -> Any:
     columns = ["arm", "purpose", "runs", "steps", "trainable", "share", "peak memory", "time, all runs"]
     table = answers.table(columns, rows, right=columns[2:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
-    summary = f"{sum(1 for i in (*made.tuning, *made.runs) if not i.refusal)} runs, predicted {_duration(total)} on one core (predictions, not measurements)"
+    number = sum(not item.refusal for item in (*made.tuning, *made.runs))
+    summary = f"{number} runs, {_duration(total)} on one core (predicted, not measured)"
     return answers.lines(study.question, table, *refused, *(f"note: {note}" for note in made.notes), pending, summary)
 
 
@@ -198,7 +202,9 @@ def _findings_table(findings: Any) -> Any:
     for arm in findings.arms:
         interval = f" [{arm.interval[0]:.4f}, {arm.interval[1]:.4f}]" if arm.interval else ""
         mean = f"{arm.mean:.4f}{interval}" if arm.mean is not None else "-"
-        rows.append((arm.label, arm.n, mean, arm.trainable and int(arm.trainable), _mb(arm.measured_peak_mb), _duration(arm.train_s)))
+        rows.append(
+            (arm.label, arm.n, mean, arm.trainable and int(arm.trainable), _mb(arm.measured_peak_mb), _duration(arm.train_s))
+        )
     metric = findings.plan.metric
     columns = ["arm", "n", f"{metric}, {findings.plan.confidence:.0%} interval", "trainable", "peak memory", "training"]
     table = answers.table(columns, rows, right=("n", "trainable", "peak memory", "training"))
