@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.execution import local
+from peftlab.execution import processes
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.records.store import ResultsFolder
 
@@ -17,13 +17,13 @@ from peftlab.records.store import ResultsFolder
 @pytest.fixture(scope="module", autouse=True)
 def light_fork_server() -> Iterator[None]:
     server = multiprocessing.forkserver._forkserver  # the module's one server; _stop is what CPython's own tests use
-    heavy = local.PRELOAD
+    heavy = processes.PRELOAD
     with contextlib.suppress(AttributeError):
         server._stop()
-    local.PRELOAD = ("peftlab.execution.child", "tests.execution.targets")
+    processes.PRELOAD = ("peftlab.execution.child", "tests.execution.targets")
     yield
     server._stop()
-    local.PRELOAD = heavy
+    processes.PRELOAD = heavy
 
 
 @pytest.fixture

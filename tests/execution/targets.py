@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,21 @@ def work(config_json: str, path: str, options: WorkerOptions, connection: Any) -
             raise SystemExit(130 if stopping[0] == signal.SIGINT else 75)
     folder.finish(results(folder.run_id, steps=total))
     channel.send(Finished())
+
+
+def look_around(config_json: str, path: str, options: WorkerOptions, connection: Any) -> None:
+    """What a process finds when it starts."""
+    loaded = sorted({name.partition(".")[0] for name in sys.modules})
+    import torch
+
+    folder = RunFolder(path)
+    seen = {
+        "loaded": loaded,
+        "server_threads": len(list(Path(f"/proc/{os.getppid()}/task").iterdir())),
+        "torch_threads": torch.get_num_threads(),
+        "variable": os.environ["OMP_NUM_THREADS"],
+        "cuda_initialized": torch.cuda.is_initialized(),
+        "worked": float((torch.ones(512, 64) @ torch.ones(64, 512)).mean()),
+    }
+    folder.write_json("seen.json", seen)
+    folder.finish(results(folder.run_id))

@@ -28,12 +28,12 @@ WORK, AT_ONCE = "tests.execution.targets:work", "tests.execution.targets:finish_
 RUNNER = """
 import sys
 from pathlib import Path
-from peftlab.execution import local
+from peftlab.execution import local, processes
 from peftlab.execution.progress import JsonListener
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
-local.PRELOAD = ("peftlab.execution.child", "tests.execution.targets")
+processes.PRELOAD = ("peftlab.execution.child", "tests.execution.targets")
 folder = ResultsFolder(sys.argv[1])
 configs = [RunConfig.model_validate_json(text) for text in sys.argv[3:]]
 outcome = local.execute(folder, configs, jobs=int(sys.argv[2]), options=WorkerOptions(cache=Path(sys.argv[1]) / "cache"),

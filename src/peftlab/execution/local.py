@@ -7,33 +7,28 @@ on; whatever happens to this one, its children save and stop.
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
-import multiprocessing.forkserver
 import os
 import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
-from types import FrameType, ModuleType
 from typing import Any
 
-import peftlab
 from peftlab.errors import LeaseHeld, OptionError, PeftlabError, WorkerDied
 from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, last_step, run_child, tidy_log
+from peftlab.execution.processes import out_of_memory_kills, process_context, signals, start_up, warm_up
 from peftlab.execution.progress import Ending, Listener, Outcome
 from peftlab.execution.protocol import Leased, Reused, WorkerOptions
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.store import ResultsFolder, RunFolder
 
+__all__ = ["WORKER", "execute", "warm_up"]
+
 WORKER = "peftlab.execution.worker:main"
-PRELOAD = ("peftlab.execution.preload",)
 
 
 def execute(
@@ -111,7 +106,7 @@ class _Execution:
         read, write = os.pipe()
         os.set_blocking(write, False)
         try:
-            with _signals(self.signals, write):
+            with signals(self.signals, write):
                 while self._fill() or self.active:
                     self._wait(read)
         except BaseException:
@@ -157,17 +152,17 @@ class _Execution:
             self._end(config, "failed-before", error=dict(failure.error) if failure else {})
 
     def _launch(self, config: RunConfig, run: RunFolder) -> _Worker:
-        context = _context()
+        context = process_context()
         connection, theirs = context.Pipe(duplex=False)
         orders, control = context.Pipe(duplex=False)
         text = config.model_dump_json()
         arguments = (self.target, text, str(run.path), self.options, self.retry.get(config.run_id, ""), theirs, orders)
         process = context.Process(target=run_child, args=arguments, name=f"{config.label} seed {config.seed}")
-        with _start_up():
+        with start_up():
             process.start()
         theirs.close()
         orders.close()
-        return _Worker(config, run, process, connection, control, _out_of_memory_kills())
+        return _Worker(config, run, process, connection, control, out_of_memory_kills())
 
     def _wait(self, wake: int) -> None:
         waited: list[Any] = [wake]
@@ -259,7 +254,7 @@ def _record_death(worker: _Worker, code: int | None) -> dict[str, str]:
     if code is not None and code < 0:
         what = f"the run's process was ended by {signal.Signals(-code).name}"
         if -code == signal.SIGKILL:
-            seen = _out_of_memory_kills() > worker.out_of_memory_kills
+            seen = out_of_memory_kills() > worker.out_of_memory_kills
             what += ": the system ran out of memory" if seen else " (running out of memory is the usual cause)"
             remedy = f"use fewer --jobs or a smaller batch_size; {remedy}"
     else:
@@ -278,76 +273,3 @@ def _record_death(worker: _Worker, code: int | None) -> dict[str, str]:
         except PeftlabError as unwritten:  # a full disk, say: reported all the same
             return {**error, "remedy": f"{remedy} (this could not be recorded: {unwritten.what})"}
     return error
-
-
-@contextmanager
-def _signals(come: deque[int], wake: int) -> Iterator[None]:
-    """SIGINT and SIGTERM are put down in ``come`` and wake the waiting loop. Only the main thread may ask for that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen = 0
-
-    def handler(number: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > 2:  # the loop does not come round: give up here
-            raise KeyboardInterrupt
-        come.append(number)
-        with suppress(BlockingIOError):
-            os.write(wake, b"!")
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def warm_up() -> None:
-    """Let the fork server start importing in the background; :func:`execute` then waits less for its first run."""
-    if sys.platform == "linux":
-        _context()
-        with _start_up():
-            multiprocessing.forkserver.ensure_running()
-
-
-def _context() -> Any:
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
-    return context
-
-
-@contextmanager
-def _start_up() -> Iterator[None]:
-    """While a process starts: hide this program's main module, which a run does not need (so scripts without a
-    ``__main__`` guard work, and the command line is not imported again), and let the fork server find this package."""
-    main = sys.modules["__main__"]
-    root = Path(peftlab.__file__).resolve().parents[1]
-    added = {"PEFTLAB_FORK_SERVER": "1"}
-    if root.name not in ("site-packages", "dist-packages"):
-        added["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    before = {name: os.environ.get(name) for name in added}
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _out_of_memory_kills() -> int:
-    """How often the kernel has killed a process for memory since it started (Linux)."""
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0

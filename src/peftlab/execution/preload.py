@@ -35,6 +35,7 @@ MODULES = (
     "transformers.models.deit.modeling_deit",
     "timm",
     "peft",
+    "peft.utils.transformers_weight_conversion",
     "peftlab.execution.worker",
 )
 KINDS = ("backbone", "task", "data", "adapter", "allocator", "importance", "quantizer", "probe", "tracker")
