@@ -95,7 +95,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Trained:
 
     root = tmp_path_factory.mktemp("transformers")
     config = ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=SIZE, patch_size=8, num_labels=3
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=SIZE,
+        patch_size=8,
+        num_labels=3,
     )
     with torch.random.fork_rng():
         torch.manual_seed(7)

@@ -65,7 +65,9 @@ class Exported:
                 kind=raw["kind"],
                 config=RunConfig.model_validate(raw["config"]),
                 label_names=tuple(raw["label_names"]),
-                preprocessing=Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw["preprocessing"].items()}),
+                preprocessing=Preprocessing(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in raw["preprocessing"].items()}
+                ),
                 library=raw["backbone"]["library"],
             )
         except FileNotFoundError as error:
@@ -95,7 +97,9 @@ def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter
         adapter: Adapter = create("adapter", config.adapter)
         quantizer = create("quantizer", config.quantizer)
     except OptionError as error:
-        raise RecordError(f"the run was made by another version: {error.what}", where=config.run_id, remedy="use that version") from error
+        raise RecordError(
+            f"the run was made by another version: {error.what}", where=config.run_id, remedy="use that version"
+        ) from error
     check_backbone(config)
     source = source_of(config.backbone)
     backbone = source.load(config.backbone, outputs=outputs, image_size=config.task.get("image_size"), seed=config.seed)
@@ -120,7 +124,7 @@ def check_backbone(config: RunConfig) -> None:
         return
     if found != config.backbone_fingerprint:
         raise BackboneError(
-            f"not the weights that the adapter was trained on (fingerprint {found[:12]}, trained on {config.backbone_fingerprint[:12]})",
+            f"not the weights it was trained on: fingerprint {found[:12]}, then {config.backbone_fingerprint[:12]}",
             where=config.backbone,
             remedy="put the original weights there, or name their revision",
         )
@@ -131,7 +135,9 @@ def load_merged(folder: Path, exported: Exported) -> Forward:
     try:
         return _PLAIN[exported.library](folder)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BackboneError(f"cannot be loaded: {str(error).splitlines()[0][:200]}", where=str(folder), remedy=_EXPORT_AGAIN) from error
+        raise BackboneError(
+            f"cannot be loaded: {str(error).splitlines()[0][:200]}", where=str(folder), remedy=_EXPORT_AGAIN
+        ) from error
 
 
 def _plain_transformers(folder: Path) -> Forward:

@@ -98,9 +98,9 @@ def _meanings(cls: type) -> dict[str, str]:
 
 
 def _comment(rows: Sequence[str], node: ast.AnnAssign) -> str:
-    last = rows[(node.end_lineno or node.lineno) - 1].encode()[node.end_col_offset or 0 :].decode()
-    if "#:" in last:
-        return last.split("#:", 1)[1].strip()
+    for row in rows[node.lineno - 1 : node.end_lineno]:
+        if "#:" in row:
+            return row.split("#:", 1)[1].strip()
     above: tuple[str, ...] = ()
     for row in reversed(rows[: node.lineno - 1]):
         if not row.strip().startswith("#:"):
@@ -122,7 +122,9 @@ def _overview(found: Mapping[str, Mapping[str, Any]]) -> Any:
         for kind, entries in found.items()
         for first, (name, entry) in enumerate(entries.items())
     ]
-    rows += [(STUDY if first == 0 else "", name, entry["summary"]) for first, (name, entry) in enumerate(_study_entries().items())]
+    rows += [
+        (STUDY if first == 0 else "", name, entry["summary"]) for first, (name, entry) in enumerate(_study_entries().items())
+    ]
     return lines(table(["kind", "name", "what it is"], rows), "With options: peftlab list KIND, or peftlab list NAME")
 
 

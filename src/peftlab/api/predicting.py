@@ -48,7 +48,8 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
             with torch.inference_mode():
                 logits = forward(normalise(np.stack(pixels)))
             found += [
-                {"file": str(name), **_answer(row, exported.label_names)} for name, row in zip(names, logits.double(), strict=True)
+                {"file": str(name), **_answer(row, exported.label_names)}
+                for name, row in zip(names, logits.double(), strict=True)
             ]
     data = {
         "model": folder,
