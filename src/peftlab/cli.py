@@ -135,7 +135,7 @@ def run(
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run, as_json=as_json), as_json)
+    _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run), as_json)
 
 
 @app.command()
