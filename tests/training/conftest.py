@@ -65,12 +65,11 @@ class Lab:
         listener: Lines | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         hooks: tuple[TrainingHook, ...] = (),
-        task: dict[str, Any] | None = None,
     ) -> Trainer:
         spec = {"name": adapter} if isinstance(adapter, str) else adapter
         ingredients = Ingredients.of(
             backbone=self.backbone,
-            task=task or {"kind": "image-classification", "data": "digits", "train_size": 90, "validation_size": 30, "test_size": 30},
+            task={"kind": "image-classification", "data": "digits", "train_size": 90, "validation_size": 30, "test_size": 30},
             adapter=spec,
             allocator=None,
             quantizer={"name": "none"},
@@ -79,10 +78,10 @@ class Lab:
         adapted = ingredients.build(prepared.info.outputs, seed)
         defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
         return Trainer(
-            adapted,
-            prepared,
-            prepared.splits(seed),
-            Train(**{**defaults, **(train or {})}),
+            adapted=adapted,
+            task=prepared,
+            splits=prepared.splits(seed),
+            train=Train(**{**defaults, **(train or {})}),
             seed=seed,
             device=torch.device("cpu"),
             precision="float32",

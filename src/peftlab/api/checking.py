@@ -24,7 +24,9 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     broken = [proof for proof in proofs if not proof.kept]
     arms = len({proof.label for proof in proofs})
     verdict = f"{arms} arms checked, every promise kept" if not broken else f"{len(broken)} promises are not kept"
-    rows = [(proof.label, "yes" if proof.kept else "NO", proof.promise, proof.detail) for proof in proofs if proof.promise != "time"]
+    rows = [
+        (proof.label, "yes" if proof.kept else "NO", proof.promise, proof.detail) for proof in proofs if proof.promise != "time"
+    ]
     return Answer(
         {"study": parsed.study, "verdict": verdict, "proofs": proofs},
         lambda: answers.lines(answers.table(["arm", "kept", "promise", "shown by"], rows), verdict),

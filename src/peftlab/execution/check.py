@@ -41,8 +41,8 @@ class Proof:
 def check_cell(cell: Cell, cache: Path, seed: int, device: str = "auto") -> Iterator[Proof]:
     """The promises of one arm, tested one after the other; the first that cannot be tested ends it.
 
-    Promises: starts as the backbone (zero effect), trainable count equals its closed formula, every trainable tensor moves and the frozen
-    ones do not, loss falls, merged equals unmerged, saved and loaded equals kept.
+    Promises: trainable count equals its closed formula, starts as the backbone (zero effect), every trainable tensor
+    moves and the frozen ones do not, loss falls, merged equals unmerged, saved and loaded equals kept.
     """
 
     def proof(promise: str, kept: bool, detail: str) -> Proof:
@@ -89,15 +89,21 @@ class _Subject:
 
     def train(self, adapted: Adapted, folder: Path) -> None:
         size = min(32, len(self.examples))
-        changes: dict[str, Any] = {"max_steps": STEPS, "epochs": STEPS, "batch_size": size, "effective_batch_size": None, "warmup": 0.0}
+        changes: dict[str, Any] = {
+            "max_steps": STEPS,
+            "epochs": STEPS,
+            "batch_size": size,
+            "effective_batch_size": None,
+            "warmup": 0.0,
+        }
         changes |= {"schedule": "constant", "early_stopping": None, "select": "last", "evaluate_every": float(STEPS)}
         train = self.cell.train.model_copy(update=changes)
         none = np.empty(0, dtype=np.int64)
         Trainer(
-            adapted,
-            self.task,
-            Splits(train=self.examples, validation=none, test=none),
-            train,
+            adapted=adapted,
+            task=self.task,
+            splits=Splits(train=self.examples, validation=none, test=none),
+            train=train,
             seed=self.seed,
             device=self.device,
             precision=resolve_precision(train.precision, self.device),
@@ -114,21 +120,33 @@ def _proofs(subject: _Subject, proof: Callable[[str, bool, str], Proof]) -> Iter
     counted = sum(p.numel() for n, p in adapted.trainable().items() if not adapted.is_head(n))
     meta = subject.ingredients.load_backbone(subject.task.info.outputs, subject.seed, device="meta")
     formula = adapter.count(meta, adapter.sites(meta), adapted.ranks or None)
-    yield proof("trainable parameters as the formula says", counted == formula, f"{counted:,} counted, {formula:,} by formula (head apart)")
+    yield proof(
+        "trainable parameters as the formula says",
+        counted == formula,
+        f"{counted:,} counted, {formula:,} by formula (head apart)",
+    )
     if adapter.zero_at_start:
         difference = _difference(subject.logits(adapted.module), subject.logits(subject.plain.module))
-        yield proof("starts as the backbone", difference <= adapter.merge_tolerance, f"largest relative difference {difference:.1e}")
+        yield proof(
+            "starts as the backbone", difference <= adapter.merge_tolerance, f"largest relative difference {difference:.1e}"
+        )
     before = subject.loss(adapted.module)
     with tempfile.TemporaryDirectory(prefix="peftlab-check-") as name:
         folder = Path(name)
         subject.train(adapted, folder)  # raises DidNothing, BaseChanged
         yield proof("trains what it should, and nothing else", True, "every trainable tensor moved; frozen bytes unchanged")
         after = subject.loss(adapted.module)
-        yield proof("loss falls", after < before, f"{before:.4f} -> {after:.4f} on {len(subject.examples)} training examples, {STEPS} steps")
+        yield proof(
+            "loss falls",
+            after < before,
+            f"{before:.4f} -> {after:.4f} on {len(subject.examples)} training examples, {STEPS} steps",
+        )
         kept = subject.logits(adapted.module)
         if adapter.mergeable:
             difference = _difference(subject.logits(adapter.merge(adapted)), kept)
-            yield proof("merged equals unmerged", difference <= adapter.merge_tolerance, f"largest relative difference {difference:.1e}")
+            yield proof(
+                "merged equals unmerged", difference <= adapter.merge_tolerance, f"largest relative difference {difference:.1e}"
+            )
         adapter.save(adapted, folder / "adapter")
         size = sum(path.stat().st_size for path in (folder / "adapter").rglob("*") if path.is_file())
         fresh = subject.ingredients.load_backbone(subject.task.info.outputs, subject.seed)

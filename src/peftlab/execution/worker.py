@@ -26,7 +26,7 @@ from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
 from peftlab.training.memory import MemoryMeter
-from peftlab.training.precision import higher, resolve_device, resolve_precision
+from peftlab.training.precision import Precision, higher, resolve_device, resolve_precision
 
 
 def main(config_json: str, path: str, options: WorkerOptions, connection: Connection | None = None) -> int:
@@ -98,7 +98,7 @@ class _Run:
         self.flags: list[str] = []
         self.notes: list[str] = []
         self.device = resolve_device(options.device)
-        self.precision = resolve_precision(self.train.precision, self.device)
+        self.precision: Precision = resolve_precision(self.train.precision, self.device)
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
@@ -158,10 +158,10 @@ class _Run:
             hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
             hooks.append(memory.hook(adapted))
             trainer = Trainer(
-                adapted,
-                task,
-                task.splits(self.config.seed, self.config.fold),
-                self.train,
+                adapted=adapted,
+                task=task,
+                splits=task.splits(self.config.seed, self.config.fold),
+                train=self.train,
                 seed=self.config.seed,
                 device=self.device,
                 precision=self.precision,

@@ -32,7 +32,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 def product_rate(device: torch.device, seconds: float = 0.1, size: int = 1024) -> float:
-    """FLOP/s of a float32 matrix product of ``size``, as it runs now with this process's threads: the best of what fits in ``seconds``."""
+    """FLOP/s of a float32 matrix product [size, size] with this process's threads: the best of what fits in ``seconds``."""
     a, b = (torch.ones(size, size, device=device) for _ in range(2))
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:

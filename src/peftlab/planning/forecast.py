@@ -1,4 +1,4 @@
-"""Parameters, memory and time of an arm, predicted before it runs. Everything here is labelled as a prediction wherever it is shown."""
+"""Parameters, memory and time of an arm, predicted before it runs, and labelled as predicted wherever they are shown."""
 
 from __future__ import annotations
 

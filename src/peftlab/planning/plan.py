@@ -162,7 +162,9 @@ class _Planner:
         )
         metric = self.study.analysis.metric
         if metric not in info.higher_is_better:
-            raise PlanRefused(f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, info.higher_is_better))
+            raise PlanRefused(
+                f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, info.higher_is_better)
+            )
 
         def predict_at(batch: int) -> Forecast:
             return forecast(ingredients, info, cell.train, batch, self.machine, detailed=self.options.predict)
@@ -181,7 +183,9 @@ class _Planner:
             refusal=self._refusal(cell, ingredients, found, predict_at),
         )
 
-    def _refusal(self, cell: Cell, ingredients: Ingredients, found: Forecast, predict_at: Callable[[int], Forecast]) -> str | None:
+    def _refusal(
+        self, cell: Cell, ingredients: Ingredients, found: Forecast, predict_at: Callable[[int], Forecast]
+    ) -> str | None:
         """Why this arm cannot be run here, or None."""
         if reason := ingredients.quantizer.refuse(self.machine.device):
             return reason
@@ -196,7 +200,7 @@ class _Planner:
         )
 
     def settle_batches(self, ready: list[_Ready]) -> list[_Ready]:
-        """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that the hungriest arm can run."""
+        """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run."""
         groups: dict[tuple[str, str], list[_Ready]] = {}
         for item in ready:
             if item.cell.train.batch_size == "auto" and item.refusal is None:
@@ -205,7 +209,8 @@ class _Planner:
         for key, items in groups.items():
             effective = [item.cell.train.effective_batch_size or 64 for item in items]
             batches[key] = min(
-                self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e) for item, e in zip(items, effective, strict=True)
+                self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
+                for item, e in zip(items, effective, strict=True)
             )
         return [self._settled(item, batches.get((item.cell.backbone, task_name(item.cell.task)))) for item in ready]
 

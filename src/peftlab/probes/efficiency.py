@@ -52,7 +52,6 @@ class _Hook(TrainingHook):
 
     def finish(self) -> None:
         wall, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
-        energy = _energy_j()
         step_s = statistics.median(self.times) if self.times else None
         rate = product_rate(self.device) if self.flops and step_s else None
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -62,8 +61,14 @@ class _Hook(TrainingHook):
             "utilisation": self.flops / step_s / rate if self.flops and step_s and rate else None,
             "processor_percent": 100 * cpu / wall if wall else None,  # 100 = one core busy all the time
             "page_faults": usage.ru_majflt,
-            "energy_j": energy - self.energy_began if energy is not None and self.energy_began is not None else None,  # whole package
+            "energy_j": self._energy_used(),  # whole package
+            if energy is not None and self.energy_began is not None
+            else None,  # whole package
         }
+
+    def _energy_used(self) -> float | None:
+        energy = _energy_j()
+        return None if energy is None or self.energy_began is None else energy - self.energy_began
 
     def report(self) -> dict[str, Any]:
         return {"efficiency.json": self.result}

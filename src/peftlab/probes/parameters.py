@@ -48,7 +48,7 @@ def count_parameters(adapted: Adapted) -> dict[str, Any]:
 
 
 def _is_added(name: str, adapted: Adapted) -> bool:
-    """Whether a trainable parameter is none of the backbone's own: PEFT's live in adapter sub-modules, copies of the head do not."""
+    """Whether a trainable parameter is none of the backbone's own. A copy of the head counts as its own."""
     return not adapted.is_head(name) and name.removeprefix("base_model.model.") not in adapted.own_parameters
 
 
@@ -57,11 +57,15 @@ def _place(name: str, adapted: Adapted) -> tuple[str, str]:
     if adapted.is_head(name):
         return "head", "head"
     plain = name.removeprefix("base_model.model.")
-    site = next((s for s in sorted(adapted.backbone.roles.sites, key=lambda s: -len(s.name)) if plain.startswith(s.name + ".")), None)
+    site = next(
+        (s for s in sorted(adapted.backbone.roles.sites, key=lambda s: -len(s.name)) if plain.startswith(s.name + ".")), None
+    )
     if site is not None:
         return site.role, str(site.block) if site.block is not None else "outside"
     digits = [part for part in plain.split(".") if part.isdigit()]
-    return "norm" if "norm" in plain else "embedding" if "embed" in plain or "token" in plain else "other", digits[0] if digits else "outside"
+    return "norm" if "norm" in plain else "embedding" if "embed" in plain or "token" in plain else "other", digits[
+        0
+    ] if digits else "outside"
 
 
 class _Hook(TrainingHook):

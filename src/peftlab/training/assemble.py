@@ -57,7 +57,9 @@ class Ingredients:
         )
         if found.allocator is not None and not found.adapter.has_rank:
             raise OptionError(
-                f"adapter {found.adapter.name!r} has no rank to allocate", where=f"{prefix}allocator", remedy="remove it, or use an adapter with a rank"
+                f"adapter {found.adapter.name!r} has no rank to allocate",
+                where=f"{prefix}allocator",
+                remedy="remove it, or use an adapter with a rank",
             )
         return found
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,39 +61,33 @@ class Fitted:
     notes: list[str]
 
 
+@dataclasses.dataclass(kw_only=True)
 class Trainer:
     """Trains one adapted backbone on one task.
 
-    Args:
-        adapted: what is trained, already on ``device``.
-        should_stop: asked between two steps; when true the state is saved and Stopped is raised.
+    ``adapted`` is what is trained, already on ``device``; ``should_stop`` is asked between two steps: when it says yes the
+    state is saved and Stopped is raised.
     """
 
-    def __init__(
-        self,
-        adapted: Adapted,
-        task: PreparedTask,
-        splits: Splits,
-        train: Train,
-        *,
-        seed: int,
-        device: torch.device,
-        precision: Precision,
-        checkpoints: Checkpoints,
-        cadence: Cadence,
-        hooks: list[TrainingHook],
-        listener: Listener,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.adapted, self.task, self.splits, self.train = adapted, task, splits, train
-        self.seed, self.device, self.precision = seed, device, precision
-        self.checkpoints, self.cadence, self.hooks = checkpoints, cadence, hooks
-        self.listener, self.should_stop = listener, should_stop
-        self.schedule = Schedule.of(train, len(splits.train))
-        self.trainable = adapted.trainable()
-        self.optimizer = make_optimizer(self.trainable, train, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")  # pyright: ignore
-        self.higher_is_better = task.info.higher_is_better[task.info.primary_metric]
+    adapted: Adapted
+    task: PreparedTask
+    splits: Splits
+    train: Train
+    seed: int
+    device: torch.device
+    precision: Precision
+    checkpoints: Checkpoints
+    cadence: Cadence = Cadence()
+    hooks: Sequence[TrainingHook] = ()
+    listener: Listener = dataclasses.field(default_factory=Listener)
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule.of(self.train, len(self.splits.train))
+        self.trainable = self.adapted.trainable()
+        self.optimizer = make_optimizer(self.trainable, self.train, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")  # pyright: ignore
+        self.higher_is_better = self.task.info.higher_is_better[self.task.info.primary_metric]
         self.step = 0
         self.train_s = self.evaluate_s = 0.0
         self.window: list[float] = []  #: losses since the last line of metrics
@@ -141,7 +135,9 @@ class Trainer:
                 saved_at = time.monotonic()
             if self.should_stop() and self.step < self.schedule.total:
                 self._save(base)
-                raise Stopped(f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue")
+                raise Stopped(
+                    f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue"
+                )
         assert_frozen(self.adapted.module, base)
         for hook in self.hooks:
             hook.finish()

@@ -11,7 +11,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto``: bfloat16 on a CUDA device that has it, else float32 (bfloat16 is several times slower on CPUs without such units)."""
+    """``auto``: bfloat16 on a CUDA device that has it, else float32 (CPUs without such units are several times slower in it)."""
     if wanted != "auto":
         return wanted  # pyright: ignore
     if device.type == "cuda" and torch.cuda.is_bf16_supported():

@@ -33,14 +33,16 @@ def assert_frozen(module: nn.Module, before: str) -> None:
     named = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
     holder = next((n for n, p in named if p.grad is not None), None)
     if holder or frozen_hash(module) != before:
-        raise BaseChanged("a frozen weight of the backbone changed during training", where=holder or "backbone", remedy="report this fault")
+        raise BaseChanged(
+            "a frozen weight of the backbone changed during training", where=holder or "backbone", remedy="report this fault"
+        )
 
 
 class Movement:
     """Every trainable tensor must get a gradient and move within the first two updates.
 
-    Two, because B = 0 gives LoRA's A no gradient in the first. A gradient is asked for besides movement, because weight decay moves
-    tensors that nothing trains. Key biases are exempt: the softmax cancels them, their gradient is zero up to rounding.
+    Two, because B = 0 gives LoRA's A no gradient in the first. A gradient is asked for besides movement, because weight
+    decay moves tensors that nothing trains. Key biases are exempt: the softmax cancels them, their gradient is zero up to rounding.
     """
 
     updates = 2

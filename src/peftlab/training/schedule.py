@@ -1,4 +1,4 @@
-"""When things happen: positions, data order and learning rate as pure functions of the step. Nothing to save, nothing to restore."""
+"""When things happen: positions, data order, learning rate as pure functions of the step. Nothing to save or restore."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Schedule:
         )
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up from lr/(w+1) over w steps, then cosine, linear or constant down to 0 after the last."""
+        """Learning rate of a step: linear warm-up from lr/(w+1) over w steps, then cosine or linear towards 0, or constant."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
         progress = (step - self.warmup_steps) / max(1, self.total - self.warmup_steps)

@@ -63,7 +63,14 @@ def _trial(folder: ResultsFolder, study: Study, run: PlannedRun) -> Trial:
         value = results.metrics.get("validation", {}).get(study.analysis.metric)
     values = {key: config.train[key] for key in study.tune.grid}
     return Trial(
-        label=run.label, backbone=run.backbone, task=run.task, values=values, seed=run.seed, run_id=config.run_id, value=value, status=status
+        label=run.label,
+        backbone=run.backbone,
+        task=run.task,
+        values=values,
+        seed=run.seed,
+        run_id=config.run_id,
+        value=value,
+        status=status,
     )
 
 

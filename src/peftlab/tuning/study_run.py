@@ -62,12 +62,12 @@ class StudyRun:
 
     def _execute(self, configs: list[RunConfig]) -> Outcome:
         machine = Machine.here(self.cache)
-        peaks = [run.estimate.peak_mb for run in (*self.plan.tuning, *self.plan.runs) if run.estimate is not None and not run.refusal]
+        peaks = [
+            run.estimate.peak_mb for run in (*self.plan.tuning, *self.plan.runs) if run.estimate is not None and not run.refusal
+        ]
         jobs = self.jobs if self.jobs is not None else machine.jobs(max(peaks, default=0.0))
         options = WorkerOptions(cache=self.cache, threads=1 if machine.device == "cpu" else machine.cores, device=machine.device)
-        return execute(
-            self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed
-        )
+        return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
 
     def _write_plan(self) -> None:
         write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
