@@ -139,14 +139,14 @@ def _write_run(
 def _write_curve(run: Path, value: float, seconds: float, diverged: bool, generator: np.random.Generator) -> None:
     lines = []
     for epoch in range(1, 6):
-        share = 1 - math.exp(-1.1 * epoch)
+        share = 1 - math.exp(-(0.4 + 0.7 * seconds / 11.0) * epoch)
         noise = 0.003 * generator.normal()
         broken = diverged and epoch >= 3
         common = {"step": 17 * epoch, "epoch": float(epoch), "time_s": seconds * epoch / 5}
-        lines.append(MetricLine(split="train", loss=None if broken else 2.3 * (1 - share) + 0.05 + noise, **common))
+        lines.append(MetricLine(split="train", loss=None if broken else 2.3 * (1 - share * value) + 0.03 + noise, **common))
         accuracy = 0.1 if broken else value * share + noise
         extra: dict[str, Any] = {"accuracy": accuracy}
-        lines.append(MetricLine(split="validation", loss=None if broken else 2.3 * (1 - share) + 0.1 + noise, **common, **extra))
+        lines.append(MetricLine(split="validation", loss=None if broken else 2.3 * (1 - share * value) + 0.06 + noise, **common, **extra))
     text = "".join(json.dumps(line.model_dump(mode="json")) + "\n" for line in lines)
     (run / "metrics.jsonl").write_text(text, encoding="utf-8")
 

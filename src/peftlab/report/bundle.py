@@ -1,0 +1,68 @@
+"""What the figures are drawn from, gathered once per setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from peftlab.analysis.findings import Findings
+from peftlab.analysis.frame import Frame
+from peftlab.report.figures.contract import Bundle
+
+_KEPT = ("step", "epoch", "split", "loss", "time_s")
+
+
+def bundles(frame: Frame, findings: Findings) -> list[Bundle]:
+    """One bundle per task and backbone that has arms."""
+    settings = list(dict.fromkeys((a.task, a.backbone) for a in findings.arms))
+    primary = frame.primary()
+    found = []
+    for task, backbone in settings:
+        runs = primary[(primary["task"] == task) & (primary["backbone"] == backbone)]
+        rows = frame.rows[(frame.rows["task"] == task) & (frame.rows["backbone"] == backbone)]
+        found.append(
+            Bundle(
+                task=task,
+                backbone=backbone,
+                findings=findings,
+                arms=[a for a in findings.arms if (a.task, a.backbone) == (task, backbone)],
+                runs=runs,
+                curves=_curves(frame.folder, rows, findings.plan.metric),
+            )
+        )
+    return found
+
+
+def _curves(folder: Path, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    runs = rows.drop_duplicates("folder")
+    lines: list[dict[str, Any]] = []
+    for label, seed, fold, status, where in zip(
+        runs["label"], runs["seed"], runs["fold"], runs["status"], runs["folder"], strict=True
+    ):
+        about = {"label": label, "seed": seed, "fold": fold, "diverged": status == "diverged"}
+        lines += [about | line for line in _lines(folder / where / "metrics.jsonl", metric)]
+    columns = ["label", "seed", "fold", "diverged", *_KEPT, *([metric] if metric not in _KEPT else [])]
+    table = pd.DataFrame(lines, columns=pd.Index(columns))
+    for name in {"loss", metric}:
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    table = table.dropna(axis="columns", how="all") if len(table) else table
+    return table.dropna(subset=["step"]) if len(table) else table
+
+
+def _lines(path: Path, metric: str) -> Iterator[dict[str, Any]]:
+    """Lines of a metrics file; what a crash left half written is skipped."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and line.get("split") in ("train", "validation"):
+            yield {key: line.get(key) for key in (*_KEPT, metric)}

@@ -1,0 +1,69 @@
+"""What a figure is. One file in this folder is one figure; it then appears in the report and in report/figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from peftlab.analysis.findings import ArmSummary, Findings
+from peftlab.registry import Component
+from peftlab.report.style import Look, looks
+from peftlab.study.schema import Margin
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What a figure is drawn from: one task on one backbone."""
+
+    task: str
+    backbone: str
+    findings: Findings
+    arms: list[ArmSummary]  #: of this setting, in the order of the study file
+    runs: pd.DataFrame  #: a row per run: label, seed, fold, value (of the declared metric), imputed, costs
+    curves: pd.DataFrame  #: label, seed, fold, diverged, step, epoch, split, and a column per metric
+
+    @property
+    def looks(self) -> dict[str, Look]:
+        return looks([a.label for a in self.arms], [a.arm for a in self.arms])
+
+    @property
+    def baseline(self) -> ArmSummary | None:
+        return next((a for a in self.arms if a.baseline), None)
+
+    @property
+    def margin(self) -> Margin:
+        plan = self.findings.plan
+        return Margin(relative=plan.margin_relative, absolute=plan.margin_absolute)
+
+
+class Figure(Component, ABC):
+    """A figure of the report."""
+
+    title: ClassVar[str]
+    place: ClassVar[int] = 100  #: order in the report; the lowest is the main figure
+
+    @abstractmethod
+    def needs(self) -> tuple[str, ...]:
+        """Fields of ArmSummary that at least one arm must have, or ``"curves"``."""
+
+    @abstractmethod
+    def draw(self, bundle: Bundle) -> Canvas:
+        """The figure, drawn under :func:`peftlab.report.style.style`. Deterministic; changes nothing."""
+
+    @abstractmethod
+    def caption(self, bundle: Bundle) -> str:
+        """What is drawn, in one or two sentences; also read out to those who cannot see it."""
+
+    def absent(self, bundle: Bundle) -> str:
+        """Why it cannot be drawn from this bundle; empty where it can."""
+        for need in self.needs():
+            if need == "curves":
+                if bundle.curves.empty:
+                    return "no training curves were recorded"
+            elif not any(getattr(arm, need) is not None for arm in bundle.arms):
+                return f"no run recorded {need.replace('_', ' ')}"
+        return ""

@@ -1,0 +1,75 @@
+"""How training went: the metric and the loss over steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from peftlab.report.figures._quality import axis_name, scale_quality
+from peftlab.report.figures.contract import Bundle, Figure
+from peftlab.report.style import WIDE_IN, Look, legend_below
+
+MOST_POINTS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCurves(Figure):
+    """Validation metric and loss over optimizer steps: mean and range over seeds, diverged runs on their own."""
+
+    name: ClassVar[str] = "training_curves"
+    title: ClassVar[str] = "Training curves"
+    place: ClassVar[int] = 30
+
+    def needs(self) -> tuple[str, ...]:
+        return ("curves",)
+
+    def draw(self, bundle: Bundle) -> Canvas:
+        metric = bundle.findings.plan.metric
+        shown = [m for m in (metric, "loss") if m in bundle.curves.columns]
+        figure = Canvas(figsize=(WIDE_IN, 3.9), layout="constrained")
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        curves = bundle.curves[bundle.curves["split"] == "validation"]
+        if curves.empty:
+            curves = bundle.curves
+        for panel, name in zip(panels, shown, strict=True):
+            for label, group in curves.groupby("label", sort=False):
+                _draw_arm(panel, group, name, bundle.looks[str(label)])
+            _frame_sound_runs(panel, curves, name)
+            panel.set_xlabel("optimizer step")
+            panel.set_ylabel(axis_name(name, str(curves["split"].iloc[0])))
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            scale_quality(panel, name)
+        legend_below(figure, [bundle.looks[a.label] for a in bundle.arms], lines=True)
+        return figure
+
+    def caption(self, bundle: Bundle) -> str:
+        text = "Mean over seeds (line) and the range from the lowest to the highest seed (band), on validation data."
+        if bundle.curves["diverged"].any():
+            text += " Runs that diverged are drawn one by one as thin dotted lines and are not in the mean of the curve."
+        return text
+
+
+def _frame_sound_runs(axes: Axes, curves: pd.DataFrame, name: str) -> None:
+    """A diverged run may leave the picture; the others must stay readable."""
+    sound = curves.loc[~curves["diverged"], name].dropna()
+    if sound.empty or not curves["diverged"].any():
+        return
+    room = 0.06 * (sound.max() - sound.min()) or 0.01
+    axes.set_ylim(sound.min() - room, sound.max() + room)
+
+
+def _draw_arm(axes: Axes, group: pd.DataFrame, name: str, look: Look) -> None:
+    sound = group[~group["diverged"]].dropna(subset=[name])
+    if not sound.empty:
+        over = sound.groupby("step")[name].agg(["mean", "min", "max", "count"])
+        over = over[over["count"] >= 0.5 * over["count"].max()]  # steps that only few seeds reached would make the line jump
+        over = over.iloc[:: max(1, len(over) // MOST_POINTS)]
+        axes.plot(over.index, over["mean"], color=look.color, linestyle=look.dash, zorder=3)
+        axes.fill_between(over.index, over["min"], over["max"], color=look.color, alpha=0.13, linewidth=0, zorder=2)
+    for _, run in group[group["diverged"]].groupby(["seed", "fold"]):
+        axes.plot(run["step"], run[name], color=look.color, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=2)

@@ -1,0 +1,164 @@
+"""One look for every figure, and saving without anything that changes from call to call."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+#: Okabe and Ito (2008), told apart with every common colour blindness; yellow left out (too light on white), wine after Tol
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)))
+COLUMN_WIDTH_IN = 5.5  #: text width of a single-column paper
+WIDE_IN = 7.2
+MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same everywhere
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 10.5,
+    "legend.frameon": False,
+    "axes.linewidth": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#B0B0B0",
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.7,
+    "xtick.major.width": 1.2,
+    "ytick.major.width": 1.2,
+    "xtick.minor.width": 0.8,
+    "lines.linewidth": 1.8,
+    "errorbar.capsize": 3,
+    "text.parse_math": False,  # a dollar sign in an arm's name is a dollar sign
+    "svg.hashsalt": "peftlab",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """How one arm is drawn, in every figure alike."""
+
+    color: str
+    marker: str
+    dash: Any
+    legend: str  #: entry that stands for it in the legend
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's defaults plus :data:`RC`, whatever the user's own settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def looks(labels: Sequence[str], arms: Sequence[str]) -> dict[str, Look]:
+    """A look per label. ``arms[i]`` is the arm of the study file that ``labels[i]`` belongs to."""
+    keys = list(labels) if len(labels) <= MOST_LABELS else list(arms)
+    order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return {
+        label: Look(PALETTE[order[k] % len(PALETTE)], MARKERS[order[k] % len(MARKERS)], DASHES[order[k] % len(DASHES)], k)
+        for label, k in zip(labels, keys, strict=True)
+    }
+
+
+def short(text: str, most: int = 34) -> str:
+    """Text cut in the middle, so that a long name does not break a figure."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
+
+
+def legend_below(figure: Figure, looks_used: Sequence[Look], *, lines: bool = False, most: int = 21) -> None:
+    """One legend for the whole figure, under it."""
+    unique = list({look.legend: look for look in looks_used}.values())
+    handles = [
+        Line2D([], [], color=k.color, marker="" if lines else k.marker, linestyle=k.dash if lines else "none", label=short(k.legend))
+        for k in unique[:most]
+    ]
+    if len(unique) > most:
+        handles.append(Line2D([], [], linestyle="none", label=f"and {len(unique) - most} more"))
+    longest = max((len(short(k.legend)) for k in unique), default=1)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() * 10 / (longest + 5))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=1.2)
+
+
+def thousands(value: float, _: Any = None) -> str:
+    """``970``, ``12k``, ``1.5M`` for axes of counts."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def log_counts(axes: Axes, values: Sequence[float]) -> None:
+    """Logarithmic x axis with few, readable ticks; symmetric-log where a count is zero."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if min(values, default=1) <= 0:
+        axes.set_xscale("symlog", linthresh=1)
+    else:
+        axes.set_xscale("log")
+        low, high = min(values), max(values)
+        if high / low < 30:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def settle(figure: Figure) -> Figure:
+    """Lay the figure out once, so that saving it in several forms need not; to be called under :func:`style`."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """``stem.pdf`` and ``stem.png`` (300 dpi), without dates and program names: the same figure gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
+    with style():
+        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(png, dpi=300, metadata={"Software": None})
+    return [pdf, png]
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as an SVG element for a page: no fixed size, text and lines in the page's own colour, ids unique by ``name``."""
+    stream = StringIO()
+    with style():
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg).replace('href="#', f'href="#{name}-')
+    svg = svg.replace("#000000", "currentColor")
+    svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font-size: \1px", svg)
+    opening = f'<svg role="img" aria-label="{_attribute(description)}" class="figure"'
+    svg = re.sub(r'<svg ((?:[^>]*?))\bheight="[\d.]+pt"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?)\bwidth="([\d.]+)pt"', r'\1 data-width="\2"', svg, count=1)
+    return svg.replace("<svg", opening, 1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,117 @@
+"""The result table, once: its rows serve the report, the CSV and the LaTeX file."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+from peftlab.analysis.findings import ArmSummary, Finding, Findings
+from peftlab.analysis.frame import safe_cell
+from peftlab.analysis.words import is_share, show, show_count, show_difference, show_interval, show_p
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "−": "$-$", "–": "--", '"': r"\textquotedbl{}",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One arm in one setting, its findings beside it."""
+
+    arm: ArmSummary
+    difference: Finding | None
+    margin: Finding | None
+    equivalence: Finding | None
+
+    @property
+    def flags(self) -> list[str]:
+        """Everything a reader of the row must know."""
+        arm, found = self.arm, list(self.arm.flags)
+        if arm.imputed:
+            found.insert(0, f"{arm.imputed} diverged")
+        if arm.failed:
+            found.insert(0, f"{arm.failed} failed")
+        return found
+
+
+def rows(findings: Findings, task: str, backbone: str) -> list[Row]:
+    """Rows of one setting, in the order of the study file."""
+
+    def one(kind: Any, arm: ArmSummary) -> Finding | None:
+        return next(iter(findings.of(kind, arm.label, task, backbone)), None)
+
+    arms = [a for a in findings.arms if (a.task, a.backbone) == (task, backbone)]
+    return [
+        Row(arm=a, difference=one("difference", a), margin=one("non_inferiority", a), equivalence=one("equivalence", a)) for a in arms
+    ]
+
+
+def plain(row: Row, findings: Findings) -> dict[str, Any]:
+    """A row as numbers, for CSV and JSON."""
+    arm, d, m, e = row.arm, row.difference, row.margin, row.equivalence
+    low, high = arm.interval or (None, None)
+    d_low, d_high = (d.interval if d and d.interval else None) or (None, None)
+    return {
+        "task": arm.task, "backbone": arm.backbone, "arm": arm.label, "n": arm.n, "metric": findings.plan.metric,
+        "mean": arm.mean, "low": low, "high": high, "sd": arm.sd, "difference": d.estimate if d else None,
+        "difference_low": d_low, "difference_high": d_high, "p_adjusted": d.p_adjusted if d else None,
+        "p_sign_flip": d.p_sign_flip if d else None, "margin_verdict": m.verdict if m else None,
+        "margin_p_adjusted": m.p_adjusted if m else None, "equivalence_verdict": e.verdict if e else None,
+        "trainable": arm.trainable, "percent_of_baseline": arm.percent_of_baseline, "trainable_percent": arm.trainable_percent,
+        "measured_peak_mb": arm.measured_peak_mb, "predicted_peak_mb": arm.predicted_peak_mb, "train_s": arm.train_s,
+        "diverged": arm.imputed, "failed": arm.failed, "flags": "; ".join(row.flags),
+    }  # fmt: skip
+
+
+def as_csv(table: list[Row], findings: Findings) -> str:
+    """Comma-separated, with cells that would start a formula quoted."""
+    lines = [plain(row, findings) for row in table]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(lines[0]) if lines else ["arm"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: safe_cell(value) for key, value in line.items()} for line in lines)
+    return stream.getvalue()
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def as_latex(table: list[Row], findings: Findings) -> str:
+    """A booktabs table; needs ``\\usepackage{booktabs}``."""
+    plan = findings.plan
+    percent = r" (\%)" if is_share(plan.metric) else ""
+    head = [
+        "Arm", "$n$", f"{escape_latex(plan.metric)}{percent}", "interval", r"$\Delta$", "interval", "$p$", "non-inferior",
+        "trainable", "MB", "s",
+    ]  # fmt: skip
+    lines = [r"\begin{tabular}{lrrlrlrlrrr}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    for row in table:
+        arm, d, m = row.arm, row.difference, row.margin
+        cells = [
+            arm.label + ("*" if row.flags else ""), str(arm.n), show(arm.mean, plan.metric).removesuffix(" %"),
+            show_interval(arm.interval, plan.metric), show_difference(d.estimate if d else None, plan.metric),
+            show_interval(d.interval if d else None, plan.metric, difference=True), show_p(d.p_adjusted if d else None),
+            "baseline" if arm.baseline else m.verdict if m else "–", show_count(arm.trainable), show_count(arm.measured_peak_mb),
+            "–" if arm.train_s is None else f"{arm.train_s:.3g}",
+        ]  # fmt: skip
+        # [ at the start of a row would be read as the optional argument of the line break before it
+        lines.append(" & ".join("{" + c + "}" if c.startswith("[") else c for c in map(escape_latex, cells)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = [f"% * {escape_latex(row.arm.label)}: {escape_latex('; '.join(row.flags))}".replace("\n", " ") for row in table if row.flags]
+    return "\n".join([*notes, *lines]) + "\n"
+
+
+def write_tables(table: list[Row], findings: Findings, stem: Path) -> list[Path]:
+    """``stem.csv`` and ``stem.tex``."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = [stem.with_suffix(".csv"), stem.with_suffix(".tex")]
+    written[0].write_text(as_csv(table, findings), encoding="utf-8")
+    written[1].write_text(as_latex(table, findings), encoding="utf-8")
+    return written
