@@ -1,0 +1,252 @@
+"""Memory of a run, measured in the process of the run. MB are 10^6 bytes everywhere.
+
+Two peaks are reported on a CPU, because they answer two questions:
+
+* ``peak_mb`` is what the run *needs*: the kernel's high-water mark of the resident size over a few steps in which every tensor of
+  at least :data:`EXACT_BYTES` gets pages of its own from the kernel and gives them back when it dies.
+* ``process_peak_mb`` is what the process *took* over its whole life. glibc keeps freed blocks, and cannot reuse most of them for
+  aligned requests while small objects sit between them (sourceware bug 14581); that is 1.2 to 2.8 times the tensors of a step,
+  depends on the order of allocations and says nothing about the method, but taking all blocks from the kernel costs 10-60 % of the time.
+
+So the first steps are measured exactly and the rest run fast, unless memory is so scarce that the rest must be exact too. No number
+computed by the run depends on any of this: only where tensors lie in memory changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.nn.hooks import TrainingHook
+
+MB = 1e6
+#: parts of the peak, in measurement and prediction alike
+PARTS = ("process", "weights", "adapter", "gradients", "optimizer", "activations", "workspace")
+EXACT_BYTES = 256 * 1024
+SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
+#: a heap has been seen at 2.8 times what lives in it; beyond this share of free memory the run stays exact
+_HEAP_FACTOR = 4.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LARGEST_THRESHOLD = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
+
+
+def allocate_exactly(exact: bool) -> bool:
+    """Ask glibc to give every large block back at once (``exact``), or to keep them for reuse (fast). False where there is no glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
+    except (AttributeError, OSError):
+        return False
+    done = mallopt(_M_MMAP_THRESHOLD, EXACT_BYTES if exact else _LARGEST_THRESHOLD)
+    done &= mallopt(_M_TRIM_THRESHOLD, EXACT_BYTES if exact else 2 * _LARGEST_THRESHOLD)
+    if exact:
+        gc.collect()
+        trim(0)
+    return bool(done)
+
+
+def resident_mb() -> float:
+    """Resident size of this process now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
+    except OSError:
+        return psutil.Process().memory_info().rss / MB
+
+
+def peak_resident_mb() -> float:
+    """Largest resident size since the process began or :func:`reset_peak` was called."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most * (1 if sys.platform == "darwin" else 1024) / MB
+
+
+def reset_peak() -> bool:
+    """Start the kernel's high-water mark anew (proc(5), clear_refs: 5). False where that is not possible."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def tensor_mb(tensors: Iterable[torch.Tensor | None]) -> float:
+    """Size of the distinct storages behind the tensors."""
+    storages = {s.data_ptr(): s.nbytes() for t in tensors if t is not None for s in [t.untyped_storage()] if s.nbytes()}
+    return sum(storages.values()) / MB
+
+
+class MemoryMeter:
+    """Measures while used as a context around training; its hook tells it where the loop is.
+
+    ``sample`` is cheap (one read of a small file) and is called after every step; ``result`` gives the JSON kept in ``memory.json``.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.notes: list[str] = []
+        self.exact = False
+        self._sum, self._count = 0.0, 0
+        self._idle: float | None = None  #: between two steps of the exact phase
+        self._exact_peak: float | None = None
+        self._process_peak = 0.0
+        self._saved = 0
+        self._gradients = 0.0
+        self._optimizer = 0.0
+
+    def hook(self, adapted: Adapted) -> TrainingHook:
+        return _MemoryHook(self, adapted)
+
+    def __enter__(self) -> MemoryMeter:
+        if self.device.type == "cpu":
+            self.exact = allocate_exactly(True)
+            if not self.exact:
+                self.notes.append("the allocator of this platform keeps freed blocks; the peak includes them")
+        self._reset()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._exact_peak is None:  # fewer steps than the measurement wants
+            self.measured(final=True)
+        self._process_peak = max(self._process_peak, self._peak())
+        if self.device.type == "cpu":
+            allocate_exactly(False)
+
+    def _reset(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.device.type == "cpu":
+            self._process_peak = max(self._process_peak, peak_resident_mb())
+            if not reset_peak():
+                self.notes.append("the kernel's high-water mark cannot be reset here; the peak includes loading")
+
+    def _peak(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / MB
+        if self.device.type == "mps":
+            return max(self._process_peak, torch.mps.current_allocated_memory() / MB)  # MPS keeps no high-water mark
+        return peak_resident_mb()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device) / MB
+        if self.device.type == "mps":
+            return torch.mps.current_allocated_memory() / MB
+        return resident_mb()
+
+    def sample(self) -> None:
+        """Note the memory in use now, between two steps."""
+        now = self._now()
+        self._sum, self._count = self._sum + now, self._count + 1
+        if self._exact_peak is None:
+            self._idle = now
+        if self.device.type == "mps":
+            self._process_peak = max(self._process_peak, now)
+
+    def begin_peak(self) -> None:
+        """The peak counts from here: optimizer state is there, nothing is done for the first time."""
+        self._reset()
+
+    def measured(self, *, final: bool = False) -> None:
+        """The exact phase is over: keep its peak, and let the rest run fast if memory allows."""
+        self._exact_peak = self._peak()
+        self._idle = self._idle if self._idle is not None else self._now()
+        if self.exact and not final:
+            transient = self._exact_peak - self._idle
+            if _HEAP_FACTOR * transient * MB < psutil.virtual_memory().available:
+                allocate_exactly(False)
+            else:
+                self.notes.append("memory is scarce: freed blocks are given back at once for the whole run, which costs time")
+
+    def result(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """``measured_peak_mb``, ``mean_mb``, ``process_peak_mb`` and ``measured``: the peak in :data:`PARTS`."""
+        trainable = list(adapted.trainable().values())
+        module = adapted.module
+        everything = tensor_mb([*module.parameters(), *module.buffers()])
+        adapter = tensor_mb(trainable)
+        state = tensor_mb(v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v))
+        peak = self._exact_peak if self._exact_peak is not None else self._peak()
+        idle = self._idle if self._idle is not None else self._now()
+        optimizer_mb = max(state, self._optimizer)
+        parts = {
+            "process": max(0.0, idle - everything - optimizer_mb) if self.device.type == "cpu" else 0.0,
+            "weights": everything - adapter,
+            "adapter": adapter,
+            "gradients": self._gradients,
+            "optimizer": optimizer_mb,
+            "activations": self._saved / MB,
+        }
+        parts["workspace"] = peak - sum(parts.values())
+        return {
+            "measured_peak_mb": round(peak, 3),
+            "mean_mb": round(self._sum / self._count, 3) if self._count else None,
+            "process_peak_mb": round(max(self._process_peak, peak), 3),
+            "measured": {name: round(value, 3) for name, value in parts.items()},
+            "device": self.device.type,
+            "notes": list(dict.fromkeys(self.notes)),
+        }
+
+
+class _MemoryHook(TrainingHook):
+    """Tells the meter which step it is, and in one early step counts what autograd keeps for the backward pass.
+
+    That step is not one of those whose peak counts: the hooks on saved tensors return each tensor as it is, so results are the same
+    to the bit, but some tensors then live slightly longer.
+    """
+
+    name = "memory"
+
+    def __init__(self, meter: MemoryMeter, adapted: Adapted) -> None:
+        self.meter, self.adapted = meter, adapted
+        self.done = 0
+        self.left = math.inf
+        self.saved: dict[int, int] | None = None
+        self.hooks: Any = None
+
+    def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
+        self.left, self.optimizer = total_steps, optimizer
+
+    def before_step(self, step: int) -> None:
+        if self.done == 0:
+            self.left -= step  # of a resumed run, what remains
+        if self.done == FIRST_STEP:
+            self.meter.begin_peak()
+        if self.done == min(SAVED_STEP, self.left - 1):
+            self.saved = {}
+            self.known = {t.untyped_storage().data_ptr() for t in (*self.adapted.module.parameters(), *self.adapted.module.buffers())}
+            self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+            self.hooks.__enter__()
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if self.saved is not None and tensor.device == self.meter.device and storage.data_ptr() not in self.known:
+            self.saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def after_backward(self, step: int) -> None:
+        if self.hooks is not None:
+            self.hooks.__exit__(None, None, None)
+            self.meter._saved = sum((self.saved or {}).values())
+            self.meter._gradients = tensor_mb(p.grad for p in self.adapted.module.parameters())
+            self.saved = self.hooks = None
+
+    def after_step(self, step: int) -> None:
+        self.done += 1
+        if self.done == LAST_STEP:
+            self.meter.measured()
