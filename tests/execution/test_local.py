@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -230,6 +231,39 @@ def test_workers_save_and_stop_when_their_starter_is_killed(results_folder: Resu
         folder = results_folder.run(config)
         assert folder.status() == "interrupted"
         assert steps(folder) == list(range(1, len(steps(folder)) + 1))
+
+
+class Faulty(NullListener):
+    def message(self, config: RunConfig, message: Message) -> None:
+        if isinstance(message, Step) and message.step == 3:
+            raise ZeroDivisionError
+
+
+def test_when_the_listener_breaks_the_workers_save_and_stop(results_folder: ResultsFolder, options: WorkerOptions) -> None:
+    configs = [configuration(seed, steps=400, step_s=0.05) for seed in range(2)]
+    with pytest.raises(ZeroDivisionError):
+        run(results_folder, configs, options, listener=Faulty())
+    assert not any(alive(pid) for pid in worker_pids(results_folder))
+    assert {results_folder.run(config).status() for config in configs} <= {"interrupted", "new"}
+    assert len(steps(results_folder.run(configs[0]))) < 400
+
+
+def test_from_another_thread_than_the_main_one(results_folder: ResultsFolder, options: WorkerOptions) -> None:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(run(results_folder, [configuration()], options)))
+    thread.start()
+    thread.join(60)
+    assert [outcome.counts for outcome in outcomes] == [{"finished": 1}]
+
+
+def test_a_secret_in_a_configuration_stops_that_run_and_is_not_written(
+    results_folder: ResultsFolder, options: WorkerOptions
+) -> None:
+    token = "hf_" + "a1" * 17
+    outcome = run(results_folder, [configuration(0, note=token), configuration(1)], options)
+    assert outcome.counts == {"failed": 1, "finished": 1}
+    assert "secret" in outcome.failed[0].error["what"]
+    assert not any(token in path.read_text() for path in results_folder.path.rglob("*") if path.is_file())
 
 
 def test_a_killed_fork_server_does_not_lose_the_study(results_folder: ResultsFolder) -> None:

@@ -137,7 +137,7 @@ class _Execution:
         elif status == "finished" or (status == "failed" and not self._to_retry(run)):
             self._end_as_found(config, run)
         else:
-            self.active.append(self._launch(config, run.create(config)))
+            self.active.append(self._launch(config, run.make()))
 
     def _to_retry(self, run: RunFolder) -> bool:
         """Only the error that was there at the beginning: another runner may have tried again since."""
@@ -264,6 +264,7 @@ def _record_death(worker: _Worker, code: int | None) -> dict[str, str]:
         try:
             with worker.folder.lease():
                 if worker.folder.status() not in ("finished", "failed"):
+                    worker.folder.create(worker.config)
                     log = tidy_log(worker.folder)[-4000:]
                     record = RunError(run_id=worker.folder.run_id, error=error, traceback=log, step=last_step(worker.folder))
                     worker.folder.fail(record)

@@ -51,6 +51,12 @@ class RunFolder:
         """Folder of the trained adapter, PEFT format."""
         return self.path / ADAPTER
 
+    def make(self) -> RunFolder:
+        """Make the folder itself, so that it can be leased."""
+        with commit.disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
     def create(self, config: RunConfig) -> RunFolder:
         """Make the folder and write ``config.json``; an existing folder of the same run is left as it is.
 
@@ -64,9 +70,7 @@ class RunFolder:
             remedy = "take the token out of the study; log in with `hf auth login` or an environment variable"
             raise RecordError("the configuration holds what looks like a secret", where=str(self.path), remedy=remedy)
         if not (self.path / CONFIG).exists():
-            with commit.disk_errors(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-            commit.write_atomic(self.path / CONFIG, text)
+            commit.write_atomic(self.make().path / CONFIG, text)
         elif self.config().identity() != config.identity():
             raise RecordError("another configuration has the same run id", where=str(self.path), remedy=_REBUILT)
         return self
