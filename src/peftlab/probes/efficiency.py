@@ -62,8 +62,6 @@ class _Hook(TrainingHook):
             "processor_percent": 100 * cpu / wall if wall else None,  # 100 = one core busy all the time
             "page_faults": usage.ru_majflt,
             "energy_j": self._energy_used(),  # whole package
-            if energy is not None and self.energy_began is not None
-            else None,  # whole package
         }
 
     def _energy_used(self) -> float | None:
@@ -84,7 +82,7 @@ def _energy_j() -> float | None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency(Probe):
-    """Utilisation = FLOPs of a step / its median time / matrix-product rate measured in the same process (PERFORMANCE, section 1)."""
+    """Utilisation = FLOPs of a step / its median time / matrix-product rate measured in the same process."""
 
     name: ClassVar[str] = "efficiency"
 

@@ -229,7 +229,9 @@ class _MemoryHook(TrainingHook):
             self.meter.begin_peak()
         if self.done == min(SAVED_STEP, self.left - 1):
             self.saved = {}
-            self.known = {t.untyped_storage().data_ptr() for t in (*self.adapted.module.parameters(), *self.adapted.module.buffers())}
+            self.known = {
+                t.untyped_storage().data_ptr() for t in (*self.adapted.module.parameters(), *self.adapted.module.buffers())
+            }
             self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
             self.hooks.__enter__()
 

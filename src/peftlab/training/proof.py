@@ -42,7 +42,8 @@ class Movement:
     """Every trainable tensor must get a gradient and move within the first two updates.
 
     Two, because B = 0 gives LoRA's A no gradient in the first. A gradient is asked for besides movement, because weight
-    decay moves tensors that nothing trains. Key biases are exempt: the softmax cancels them, their gradient is zero up to rounding.
+    decay moves tensors that nothing trains. Key biases are exempt: the softmax cancels
+    them, their gradient is zero up to rounding.
     """
 
     updates = 2
