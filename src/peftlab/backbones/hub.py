@@ -14,7 +14,7 @@ from peftlab.backbones._files import hash_folder, read_json, require_safetensors
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, PeftlabError
 from peftlab.nn.head import initialise_head
-from peftlab.nn.seeding import seeded
+from peftlab.nn.seeding import derive, seeded
 from peftlab.tasks.contract import Preprocessing
 
 _AUTO = {
@@ -115,9 +115,9 @@ class TransformersBackbone(BackboneSource):
             _resize_positions(module, image_size, name)
         heads = [] if head == "causal-lm" else _heads(module)
         fresh = _fresh(missing, heads, name)
-        for part in (*heads, *fresh):
-            initialise_head(module.get_submodule(part), seed)
         head_name = heads[-1] if heads else ""
+        for part in (*heads, *fresh):
+            initialise_head(module.get_submodule(part), seed if part == head_name else derive(seed, part))
         return Backbone(
             name=name,
             family=str(module.config.model_type),
@@ -137,12 +137,17 @@ def _where(name: str) -> dict[str, Any]:
     return {**where, "trust_remote_code": False}
 
 
-def _planned(auto: Any, name: str, labels: Mapping[str, int]) -> nn.Module:
+def _configuration(name: str, labels: Mapping[str, int]) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(**_where(name), **labels)
+    config.architectures = config.architectures or []  # transformers fails on None where a family has two classes (DeiT)
+    return config
+
+
+def _planned(auto: Any, name: str, labels: Mapping[str, int]) -> nn.Module:
     with torch.device("meta"):
-        return auto.from_config(config)
+        return auto.from_config(_configuration(name, labels))
 
 
 def _loaded(auto: Any, name: str, labels: Mapping[str, int]) -> tuple[nn.Module, set[str]]:
@@ -153,11 +158,11 @@ def _loaded(auto: Any, name: str, labels: Mapping[str, int]) -> tuple[nn.Module,
     with seeded(0, "transformers"):  # what is missing is drawn; the head is drawn again, from the study's seed
         module, report = auto.from_pretrained(
             **_where(name),
+            config=_configuration(name, labels),
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            **labels,
         )
     return module, {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
 

@@ -46,6 +46,14 @@ def cells(study: Study) -> list[Cell]:
         if key in seen:
             raise StudyError(f"two arms are both {cell.label!r}", where=f"arms.{cell.arm}", remedy="remove the repeated value")
         seen.add(key)
+    labels: dict[str, str] = {}
+    for cell in found:
+        if labels.setdefault(cell.slug, cell.label) != cell.label:
+            raise StudyError(
+                f"{labels[cell.slug]!r} and {cell.label!r} would have the same folder, {cell.slug!r}",
+                where=f"arms.{cell.arm}",
+                remedy="rename an arm",
+            )
     return found
 
 
@@ -171,7 +179,8 @@ def _show(value: Any) -> str:
         return "+".join(_show(v) for v in value)
     if isinstance(value, float):
         short = f"{value:g}"
-        return short if float(short) == value else repr(value)  # six digits, unless that would make two values look alike
+        digits = short if float(short) == value else repr(value)  # six digits, unless that would make two values look alike
+        return digits.replace("e+", "e")
     return str(value)
 
 

@@ -121,7 +121,7 @@ def validate_study(raw: Any, *, where: str = "study") -> Study:
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise _explain(error, raw, where) from error
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -136,9 +136,24 @@ def _check_arm(label: str, arm: Any, where: str) -> None:
             raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=nearest(str(key), known))
 
 
-def _explain(error: ValidationError, where: str) -> StudyError:
+def _location(loc: Sequence[str | int], raw: Any, missing: bool) -> list[str]:
+    """The path of an error in the data; pydantic's also names the alternatives of a union that it tried."""
+    path: list[str] = []
+    node = raw
+    for i, part in enumerate(loc):
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        elif not (missing and i == len(loc) - 1):
+            continue
+        path.append(str(part))
+    return path
+
+
+def _explain(error: ValidationError, raw: Any, where: str) -> StudyError:
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"] if part not in ("str", "int", "float") and "[" not in str(part)]
+    location = _location(first["loc"], raw, first["type"] == "missing")
     path = ".".join(location)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
