@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -87,6 +87,7 @@ BUFFER = {"jpeg": np.frombuffer(FILE * 2, dtype=np.uint8), "offsets": np.array([
         ({**GOOD, "labels": np.eye(6, dtype=np.int64)}, r"labels is int64 \[6, 6\]"),
         ({**GOOD, "labels": np.array([0, 1, 2, 0, 1, -1])}, r"train.npz row 5: label -1 is outside 0 .. 2 \(1 such"),
         ({**GOOD, "labels": np.array([0, 1, 2, 0, 1, 2**64 - 1], dtype=np.uint64)}, "labels holds 18446744073709551615"),
+        ({**GOOD, "labels": np.array([0, 1, 2, 0, 1, 2**40])}, "label 1099511627776 with 6 examples"),
         ({**GOOD, "label_names": np.array(["a", "b"])}, r"label 2 is outside 0 .. 1 \(2 such labels"),
         ({**GOOD, "label_names": np.array([1, 2, 3])}, "label_names is int64"),
         ({**GOOD, "label_names": np.array(["a", "b", "a"])}, "'a' is the name of two classes"),
@@ -172,16 +173,18 @@ ANY_ARRAY = hnp.arrays(
 KEYS = st.sampled_from(["images", "labels", "jpeg", "offsets", "label_names", "names", "wnids", "other"])
 
 
-def only_typed_errors(folder: Path) -> None:
+def only_typed_errors(folder: Path, on_corrupt: str = "fail") -> None:
     """Reads, prepares and serves whatever lies there; anything that is not a PeftlabError fails the test."""
     try:
-        task = ImageClassification(data={"name": "npz", "path": str(folder)}, validation=0.5)
+        task = ImageClassification(data={"name": "npz", "path": str(folder)}, validation=0.5, on_corrupt=on_corrupt)
         task.info()
         prepared = task.prepare(Preprocessing(image_size=4), folder / "cache")
         splits = prepared.splits(1)
         assert len(prepared.batch(splits.train)["labels"]) == len(splits.train)
+        event("prepared")
     except PeftlabError as error:
         assert error.what and error.remedy
+        event(error.what[:20])
 
 
 FUZZ = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -196,12 +199,28 @@ def test_fuzz_any_arrays(tmp_path, arrays):
 
 @FUZZ
 @given(
-    images=hnp.arrays(np.uint8, st.tuples(st.integers(0, 12), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2, 3]))),
-    labels=st.lists(st.integers(-1, 3), max_size=12),
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2, 3, 3, 3])),
+    labels=st.lists(st.integers(0, 2), min_size=20, max_size=20),
+    extra=st.sampled_from([0, 0, 0, 1, -1]),
+    wrong=st.sampled_from([None, None, -1, 3, 2**40]),
 )
-def test_fuzz_nearly_right_arrays(tmp_path, images, labels):
-    np.savez(tmp_path / "train.npz", images=images, labels=np.array(labels, dtype=np.int64))
+def test_fuzz_nearly_right_arrays(tmp_path, shape, labels, extra, wrong):
+    numbers = np.array(labels[: shape[0] + extra], dtype=np.int64)
+    if wrong is not None and len(numbers):
+        numbers[-1] = wrong
+    np.savez(tmp_path / "train.npz", images=np.full(shape, 7, dtype=np.uint8), labels=numbers, label_names=np.array(list("abc")))
     only_typed_errors(tmp_path)
+
+
+@FUZZ
+@given(data=st.data())
+def test_fuzz_damaged_images(tmp_path, data):
+    arrays = dict(np.load(write_jpeg_npz(tmp_path / "train.npz", classes=2, each=8)))
+    arrays["jpeg"] = arrays["jpeg"].copy()
+    for _ in range(data.draw(st.integers(0, 4))):
+        arrays["jpeg"][data.draw(st.integers(0, len(arrays["jpeg"]) - 1))] = data.draw(st.integers(0, 255))
+    np.savez(tmp_path / "train.npz", **arrays)
+    only_typed_errors(tmp_path, data.draw(st.sampled_from(["fail", "skip"])))
 
 
 @FUZZ

@@ -132,6 +132,23 @@ def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes
     return Examples(labels=labels, label_names=tuple(label_names), roles=roles, parts=tuple(parts), notes=tuple(notes))
 
 
+def plain_names(columns: Sequence[np.ndarray], *, where: str) -> list[str]:
+    """``"0" .. "K-1"`` for labels [N] that have no names.
+
+    Raises:
+        DataError: the highest label is not below the number of examples, so classes must be missing.
+    """
+    highest = max((int(column.max(initial=-1)) for column in columns), default=-1)
+    count = sum(len(column) for column in columns)
+    if highest >= count > 0:
+        raise DataError(
+            f"label {highest} with {count} examples: some classes below it have none",
+            where=where,
+            remedy="number the classes from 0 without gaps, or give label names",
+        )
+    return [str(label) for label in range(highest + 1)]
+
+
 def check_labels(part: Part, label_names: Sequence[str]) -> None:
     """Raises DataError if a part is empty or one of its labels is outside 0 .. K-1 (first bad row named, all counted)."""
     if not len(part.labels):

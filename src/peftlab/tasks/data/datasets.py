@@ -17,7 +17,7 @@ import numpy as np
 
 from peftlab.errors import DataError, OptionError, nearest
 from peftlab.tasks.data._files import IMAGE_SUFFIXES, hash_files
-from peftlab.tasks.data.contract import ROLES, DataSource, Examples, Part, Role, join
+from peftlab.tasks.data.contract import ROLES, DataSource, Examples, Part, Role, join, plain_names
 from peftlab.tasks.data.resolve import missing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -190,8 +190,7 @@ def _numbered(names: list[str] | None, raw: Mapping[str, np.ndarray], *, where: 
     """Label names and int64 labels from class labels, integers or strings."""
     columns = list(raw.values())
     if all(np.issubdtype(column.dtype, np.integer) for column in columns):
-        highest = max(int(column.max(initial=-1)) for column in columns)
-        return names or [str(label) for label in range(highest + 1)], {k: v.astype(np.int64) for k, v in raw.items()}
+        return names or plain_names(columns, where=where), {k: v.astype(np.int64) for k, v in raw.items()}
     if all(column.dtype.kind in "UTO" and all(isinstance(value, str) for value in column.tolist()) for column in columns):
         names = sorted({str(value) for column in columns for value in column.tolist()})
         number = {name: label for label, name in enumerate(names)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from peftlab.errors import DataError, nearest
 from peftlab.tasks.data._files import hash_files
-from peftlab.tasks.data.contract import ROLES, DataSource, Examples, Part, join
+from peftlab.tasks.data.contract import ROLES, DataSource, Examples, Part, join, plain_names
 from peftlab.tasks.data.resolve import missing
 
 FORMS = "images (uint8 [N,H,W,3]) or jpeg (uint8) with offsets (int [N+1]), and labels (int [N])"
@@ -53,7 +53,7 @@ class Npz(DataSource):
         labels = {split: _labels(path, self.label) for split, path in files.items()}
         names = self._label_names(files)
         if names is None:
-            names = [str(label) for label in range(1 + max(int(array.max(initial=-1)) for array in labels.values()))]
+            names = plain_names(list(labels.values()), where=self.path)
         return join([_part(split, path, labels[split]) for split, path in files.items()], names, where=self.path)
 
     def _files(self) -> dict[str, Path]:
