@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftlab.errors import RecordError
@@ -66,6 +66,7 @@ def test_a_damaged_line_inside_is_an_error_that_names_it(tmp_path: Path) -> None
     assert caught.value.where.endswith("metrics.jsonl:2")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50)), st.integers(-1, 51))
 def test_truncate_keeps_exactly_the_lines_up_to_the_step(
     tmp_path_factory: pytest.TempPathFactory, found: list[int], step: int
@@ -105,6 +106,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_anything_becomes_json_and_what_is_not_finite_null(value: object) -> None:
     plain = journal.plain(value)

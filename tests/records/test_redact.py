@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftlab.records.redact import MASK, has_secret, redact, redact_all, secret_values
@@ -79,11 +79,13 @@ def test_values_of_secret_looking_variables_are_masked_and_others_are_not() -> N
     assert redact(text, environment) == f"key {MASK}, pass {MASK}, /run/agent.sock, somebody, enabled, /home/somebody-2"
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(), st.sampled_from(sorted(CANARIES.values())))
 def test_in_any_surroundings_of_other_words(before: str, after: str, token: str) -> None:
     assert token not in redact(f"{before} {token} {after}", {})
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_masking_twice_changes_nothing_more(text: str) -> None:
     assert redact(redact(text, {}), {}) == redact(text, {})
