@@ -20,17 +20,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import flop_registry
+
+from peftlab.nn.flops import CPU_ATTENTION
 
 #: what memory is attributed to; ``workspace`` is everything that lives only within the step and is not saved for backward
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "workspace")
 
-_aten = torch.ops.aten
-#: attention on the CPU, which PyTorch's table of formulas lacks; its backward takes (grad_out, q, k, v, ...) like the others
-_CPU_ATTENTION = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-}
 _ALIGNMENT = {"cuda": 512}  #: bytes; CUDA's caching allocator rounds up to this (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
 
 
@@ -77,7 +73,6 @@ class _Follower(TorchDispatchMode):
         self.clock = 0
         self.operations: list[Operation] = []
         self.storages: list[_Storage] = []
-        self.events: list[tuple[_Storage, bool]] = []  #: (storage, born or died), in order
         self._alive: dict[int, tuple[weakref.ref, _Storage]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -92,7 +87,7 @@ class _Follower(TorchDispatchMode):
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         packet = func._overloadpacket
-        formula = flop_registry.get(packet) or _CPU_ATTENTION.get(packet)
+        formula = flop_registry.get(packet) or CPU_ATTENTION.get(packet)
         flops = formula(*args, **kwargs, out_val=out) if formula else 0
         tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
         self.operations.append(Operation(str(packet), int(flops), sum(t.numel() * t.element_size() for t in tensors)))
@@ -107,7 +102,6 @@ class _Follower(TorchDispatchMode):
             size = -(-storage.nbytes() // self.alignment) * self.alignment
             entry = _Storage(size, self.clock)
             self.storages.append(entry)
-            self.events.append((entry, True))
             self._alive[id(storage)] = (weakref.ref(storage, partial(self._gone, id(storage))), entry)
         else:
             entry = known[1]
@@ -116,9 +110,7 @@ class _Follower(TorchDispatchMode):
         return known is None
 
     def _gone(self, key: int, _: weakref.ref) -> None:
-        entry = self._alive.pop(key)[1]
-        entry.died = self.clock
-        self.events.append((entry, False))
+        self._alive.pop(key)[1].died = self.clock
 
     def label(self, tensors: Iterable[torch.Tensor], part: str) -> None:
         """Say what tensors are for; those of other parts keep theirs."""
@@ -190,7 +182,6 @@ def trace_step(
             del loss
             gradients = [p.grad for p in trainable if p.grad is not None]
             follower.label(gradients, "gradients")
-            ended = follower.clock
             if clip_norm is not None and gradients:
                 nn.utils.clip_grad_norm_(trainable, clip_norm)
             rule = optimizer(trainable)
@@ -203,18 +194,18 @@ def trace_step(
         with _following(module, device) as evaluation, torch.no_grad():
             forward_loss()
         module.train()
-    peak, parts = _peak(follower.storages, ended, accumulate)
+    peak, parts = _peak(follower.storages, accumulate)
     at_evaluation = sum(entry.bytes for entry in follower.storages if entry.part == "optimizer")
     return StepTrace(
         peak=peak,
         parts=parts,
-        evaluation_peak=at_evaluation + _peak(evaluation.storages, evaluation.clock, False)[0],
+        evaluation_peak=at_evaluation + _peak(evaluation.storages, False)[0],
         training=tuple(follower.operations),
         evaluation=tuple(evaluation.operations),
     )
 
 
-def _peak(storages: list[_Storage], backward_ended: int, accumulate: bool) -> tuple[int, dict[str, int]]:
+def _peak(storages: list[_Storage], accumulate: bool) -> tuple[int, dict[str, int]]:
     """Largest sum of what is alive at once, and its split.
 
     The traced step is the first one, which makes the optimizer state at its end; every later step has it all along, so it counts from

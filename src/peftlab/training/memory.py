@@ -106,12 +106,12 @@ class MemoryMeter:
         self._idle: float | None = None  #: between two steps of the exact phase
         self._exact_peak: float | None = None
         self._process_peak = 0.0
-        self._saved = 0
-        self._gradients = 0.0
-        self._optimizer = 0.0
+        self.saved_mb = self.gradients_mb = 0.0  #: set by the hook
+        self._hook: _MemoryHook | None = None
 
     def hook(self, adapted: Adapted) -> TrainingHook:
-        return _MemoryHook(self, adapted)
+        self._hook = _MemoryHook(self, adapted)
+        return self._hook
 
     def __enter__(self) -> MemoryMeter:
         if self.device.type == "cpu":
@@ -122,6 +122,8 @@ class MemoryMeter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hook is not None:
+            self._hook.stop_counting()  # a step that raised has not come to its end
         if self._exact_peak is None:  # fewer steps than the measurement wants
             self.measured(final=True)
         self._process_peak = max(self._process_peak, self._peak())
@@ -183,14 +185,13 @@ class MemoryMeter:
         state = tensor_mb(v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v))
         peak = self._exact_peak if self._exact_peak is not None else self._peak()
         idle = self._idle if self._idle is not None else self._now()
-        optimizer_mb = max(state, self._optimizer)
         parts = {
-            "process": max(0.0, idle - everything - optimizer_mb) if self.device.type == "cpu" else 0.0,
+            "process": max(0.0, idle - everything - state) if self.device.type == "cpu" else 0.0,
             "weights": everything - adapter,
             "adapter": adapter,
-            "gradients": self._gradients,
-            "optimizer": optimizer_mb,
-            "activations": self._saved / MB,
+            "gradients": self.gradients_mb,
+            "optimizer": state,
+            "activations": self.saved_mb,
         }
         parts["workspace"] = peak - sum(parts.values())
         return {
@@ -243,9 +244,13 @@ class _MemoryHook(TrainingHook):
 
     def after_backward(self, step: int) -> None:
         if self.hooks is not None:
+            self.meter.saved_mb = sum((self.saved or {}).values()) / MB
+            self.meter.gradients_mb = tensor_mb(p.grad for p in self.adapted.module.parameters())
+            self.stop_counting()
+
+    def stop_counting(self) -> None:
+        if self.hooks is not None:
             self.hooks.__exit__(None, None, None)
-            self.meter._saved = sum((self.saved or {}).values())
-            self.meter._gradients = tensor_mb(p.grad for p in self.adapted.module.parameters())
             self.saved = self.hooks = None
 
     def after_step(self, step: int) -> None:

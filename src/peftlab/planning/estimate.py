@@ -1,0 +1,168 @@
+"""Memory and time of a run, predicted before it runs. MB are 10^6 bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from peftlab.adapters.contract import Adapted
+from peftlab.planning.trace import Operation, StepTrace, fake_module, trace_step
+from peftlab.study.schema import Train
+from peftlab.training.loop import enable_checkpointing
+from peftlab.training.memory import MB, PARTS
+from peftlab.training.optimizers import make_optimizer
+from peftlab.training.precision import autocast, resolve_precision
+
+if TYPE_CHECKING:
+    from peftlab.planning.machine import Machine
+
+#: share of the free memory that a plan uses; the rest covers the error of the prediction
+HEADROOM = 0.9
+
+
+class Objective(Protocol):
+    """What a prediction needs of a task."""
+
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
+
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Prediction for one arm at one micro-batch size.
+
+    ``parts_mb`` splits the peak of a training step: process (the interpreter and its libraries; 0 on a GPU), weights (frozen),
+    adapter (trainable), gradients, optimizer (state), activations (kept for the backward pass, batch included) and workspace.
+    """
+
+    parts_mb: Mapping[str, float]
+    evaluate_peak_mb: float
+    step_flops: int  #: one micro-batch forward and backward, and the optimizer
+    step_time_s: float  #: of one micro-batch with the optimizer
+    evaluate_time_per_example_s: float
+
+    @property
+    def peak_mb(self) -> float:
+        """The larger of the peaks of training and evaluation."""
+        return max(sum(self.parts_mb.values()), self.evaluate_peak_mb)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "peak_mb": round(self.peak_mb, 3),
+            "parts_mb": {name: round(value, 3) for name, value in self.parts_mb.items()},
+            "evaluate_peak_mb": round(self.evaluate_peak_mb, 3),
+            "step_flops": self.step_flops,
+            "step_time_s": self.step_time_s,
+            "evaluate_time_per_example_s": self.evaluate_time_per_example_s,
+        }
+
+
+def trace(
+    build: Callable[[], Adapted],
+    batch_shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    task: Objective,
+    train: Train,
+    device: torch.device,
+) -> StepTrace:
+    """Follow one step of the training loop over fake tensors on ``device``. ``build`` may give a model on the meta device."""
+    adapted = build()
+    module, backbone = adapted.module, adapted.backbone
+    if train.gradient_checkpointing:
+        enable_checkpointing(adapted)
+    mode = FakeTensorMode()
+    fake_module(module, mode, device)
+    module.train()
+    precision = resolve_precision(train.precision, device)
+
+    def forward_loss() -> torch.Tensor:
+        batch = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in batch_shapes.items()}
+        with autocast(precision, device):
+            outputs = backbone.outputs(module, task.inputs(batch))
+        return task.loss(outputs, batch, train.label_smoothing)
+
+    micro = next(iter(batch_shapes.values()))[0][0]
+    return trace_step(
+        module,
+        forward_loss,
+        lambda parameters: make_optimizer({str(i): p for i, p in enumerate(parameters)}, train, device),
+        mode=mode,
+        device=device,
+        clip_norm=train.clip_norm,
+        accumulate=(train.effective_batch_size or micro) > micro,
+    )
+
+
+def estimate(
+    build: Callable[[], Adapted],
+    batch_shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    task: Objective,
+    train: Train,
+    machine: Machine,
+) -> Estimate:
+    """Predict peak memory and time from one step over fake tensors, and the figures measured once on this machine.
+
+    Memory: what PyTorch keeps alive at the worst moment, plus the process. Time: per operation the longer of computing
+    (FLOPs / matrix-product rate) and moving (bytes / bandwidth), plus a fixed overhead, divided by the share of that roofline
+    that a small ViT reached here (Williams, Waterman & Patterson 2009, the roofline model).
+
+    Args:
+        build: gives the adapted model; on the meta device, no weights are needed.
+        batch_shapes: name -> (shape, dtype) of a micro-batch, examples first.
+    """
+    device = torch.device(machine.device)
+    followed = trace(build, batch_shapes, task, train, device)
+    examples = next(iter(batch_shapes.values()))[0][0]
+    parts = {"process": machine.process_mb, **{name: size / MB for name, size in followed.parts.items()}}
+    return Estimate(
+        parts_mb={name: parts[name] for name in PARTS},
+        evaluate_peak_mb=machine.process_mb + followed.evaluation_peak / MB,
+        step_flops=followed.flops,
+        step_time_s=machine.seconds(followed.training),
+        evaluate_time_per_example_s=machine.seconds(followed.evaluation) / examples,
+    )
+
+
+def roofline_s(operations: Sequence[Operation], flops_per_s: float, bytes_per_s: float, overhead_s: float) -> float:
+    """Sum over operations of max(FLOPs / rate, bytes / bandwidth) + overhead."""
+    return sum(max(op.flops / flops_per_s, op.bytes_moved / bytes_per_s) + overhead_s for op in operations)
+
+
+def largest_batch(estimate_at: Callable[[int], Estimate], available_mb: float, effective: int) -> int:
+    """Largest divisor of the effective batch whose predicted peak fits into :data:`HEADROOM` of the memory; 0 if none does.
+
+    Bisects, because memory grows with the batch: for 64 examples three predictions instead of seven.
+    """
+    divisors = [n for n in range(1, effective + 1) if effective % n == 0]
+    low, high = 0, len(divisors)  # the first `low` fit, those from `high` on do not
+    if fits(estimate_at(divisors[-1]), available_mb):
+        return divisors[-1]
+    high -= 1
+    while low < high:
+        middle = (low + high) // 2
+        if fits(estimate_at(divisors[middle]), available_mb):
+            low = middle + 1
+        else:
+            high = middle
+    return divisors[low - 1] if low else 0
+
+
+def fits(estimate: Estimate, available_mb: float) -> bool:
+    return estimate.peak_mb <= HEADROOM * available_mb
+
+
+def refusal(found: Estimate, estimate_at: Callable[[int], Estimate], available_mb: float, effective: int) -> str | None:
+    """Why a run cannot fit, with the largest batch that would; None when it fits."""
+    if fits(found, available_mb):
+        return None
+    best = largest_batch(estimate_at, available_mb, effective)
+    advice = f"the largest batch_size that would fit is {best}" if best else "not even a batch of one fits"
+    return (
+        f"predicted to need {found.peak_mb:,.0f} MB, and {HEADROOM * available_mb:,.0f} MB of the {available_mb:,.0f} MB free here may be "
+        f"used; {advice}"
+    )

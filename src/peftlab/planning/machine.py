@@ -1,0 +1,136 @@
+"""What this machine has and how fast it is: measured once, kept in the cache folder, used by predictions only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from peftlab.planning.estimate import Estimate, largest_batch, refusal, roofline_s
+from peftlab.planning.trace import Operation
+from peftlab.training.memory import MB
+from peftlab.training.precision import resolve_device
+
+#: on a GPU a process keeps this much outside the allocator (context, kernels); 0.3-0.6 GB, so this is a reserve and no measurement
+GPU_CONTEXT_MB = 600.0
+_DECIDES = ("torch", "transformers", "peft", "timm", "scikit-learn", "numpy", "peftlab")
+_MEASURED = ("process_mb", "product_flops_per_s", "bandwidth_bytes_per_s", "overhead_s", "efficiency")
+_TIMEOUT_S = 300
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One device of this machine, as one worker process with one thread sees it."""
+
+    device: str  #: "cpu", "cuda" or "mps"
+    name: str
+    cores: int
+    total_mb: float
+    available_mb: float  #: free now, for one run
+    process_mb: float  #: resident size of a worker that has trained a little, without its tensors; 0 on a GPU
+    product_flops_per_s: float  #: float32 matrix product, one thread
+    bandwidth_bytes_per_s: float
+    overhead_s: float  #: per operation
+    efficiency: float  #: roofline time / measured time of a small ViT's training step
+    devices: tuple[str, ...]
+
+    @classmethod
+    def here(cls, cache: Path, *, device: str = "auto", worker: str = "peftlab.execution.preload:preload") -> Machine:
+        """This machine. The first call takes some ten seconds (a process that imports what a worker imports, and trains a little).
+
+        Args:
+            cache: folder for what was measured; a new one is made per combination of versions and host.
+            device: "auto", "cpu", "cuda" or "mps".
+            worker: ``module:function`` that loads what a worker process has loaded when its run starts.
+        """
+        chosen = resolve_device(device).type
+        measured = _measured(cache, chosen, worker)
+        total, available = _memory(chosen)
+        return cls(
+            device=chosen,
+            name=torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            total_mb=total,
+            available_mb=available,
+            devices=("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.backends.mps.is_available() else [])),
+            **measured,
+        )
+
+    def seconds(self, operations: Sequence[Operation]) -> float:
+        """Predicted time of the operations, one after another."""
+        roofline = roofline_s(operations, self.product_flops_per_s, self.bandwidth_bytes_per_s, self.overhead_s)
+        return roofline / self.efficiency
+
+    def largest_batch(self, estimate_at: Callable[[int], Estimate], effective: int) -> int:
+        """Largest divisor of the effective batch that is predicted to fit here; 0 if none is."""
+        return largest_batch(estimate_at, self.available_mb, effective)
+
+    def refusal(self, found: Estimate, estimate_at: Callable[[int], Estimate], effective: int) -> str | None:
+        """Why the run cannot fit here, with the largest batch that would; None when it fits."""
+        return refusal(found, estimate_at, self.available_mb, effective)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dataclasses.asdict(self)
+
+
+def _memory(device: str) -> tuple[float, float]:
+    """(total, available) in MB; on a CPU within the limits of the control group."""
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return total / MB, max(0.0, free / MB - GPU_CONTEXT_MB)
+    memory = psutil.virtual_memory()
+    if device == "mps":
+        most = torch.mps.recommended_max_memory() / MB
+        return most, min(most, memory.available / MB)
+    total, available = memory.total / MB, memory.available / MB
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            most, now = (int((Path("/sys/fs/cgroup") / name).read_text()) / MB for name in (limit, used))
+        except (OSError, ValueError):  # no control group, or "max"
+            continue
+        total, available = min(total, most), min(available, max(0.0, most - now))
+    return total, available
+
+
+def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:
+    """What :mod:`peftlab.planning.calibration` measured, from the cache folder or anew."""
+    versions = []
+    for package in _DECIDES:
+        try:
+            versions.append(f"{package}={importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package}=-")
+    host = (platform.node(), platform.machine(), platform.python_version(), os.cpu_count(), sys.prefix, device, worker, *versions)
+    file = cache / f"machine-{hashlib.sha256(repr(host).encode()).hexdigest()[:16]}.json"
+    try:
+        return {name: float(json.loads(file.read_text())[name]) for name in _MEASURED}
+    except (OSError, ValueError, KeyError):  # not there, or not whole
+        pass
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-m", "peftlab.planning.calibration", device, worker],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=True,
+    )
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(found))
+    part.replace(file)
+    return found
