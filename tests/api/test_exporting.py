@@ -1,0 +1,225 @@
+"""What is exported gives the run's own outputs in libraries that know nothing of peftlab."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from peftlab import api
+from peftlab.api._model_folder import FILE, Exported, load_adapted
+from peftlab.errors import BackboneError, RecordError
+from peftlab.records.commit import verify_folder
+from peftlab.records.store import ResultsFolder
+from tests.api.conftest import SIZE, Trained
+
+
+def pixels() -> torch.Tensor:
+    return torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(11))
+
+
+def run_logits(trained: Trained, label: str, seed: int = 0) -> torch.Tensor:
+    """The run's own model, as the record holds it."""
+    run = trained.run(label, seed)
+    _, backbone, module = load_adapted(run.config(), run.adapter, 10)
+    with torch.inference_mode():
+        return backbone.outputs(module, {"pixel_values": pixels()})
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Within 1e-4 of the largest logit."""
+    return bool((found - wanted).abs().max() <= 1e-4 * wanted.abs().max())
+
+
+def recorded_accuracy_is_that_of(trained: Trained, label: str, cache: Path) -> None:
+    """The reloaded model scores exactly what the record says: save and load lost nothing."""
+    from peftlab.registry import create
+
+    run = trained.run(label)
+    config, results = run.config(), run.results()
+    assert results is not None
+    task = create("task", config.task, key="kind").prepare(api_preprocessing(config), cache)
+    _, backbone, module = load_adapted(config, run.adapter, 10)
+    meter = task.meter()
+    batch = task.batch(task.splits(0).test)
+    with torch.inference_mode():
+        meter.update(backbone.outputs(module, task.inputs(batch)), batch)
+    computed = meter.compute()
+    assert computed["accuracy"] == results.metrics["test"]["accuracy"]
+    assert computed["loss"] == pytest.approx(results.metrics["test"]["loss"], rel=1e-5)
+
+
+def api_preprocessing(config):
+    from peftlab.api.exporting import preprocessing_of
+
+    return preprocessing_of(config)
+
+
+def test_the_record_reloads_to_the_numbers_in_it(trained: Trained, trained_timm: Trained, cache: Path) -> None:
+    for where, label in ((trained, "lora"), (trained, "probe"), (trained_timm, "lora")):
+        recorded_accuracy_is_that_of(where, label, cache)
+
+
+def test_adapter_loads_in_plain_peft(trained: Trained, tmp_path: Path) -> None:
+    """``PeftModel.from_pretrained`` on the plain backbone, with a head of the right size and other values."""
+    from transformers import ViTForImageClassification
+
+    run = trained.run("lora")
+    answer = api.export(trained.folder, run.run_id[:10], tmp_path / "out")
+    assert answer["run_id"] == run.run_id
+    plain = ViTForImageClassification.from_pretrained(trained.backbone, num_labels=10, ignore_mismatched_sizes=True)
+    model = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
+    with torch.inference_mode():
+        found = model(pixel_values=pixels()).logits
+        untrained = plain.base_model(pixel_values=pixels())  # the backbone is untouched where the adapter is off
+    wanted = run_logits(trained, "lora")
+    assert close(found, wanted)
+    assert untrained is not None
+    with torch.inference_mode(), model.disable_adapter():
+        assert not close(model(pixel_values=pixels()).logits, wanted)
+
+
+def test_adapter_of_fused_qkv_loads_in_plain_peft(trained_timm: Trained, tmp_path: Path) -> None:
+    """timm's fused layer carries one adapter; q and v were adapted, k not."""
+    import timm
+
+    api.export(trained_timm.folder, "lora", tmp_path / "out")
+    plain = timm.create_model(f"local-dir:{trained_timm.backbone}", pretrained=True, img_size=SIZE, num_classes=10)
+    names = [name for name, _ in plain.named_modules()]
+    model = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
+    wanted = run_logits(trained_timm, "lora")
+    with torch.inference_mode():
+        assert close(model(pixels()), wanted)
+    layer = model.base_model.model.blocks[0].attn.qkv
+    update = layer.get_delta_weight("default").split(32)
+    assert update[0].abs().max() > 0 and update[2].abs().max() > 0
+    assert update[1].abs().max() == 0
+    merged = model.merge_and_unload()
+    assert [name for name, _ in merged.named_modules()] == names
+    with torch.inference_mode():
+        assert close(merged(pixels()), wanted)
+
+
+@pytest.mark.parametrize("label", ["lora", "probe"])
+def test_merged_transformers_model_is_plain(trained: Trained, label: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageClassification
+
+    answer = api.export(trained.folder, trained.run(label).run_id, tmp_path / "out", merged=True)
+    assert answer["merge_difference"] <= 1e-4
+    model, report = AutoModelForImageClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.id2label == {number: str(number) for number in range(10)}
+    with torch.inference_mode():
+        assert close(model.eval()(pixel_values=pixels()).logits, run_logits(trained, label))
+
+
+def test_merged_model_works_in_a_transformers_pipeline(trained: Trained, tmp_path: Path, pictures: Path) -> None:
+    """transformers' own preprocessing of the exported folder agrees with peftlab's, up to its interpolation."""
+    from transformers import pipeline
+
+    api.export(trained.folder, "lora", tmp_path / "out", merged=True)
+    files = sorted(pictures.glob("*.png"))
+    pipe = pipeline("image-classification", model=str(tmp_path / "out"), device="cpu", top_k=10)
+    ours = {Path(p["file"]).name: p for p in api.predict(tmp_path / "out", files)["predictions"]}
+    for file in files:
+        theirs = {entry["label"]: entry["score"] for entry in pipe(str(file))}
+        for mine in ours[file.name]["top"]:
+            assert theirs[mine["label"]] == pytest.approx(mine["confidence"], abs=0.02)
+
+
+def test_merged_timm_model_is_plain(trained_timm: Trained, tmp_path: Path) -> None:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    api.export(trained_timm.folder, "lora", tmp_path / "out", merged=True)
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    with torch.inference_mode():
+        assert close(model(pixels()), run_logits(trained_timm, "lora"))
+    data = resolve_model_data_config(model)
+    exported = Exported.read(tmp_path / "out")
+    assert data["input_size"] == (3, SIZE, SIZE)
+    assert (tuple(data["mean"]), tuple(data["std"])) == (exported.preprocessing.mean, exported.preprocessing.std)
+    assert model.pretrained_cfg["label_names"] == [str(number) for number in range(10)]
+
+
+def test_label_means_the_best_run_on_validation(trained: Trained, tmp_path: Path) -> None:
+    scores = {}
+    for seed in (0, 1):
+        results = trained.run("lora", seed).results()
+        assert results is not None
+        scores[seed] = (results.metrics["validation"]["accuracy"], trained.run("lora", seed).run_id)
+    answer = api.export(trained.folder, "lora", tmp_path / "out")
+    assert answer["run_id"] == max(scores.values())[1]
+    assert "validation" in answer["chosen"] and "2 runs" in answer["chosen"]
+
+
+def test_test_data_have_no_say(trained: Trained, tmp_path: Path) -> None:
+    """With the validation order turned round, the other run is chosen, whatever the test metric."""
+    from peftlab.records.record import RunResults
+
+    scores = {}
+    for seed, validation, test in ((0, 0.9, 0.1), (1, 0.2, 0.99)):
+        config = trained.run("lora", seed).config()
+        copy = ResultsFolder(tmp_path / "study").open_or_create(ResultsFolder(trained.folder).study_text()).run(config)
+        copy.create(config)
+        shutil.copytree(trained.run("lora", seed).adapter, copy.adapter)
+        whole = trained.run("lora", seed).results()
+        assert whole is not None
+        metrics = {"validation": {"accuracy": validation}, "test": {"accuracy": test}}
+        copy.finish(RunResults.model_validate({**whole.model_dump(), "metrics": metrics}))
+        scores[seed] = config.run_id
+    assert api.export(tmp_path / "study", "lora", tmp_path / "out")["run_id"] == scores[0]
+
+
+def test_folder_holds_what_prediction_needs(trained: Trained, tmp_path: Path) -> None:
+    answer = api.export(trained.folder, "probe", tmp_path / "out")
+    assert verify_folder(tmp_path / "out") == []
+    about = json.loads((tmp_path / "out" / FILE).read_text())
+    assert about["label_names"] == [str(number) for number in range(10)]
+    assert about["backbone"]["fingerprint"] == trained.run("probe").config().backbone_fingerprint
+    assert about["preprocessing"]["image_size"] == SIZE
+    assert (tmp_path / "out" / "README.md").read_text()
+    assert json.dumps(answer.as_dict())
+
+
+def test_nothing_is_overwritten(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("dear to me")
+    with pytest.raises(RecordError, match="not empty"):
+        api.export(trained.folder, "lora", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_unknown_run_suggests_an_arm(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(RecordError) as caught:
+        api.export(trained.folder, "lara", tmp_path / "out")
+    assert "'lora'" in caught.value.remedy
+
+
+def test_damaged_record_is_not_exported(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder, tmp_path / "tiny")
+    run = Trained(tmp_path / "tiny", trained.backbone).run("lora")
+    weights = run.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(RecordError, match="damaged"):
+        api.export(tmp_path / "tiny", run.run_id, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    answer = api.verify(tmp_path / "tiny")
+    assert answer.exit_code == 6 and any(run.run_id in problem for problem in answer["problems"])
+    assert api.verify(trained.folder).exit_code == 0
+
+
+def test_changed_backbone_is_noticed(trained: Trained, tmp_path: Path) -> None:
+    """An adapter on other weights is another model: refused."""
+    shutil.copytree(trained.backbone, tmp_path / "vit")
+    config = trained.run("lora").config()
+    moved = config.model_copy(update={"backbone": str(tmp_path / "vit")})
+    load_adapted(moved, trained.run("lora").adapter, 10)
+    about = json.loads((tmp_path / "vit" / "config.json").read_text())
+    (tmp_path / "vit" / "config.json").write_text(json.dumps({**about, "layer_norm_eps": 1e-3}))
+    with pytest.raises(BackboneError, match="not the weights"):
+        load_adapted(moved, trained.run("lora").adapter, 10)
