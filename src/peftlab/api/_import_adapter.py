@@ -117,7 +117,8 @@ def _load(folder: Path, backbone: Backbone) -> Adapted:
         what = f"not readable as a PEFT adapter: {str(error).splitlines()[0][:200]}"
         raise DataError(what, where=str(folder), remedy="save it again with PEFT's save_pretrained") from error
     for name, parameter in module.named_parameters():  # what was trained elsewhere, for counting
-        parameter.requires_grad_(".default" in name or name.removeprefix("base_model.model.").startswith(backbone.heads))
+        given_head = backbone.in_head(name.removeprefix("base_model.model.")) and ".original_module." not in name
+        parameter.requires_grad_(".default" in name or given_head)
     peft_type = str(module.peft_config["default"].peft_type.value)  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
     adapter: Any = create("adapter", {"name": "peft", "type": peft_type})
     return Adapted(module=module, backbone=backbone, adapter=adapter)
@@ -129,9 +130,7 @@ def _given_head(folder: Path, backbone: Backbone, head: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
     if not (folder / HEAD).is_file():
         remedy = f"train it with modules_to_save=[{head!r}], or put {HEAD} ({', '.join(shapes)}) beside it"
-        raise DataError(
-            f"the adapter has no classification head {head!r}", where=str(folder), remedy=remedy
-        )
+        raise DataError(f"the adapter has no classification head {head!r}", where=str(folder), remedy=remedy)
     given = load_file(folder / HEAD)
     if {name: tuple(value.shape) for name, value in given.items()} != shapes:
         raise RecordError(
