@@ -82,7 +82,7 @@ def write_results(root: Path, options: Options | None = None) -> Path:
             if (cell.label, seed) in options.skip:
                 continue
             plan.append(_write_run(folder, study, cell, (seed, fold), common, generator, options))
-    (folder / "plan.json").write_text(to_json({"runs": plan, "refusals": []}), encoding="utf-8")
+    (folder / "plan.json").write_text(to_json({"study": study.study, "runs": plan, "notes": []}), encoding="utf-8")
     if study.tune:
         _write_tuning(folder, study, generator)
     return folder
@@ -105,7 +105,7 @@ def _write_run(
     (run / "environment.json").write_text(to_json(environment), encoding="utf-8")
     mean, sd, trainable, peak, seconds = options.levels[cell.label]
     value = float(np.clip(mean + sd * (0.6 * common + 0.8 * generator.normal()), 0.0, 1.0))
-    entry = {"run_id": config.run_id, "label": cell.label, "seed": seed}
+    entry = {"run_id": config.run_id, "label": cell.label, "backbone": cell.backbone, "seed": seed, "refusal": None}
     if (cell.label, seed) in options.failed:
         about = {
             "type": "OutOfMemory",
@@ -146,7 +146,9 @@ def _write_curve(run: Path, value: float, seconds: float, diverged: bool, genera
         lines.append(MetricLine(split="train", loss=None if broken else 2.3 * (1 - share * value) + 0.03 + noise, **common))
         accuracy = 0.1 if broken else value * share + noise
         extra: dict[str, Any] = {"accuracy": accuracy}
-        lines.append(MetricLine(split="validation", loss=None if broken else 2.3 * (1 - share * value) + 0.06 + noise, **common, **extra))
+        lines.append(
+            MetricLine(split="validation", loss=None if broken else 2.3 * (1 - share * value) + 0.06 + noise, **common, **extra)
+        )
     text = "".join(json.dumps(line.model_dump(mode="json")) + "\n" for line in lines)
     (run / "metrics.jsonl").write_text(text, encoding="utf-8")
 

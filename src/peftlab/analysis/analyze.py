@@ -10,6 +10,7 @@ from peftlab.analysis.assess import assess
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.errors import RecordError
+from peftlab.records.commit import disk_errors, write_atomic
 from peftlab.records.record import to_json
 
 
@@ -30,14 +31,9 @@ def analyze_frame(frame: Frame, *, seed: int = 0) -> Findings:
     """:func:`analyze` for a frame that has been read already."""
     findings = assess(frame, seed=seed)
     target = frame.folder / "analysis"
-    try:
+    with disk_errors(target):
         frame.write(target)
-        partial = target / "findings.json.partial"
-        partial.write_text(to_json(findings), encoding="utf-8")
-        partial.replace(target / "findings.json")
-    except OSError as error:
-        remedy = "free some space, or make the folder writable"
-        raise RecordError(f"cannot write the analysis: {error.strerror}", where=str(target), remedy=remedy) from error
+        write_atomic(target / "findings.json", to_json(findings))
     return findings
 
 

@@ -53,7 +53,7 @@ def missing_runs(study: Study, records: Sequence[RunRecord], known: Sequence[Pro
     refused = _refusals(plan)
     found: list[Problem] = []
     for cell in cells(study):
-        if (why := refused.get(cell.label)) is not None:
+        if (why := refused.get((cell.label, cell.backbone))) is not None:
             found.append(Problem(kind="refused", what=why, label=cell.label, backbone=cell.backbone, task=task_name(cell.task)))
             continue
         folds = cell.task.get("folds")
@@ -68,13 +68,14 @@ def missing_runs(study: Study, records: Sequence[RunRecord], known: Sequence[Pro
     return found
 
 
-def _refusals(plan: Mapping[str, Any]) -> dict[str, str]:
-    entries = plan.get("refusals") or plan.get("refused") or []
-    found: dict[str, str] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, Mapping) and entry.get("label"):
-            found[str(entry["label"])] = str(entry.get("what") or entry.get("reason") or "refused by the plan")
-    return found
+def _refusals(plan: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """(label, backbone) -> why the plan refused it."""
+    entries = plan.get("runs")
+    return {
+        (str(entry.get("label")), str(entry.get("backbone"))): str(entry["refusal"])
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, Mapping) and entry.get("refusal") and entry.get("purpose", "evaluation") == "evaluation"
+    }
 
 
 def covers(asked: Any, done: Any) -> bool:

@@ -14,7 +14,18 @@ from peftlab.analysis.words import show
 
 #: kept in the records, but of no use to a reader or of a kind that changes with every run
 _LEFT_OUT = ("host", "command", "packages", "packages_sha256", "variables", "time", "started", "pid", "boot_id")
-_MAIN_PACKAGES = ("torch", "torchvision", "transformers", "peft", "timm", "bitsandbytes", "numpy", "scipy", "pandas", "safetensors")
+_MAIN_PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "timm",
+    "bitsandbytes",
+    "numpy",
+    "scipy",
+    "pandas",
+    "safetensors",
+)
 
 
 def environment(frame: Frame) -> dict[str, Any]:
@@ -27,7 +38,9 @@ def environment(frame: Frame) -> dict[str, Any]:
             continue
         count += 1
         packages = data.get("packages")
-        versions = {f"package {k}": v for k, v in packages.items() if k in _MAIN_PACKAGES} if isinstance(packages, Mapping) else {}
+        versions = (
+            {f"package {k}": v for k, v in packages.items() if k in _MAIN_PACKAGES} if isinstance(packages, Mapping) else {}
+        )
         kept = {k: v for k, v in data.items() if k not in _LEFT_OUT}
         for key, value in {**flatten(kept), **versions}.items():
             seen[key][_text(value)] += 1
@@ -64,37 +77,52 @@ def tuning(frame: Frame) -> dict[str, Any] | None:
     data = frame.tuning
     if not data or not isinstance(data.get("trials"), list):
         return None
-    metric = str(data.get("metric", ""))
-    trials: dict[tuple[str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    metric, seeds = str(data.get("metric", "")), [str(s) for s in data.get("seeds") or []]
+    trials: dict[tuple[str, ...], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     columns: dict[str, str] = {}
-    for trial in data["trials"]:
-        if not isinstance(trial, Mapping) or not isinstance(trial.get("values"), Mapping):
-            continue
+    for trial in _entries(data["trials"]):
         key = _key(trial["values"])
         columns[key] = ", ".join(f"{k} = {_number(v)}" for k, v in trial["values"].items())
         value = trial.get("value")
         trials[_arm(trial)][key].append(float(value) if isinstance(value, int | float) else None)
-    entries = [c for c in data.get("chosen") or [] if isinstance(c, Mapping) and isinstance(c.get("values"), Mapping)]
-    chosen = {_arm(c): _key(c["values"]) for c in entries}
-    several = len({backbone for _, backbone in trials}) > 1
-    seeds = len(data.get("seeds") or []) or 1
+    chosen = {_arm(entry): entry for entry in _entries(data.get("chosen"))}
+    names = _names(list(trials))
     rows, lost = [], []
     for arm, results in trials.items():
-        name = f"{arm[0]} ({arm[1]})" if several else arm[0]
-        cells = [_cell(results.get(key, []), metric, key == chosen.get(arm)) for key in columns]
-        rows.append({"label": name, "cells": cells, "chosen": columns.get(chosen.get(arm, ""), "")})
-        for key, words in columns.items():
-            got = sum(v is not None for v in results.get(key, []))
-            if got < seeds:
-                lost.append(f"{name}: {words} gave a value in {got} of {seeds} trials.")
-    tuned = {label for label, _ in trials}
+        choice = chosen.get(arm, {})
+        picked = _key(choice.get("values", {}))
+        rows.append({"label": names[arm], "cells": [_cell(results.get(key, []), metric, key == picked) for key in columns]})
+        lost += _lost(names[arm], results, columns, max(len(seeds), 1))
+        if edge := choice.get("at_edge"):
+            lost.append(
+                f"{names[arm]}: the best {' and '.join(map(str, edge))} is at the edge of the grid; a better one may lie outside."
+            )
+        if not choice:
+            lost.append(f"{names[arm]}: nothing was chosen.")
+    tuned = {arm[0] for arm in trials}
     lost += [f"{label}: was not tuned." for label in frame.arms if label not in tuned]
-    seed_list = ", ".join(str(s) for s in data.get("seeds") or [])
-    return {"columns": list(columns.values()), "rows": rows, "lost": lost, "metric": metric, "seeds": seed_list}
+    return {"columns": list(columns.values()), "rows": rows, "lost": lost, "metric": metric, "seeds": ", ".join(seeds)}
 
 
-def _arm(entry: Mapping[str, Any]) -> tuple[str, str]:
-    return str(entry.get("label", "")), str(entry.get("backbone", ""))
+def _entries(value: Any) -> list[Mapping[str, Any]]:
+    items = value if isinstance(value, list) else []
+    return [entry for entry in items if isinstance(entry, Mapping) and isinstance(entry.get("values"), Mapping)]
+
+
+def _arm(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(entry.get(key, "")) for key in ("label", "backbone", "task"))
+
+
+def _names(arms: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """The label, with backbone and task where several were tuned."""
+    varying = [i for i in (1, 2) if len({arm[i] for arm in arms}) > 1]
+    return {arm: arm[0] + (f" ({', '.join(arm[i] for i in varying)})" if varying else "") for arm in arms}
+
+
+def _lost(name: str, results: Mapping[str, list[float | None]], columns: Mapping[str, str], seeds: int) -> list[str]:
+    """What an arm did not get."""
+    counts = {words: sum(v is not None for v in results.get(key, [])) for key, words in columns.items()}
+    return [f"{name}: {words} gave a value in {got} of {seeds} trials." for words, got in counts.items() if got < seeds]
 
 
 def _key(values: Mapping[str, Any]) -> str:

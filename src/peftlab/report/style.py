@@ -92,7 +92,9 @@ def legend_below(figure: Figure, looks_used: Sequence[Look], *, lines: bool = Fa
     """One legend for the whole figure, under it."""
     unique = list({look.legend: look for look in looks_used}.values())
     handles = [
-        Line2D([], [], color=k.color, marker="" if lines else k.marker, linestyle=k.dash if lines else "none", label=short(k.legend))
+        Line2D(
+            [], [], color=k.color, marker="" if lines else k.marker, linestyle=k.dash if lines else "none", label=short(k.legend)
+        )
         for k in unique[:most]
     ]
     if len(unique) > most:

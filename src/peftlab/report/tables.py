@@ -47,7 +47,8 @@ def rows(findings: Findings, task: str, backbone: str) -> list[Row]:
 
     arms = [a for a in findings.arms if (a.task, a.backbone) == (task, backbone)]
     return [
-        Row(arm=a, difference=one("difference", a), margin=one("non_inferiority", a), equivalence=one("equivalence", a)) for a in arms
+        Row(arm=a, difference=one("difference", a), margin=one("non_inferiority", a), equivalence=one("equivalence", a))
+        for a in arms
     ]
 
 
@@ -104,7 +105,11 @@ def as_latex(table: list[Row], findings: Findings) -> str:
         # [ at the start of a row would be read as the optional argument of the line break before it
         lines.append(" & ".join("{" + c + "}" if c.startswith("[") else c for c in map(escape_latex, cells)) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [f"% * {escape_latex(row.arm.label)}: {escape_latex('; '.join(row.flags))}".replace("\n", " ") for row in table if row.flags]
+    notes = [
+        f"% * {escape_latex(row.arm.label)}: {escape_latex('; '.join(row.flags))}".replace("\n", " ")
+        for row in table
+        if row.flags
+    ]
     return "\n".join([*notes, *lines]) + "\n"
 
 

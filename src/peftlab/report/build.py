@@ -1,0 +1,114 @@
+"""From a results folder to ``report/``: figures, tables and the page. Only the records are read; it can be redone at any time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from peftlab.analysis.analyze import analyze_frame
+from peftlab.analysis.findings import Findings
+from peftlab.analysis.frame import load_frame
+from peftlab.records.commit import disk_errors, write_atomic
+from peftlab.registry import components
+from peftlab.report import facts
+from peftlab.report.bundle import bundles
+from peftlab.report.figures._quality import margin_limit, quality_limits
+from peftlab.report.figures.contract import Bundle, Figure
+from peftlab.report.html.render import mini, render
+from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
+from peftlab.report.tables import as_csv, rows, write_tables
+
+
+def build_report(folder: str | Path, *, seed: int = 0) -> Path:
+    """Analyse the records anew and write ``report/{index.html,figures/,tables/}``.
+
+    Args:
+        folder: ``results/<study>``.
+        seed: of the bootstrap.
+
+    Returns:
+        ``report/index.html``.
+
+    Raises:
+        RecordError: no results folder, or it cannot be written.
+    """
+    frame = load_frame(folder)
+    findings = analyze_frame(frame, seed=seed)
+    target = frame.folder / "report"
+    settings = []
+    with disk_errors(target):
+        for index, bundle in enumerate(bundles(frame, findings)):
+            several = len(frame.settings) > 1
+            suffix = f"-{_slug(f'{bundle.task}-{bundle.backbone}')}-{index}" if several else ""
+            settings.append(_setting(bundle, findings, target, suffix))
+        yaml, sha = facts.study_text(frame)
+        page = render(
+            findings,
+            settings,
+            {
+                "environment": facts.environment(frame),
+                "tuning": facts.tuning(frame),
+                "fingerprints": facts.fingerprints(frame),
+                "study_yaml": yaml,
+                "study_sha": sha,
+            },
+        )
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomic(target / "index.html", page)
+    return target / "index.html"
+
+
+def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> dict[str, Any]:
+    """Figures and tables of one task and backbone, written and ready for the page."""
+    table = rows(findings, bundle.task, bundle.backbone)
+    write_tables(table, findings, target / "tables" / f"results{suffix}")
+    drawn, absent = [], []
+    figures = [cls() for cls in components("figure").values() if issubclass(cls, Figure)]
+    for figure in sorted(figures, key=lambda f: (f.place, f.name)):
+        if reason := figure.absent(bundle):
+            absent.append(f"{figure.title}: not drawn, because {reason}.")
+            continue
+        with style():
+            canvas = settle(figure.draw(bundle))
+        caption = figure.caption(bundle)
+        stem = f"{figure.name}{suffix}"
+        save(canvas, target / "figures" / stem)
+        drawn.append(
+            {
+                "title": figure.title,
+                "caption": caption,
+                "svg": inline_svg(canvas, stem, f"{figure.title}. {caption}"),
+                "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
+            }
+        )
+    limits, base = quality_limits(bundle, seeds=False), bundle.baseline
+    return {
+        "bundle": bundle,
+        "looks": bundle.looks,
+        "rows": [
+            {
+                "arm": row.arm,
+                "difference": row.difference,
+                "margin": row.margin,
+                "flags": row.flags,
+                "mini": mini(row.arm, limits, base.mean if base else None, margin_limit(bundle)),
+            }
+            for row in table
+        ],
+        "figures": _arranged(drawn),
+        "absent": absent,
+        "csv": as_csv(table, findings),
+    }
+
+
+def _arranged(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The main figure first and narrow ones side by side; one that would stand alone gets the whole width."""
+    narrow, wide = [d for d in drawn if d["half"]], [d for d in drawn if not d["half"]]
+    if len(narrow) % 2:
+        narrow[-1]["half"] = False
+    return narrow + wide
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]

@@ -1,0 +1,133 @@
+"""The report as one self-contained page: no network, everything escaped, one script whose hash the page's own policy names."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from peftlab.analysis import words
+from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Findings
+from peftlab.study.schema import Margin
+
+_HERE = Path(__file__).parent
+_MINI_PX = 132
+
+
+def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        findings: what is said.
+        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``figures``, ``absent``, ``csv``.
+        facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``.
+    """
+    jinja = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols"],
+    )  # fmt: skip
+    for function in (words.show, words.show_count, words.show_difference, words.show_interval, words.show_p, number):
+        jinja.globals[function.__name__] = function
+    script = (_HERE / "script.js").read_text(encoding="utf-8")
+    plan = findings.plan
+    return jinja.get_template("report.html.j2").render(
+        findings=findings,
+        settings=settings,
+        metric=plan.metric,
+        compared=any(f.kind == "difference" for f in findings.findings),
+        arm_count=len({a.label for a in findings.arms}),
+        seeds=_seeds(findings),
+        percent=f"{100 * plan.confidence:g} %",
+        unit_note=" in percentage points" if words.is_share(plan.metric) else "",
+        margin=words.show_margin(_margin(plan), plan.metric),
+        statements=_statements(findings),
+        plan_rows=_plan_rows(plan),
+        policy=policy(script),
+        css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        script=script,
+        data=safe_json({"study": findings.study, "tables": [s["csv"] for s in settings]}),
+        **facts,
+    )
+
+
+def policy(script: str) -> str:
+    """Nothing may be loaded, and only our script may run."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def safe_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def number(value: float | None) -> str:
+    """Sort key; empty for what is missing."""
+    return "" if value is None or not math.isfinite(value) else repr(float(value))
+
+
+def mini(arm: ArmSummary, limits: tuple[float, float], base: float | None, margin: float | None) -> dict[str, float | None]:
+    """Pixel positions of the small interval in a table row; None for what lies off the scale."""
+    low, high = limits
+    span = (high - low) or 1.0
+
+    def place(value: float | None, *, clip: bool = False) -> float | None:
+        if value is None:
+            return None
+        share = (value - low) / span
+        if not 0 <= share <= 1 and not clip:
+            return None
+        return round(4 + (_MINI_PX - 8) * min(max(share, 0.0), 1.0), 1)
+
+    ends = arm.interval or (None, None)
+    visible = arm.mean is not None and low <= arm.mean <= high
+    return {
+        "mean": place(arm.mean),
+        "low": place(ends[0], clip=True) if visible else None,
+        "high": place(ends[1], clip=True) if visible else None,
+        "base": place(base),
+        "limit": place(margin),
+    }
+
+
+def _seeds(findings: Findings) -> str:
+    seeds = sorted({seed for seed, _ in findings.pairs})
+    return ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{seeds[0]} … {seeds[-1]} ({len(seeds)})"
+
+
+def _statements(findings: Findings) -> list[tuple[str, list[Any]]]:
+    headings = {
+        "non_inferiority_everywhere": "Within the margin in every setting", "non_inferiority": "Within the margin of the baseline",
+        "difference": "Differences", "equivalence": "Equivalence", "power": "What these seeds can show", "level": "Levels",
+        "pareto": "Pareto fronts",
+    }  # fmt: skip
+    groups = [(text, [f for f in findings.findings if f.kind == kind]) for kind, text in headings.items()]
+    return [(text, group) for text, group in groups if group]
+
+
+def _margin(plan: AnalysisPlan) -> Margin:
+    return Margin(relative=plan.margin_relative, absolute=plan.margin_absolute)
+
+
+def _plan_rows(plan: AnalysisPlan) -> list[tuple[str, str]]:
+    return [
+        ("metric", f"{plan.metric} on {plan.split} data, {'higher' if plan.higher_is_better else 'lower'} is better"),
+        ("baseline", plan.baseline or "none declared"),
+        ("margin", words.show_margin(_margin(plan), plan.metric) + (" of the baseline" if plan.margin_relative else "")),
+        ("unit of replication", plan.replication),
+        ("intervals", plan.intervals),
+        ("difference", plan.difference_test),
+        ("within the margin", plan.margin_test),
+        ("equivalence", plan.equivalence_test),
+        ("adjustment", plan.adjustment),
+        ("Pareto fronts", f"bootstrap over seeds, {plan.bootstrap_resamples:,} resamples, generator seed {plan.bootstrap_seed}"),
+        ("diverged runs", "count as outcomes, at chance level; none is dropped"),
+    ]
