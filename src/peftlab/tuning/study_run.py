@@ -11,6 +11,7 @@ from typing import Any
 from peftlab.execution.local import execute
 from peftlab.execution.progress import Listener, Outcome
 from peftlab.execution.protocol import WorkerOptions
+from peftlab.planning.estimate import HEADROOM
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan
 from peftlab.records.commit import write_atomic
@@ -62,12 +63,18 @@ class StudyRun:
 
     def _execute(self, configs: list[RunConfig]) -> Outcome:
         machine = Machine.here(self.cache)
-        peaks = [
-            run.estimate.peak_mb for run in (*self.plan.tuning, *self.plan.runs) if run.estimate is not None and not run.refusal
-        ]
-        jobs = self.jobs if self.jobs is not None else machine.jobs(max(peaks, default=0.0))
+        jobs = self.jobs if self.jobs is not None else self._jobs(machine)
         options = WorkerOptions(cache=self.cache, threads=1 if machine.device == "cpu" else machine.cores, device=machine.device)
         return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
+
+    def _jobs(self, machine: Machine) -> int:
+        """As many runs at once as there are cores and predicted memory; one at a time on an accelerator."""
+        if machine.device != "cpu":
+            return 1
+        planned = (*self.plan.tuning, *self.plan.runs)
+        peak_mb = max((run.estimate.peak_mb for run in planned if run.estimate is not None and not run.refusal), default=0.0)
+        by_memory = int(HEADROOM * machine.available_mb / peak_mb) if peak_mb else machine.cores
+        return max(1, min(machine.cores, by_memory))
 
     def _write_plan(self) -> None:
         write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,176 @@
+"""The worker, in processes of its own: killed at random and continued, its record is that of a run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from peftlab.execution.local import execute
+from peftlab.execution.progress import NullListener
+from peftlab.execution.protocol import Message, Started, Step, WorkerOptions
+from peftlab.records.record import RunConfig
+from peftlab.records.store import ResultsFolder, RunFolder, verify
+from peftlab.study.schema import Train
+from tests.contracts.tiny import make
+
+TASK = {"kind": "image-classification", "data": "digits", "train_size": 160, "validation_size": 40, "test_size": 40}
+#: figures of a record that may differ between two runs of one configuration: what was measured, not what was computed
+MEASURED = ("time", "memory", "resumed", "notes")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light_fork_server() -> None:
+    """Here the real fork server is wanted, with everything preloaded."""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-vit")
+    make("vit", folder)
+    return str(folder)
+
+
+def config(backbone: str, adapter: Any = "lora", seed: int = 0, **train: Any) -> RunConfig:
+    spec = {"name": adapter} if isinstance(adapter, str) else adapter
+    settings = Train(**{"epochs": 6, "batch_size": 8, "learning_rate": 3e-3, **train})
+    return RunConfig(
+        study="kill",
+        arm=spec["name"],
+        label=spec["name"],
+        slug=spec["name"],
+        backbone=backbone,
+        backbone_fingerprint="tiny",
+        task=TASK,
+        data_fingerprint="digits",
+        adapter=spec,
+        quantizer={"name": "none"},
+        train=settings.model_dump(mode="json"),
+        seed=seed,
+    )
+
+
+class Killer(NullListener):
+    """Sends SIGKILL to the worker once it has passed a given step."""
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        self.folder, self.step, self.killed, self.resumed_at = folder, step, False, 0
+
+    def message(self, config: RunConfig, message: Message) -> None:
+        if isinstance(message, Started):
+            self.resumed_at = message.step
+        if isinstance(message, Step) and message.step >= self.step and not self.killed:
+            holder = self.folder.holder()
+            if holder is not None:
+                self.killed = True
+                os.kill(holder.pid, signal.SIGKILL)
+
+
+def folder(path: Path) -> ResultsFolder:
+    return ResultsFolder(path).open_or_create("study: kill\n")
+
+
+def outcome(run: RunFolder) -> dict[str, Any]:
+    results = run.results()
+    assert results is not None
+    return {k: v for k, v in results.model_dump(mode="json").items() if k not in MEASURED}
+
+
+def same_record(one: RunFolder, two: RunFolder) -> None:
+    assert outcome(one) == outcome(two)
+    lines = [[{k: v for k, v in line.model_dump().items() if k != "time_s"} for line in run.metrics()] for run in (one, two)]
+    assert lines[0] == lines[1]
+    weights = [load_file(next(run.adapter.glob("*.safetensors"))) for run in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    predictions = [np.load(run.path / "predictions.npz") for run in (one, two)]
+    assert all((predictions[0][key] == predictions[1][key]).all() for key in predictions[0].files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["full", {"name": "lora", "dropout": 0.1}], ids=str)
+def test_killed_at_random_steps_the_results_are_bit_equal(tmp_path: Path, backbone: str, adapter: Any) -> None:
+    quiet, stormy = folder(tmp_path / "quiet"), folder(tmp_path / "stormy")
+    wanted = config(backbone, adapter)
+    options = WorkerOptions(cache=tmp_path / "cache", checkpoint_every_steps=7)
+    assert not execute(quiet, [wanted], jobs=1, options=options, listener=NullListener()).failed
+    dice = random.Random(20261121)
+    run = stormy.run(wanted)
+    kills = 0
+    for step in sorted(dice.sample(range(1, 115), 4)):  # of 120 steps
+        killer = Killer(run, step)
+        ended = execute(stormy, [wanted], jobs=1, options=options, listener=killer, retry_failed=True)
+        if killer.killed:
+            kills += 1
+            assert ended.failed[0].error["type"] == "WorkerDied"
+            assert "SIGKILL" in ended.failed[0].error["what"]
+    assert kills >= 3
+    execute(stormy, [wanted], jobs=1, options=options, listener=NullListener(), retry_failed=True)
+    same_record(quiet.run(wanted), run)
+    results = run.results()
+    assert results is not None and results.resumed >= 1
+    assert verify(stormy) == []
+
+
+@pytest.mark.slow
+def test_interrupt_saves_the_step_in_flight_and_the_next_run_goes_on_from_it(tmp_path: Path, backbone: str) -> None:
+    quiet, cut = folder(tmp_path / "quiet"), folder(tmp_path / "cut")
+    wanted = config(backbone)
+    options = WorkerOptions(cache=tmp_path / "cache")
+    execute(quiet, [wanted], jobs=1, options=options, listener=NullListener())
+
+    class Interrupter(NullListener):
+        sent = False
+
+        def message(self, config: RunConfig, message: Message) -> None:
+            if isinstance(message, Step) and message.step >= 20 and not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signal.SIGINT)
+
+    ended = execute(cut, [wanted], jobs=1, options=options, listener=Interrupter())
+    assert ended.interrupted and ended.exit_code == 130
+    run = cut.run(wanted)
+    assert run.status() == "interrupted"
+    saved = [int(path.name[5:]) for path in run.checkpoints.glob("*/step-*")]
+    assert saved and max(saved) >= 20
+    starts = Killer(run, 10**9)
+    execute(cut, [wanted], jobs=1, options=options, listener=starts)
+    assert starts.resumed_at == max(saved)
+    same_record(quiet.run(wanted), run)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_complete_record(tmp_path: Path, backbone: str) -> None:
+    results = folder(tmp_path)
+    wanted = config(backbone, epochs=1)
+    execute(results, [wanted], jobs=1, options=WorkerOptions(cache=tmp_path / "cache"), listener=NullListener())
+    run = results.run(wanted)
+    record = run.results()
+    assert record is not None
+    assert set(record.metrics) == {"validation", "test"}
+    assert record.splits == {"train": 160, "validation": 40, "test": 40}
+    assert record.parameters["trainable"] == sum(record.parameters["by_role"].values()) == sum(record.parameters["by_block"].values())
+    assert record.parameters["full"] + record.parameters["adapter"] == record.parameters["total"]
+    parts = record.memory["measured"]
+    assert sum(parts.values()) == pytest.approx(record.memory["measured_peak_mb"], rel=1e-3)
+    assert json.loads((run.path / "efficiency.json").read_text())["step_gflop"] > 0
+    assert not run.checkpoints.exists()
+    assert (run.adapter / "adapter_config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_tuning_run_never_sees_test_data(tmp_path: Path, backbone: str) -> None:
+    results = folder(tmp_path)
+    wanted = config(backbone, epochs=1).model_copy(update={"purpose": "tuning", "evaluate_test": False})
+    execute(results, [wanted], jobs=1, options=WorkerOptions(cache=tmp_path / "cache"), listener=NullListener())
+    run = results.run(wanted)
+    record = run.results()
+    assert record is not None and set(record.metrics) == {"validation"}
+    assert not (run.path / "predictions.npz").exists() and not (run.path / "evaluation.json").exists()
