@@ -1,7 +1,8 @@
 """Published parameter counts, on the meta device: no weights.
 
-Sources: Hugging Face PEFT's ViT example (ViT-B/16, 101 labels), PEFT's documentation and model cards (GPT-2, BERT, RoBERTa, Llama),
-the DeiT and LLaMA configurations; collected in the project's reference tables. Two conventions for "all parameters" circulate:
+Sources: Hugging Face PEFT's ViT example (ViT-B/16, 101 labels), PEFT's documentation and model cards (GPT-2, BERT, RoBERTa,
+Llama), the DeiT and LLaMA configurations.
+Two conventions for "all parameters" circulate:
 
 * ``sum``: backbone with its head, plus the added parameters (head once);
 * ``peft``: PEFT's ``print_trainable_parameters`` also counts the frozen copy that it keeps of a trained head (head twice).

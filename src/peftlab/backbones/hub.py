@@ -107,9 +107,7 @@ class TransformersBackbone(BackboneSource):
                     module, missing = _loaded(auto, name, labels)
         except PeftlabError:
             raise
-        except (
-            Exception
-        ) as error:  # OSError, ValueError, SafetensorError, KeyError: whatever a broken folder or connection brings
+        except Exception as error:  # OSError, ValueError, SafetensorError, ...: whatever a broken folder or connection brings
             raise _unreachable(name, error) from error
         if image_size:
             _resize_positions(module, image_size, name)
@@ -274,6 +272,8 @@ def _resize_positions(module: nn.Module, image_size: int, name: str) -> None:
     else:
         resized = resample_abs_pos_embed(positions.detach(), [image_size // patch] * 2, num_prefix_tokens=prefix)
     embeddings.position_embeddings = nn.Parameter(resized)
-    embeddings.patch_embeddings.image_size = (image_size, image_size)
     embeddings.patch_embeddings.num_patches = new
+    for part in (embeddings, embeddings.patch_embeddings):  # both check the size of their input, which one depends on the version
+        if hasattr(part, "image_size"):
+            part.image_size = (image_size, image_size)
     module.config.image_size = image_size

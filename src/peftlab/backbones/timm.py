@@ -96,7 +96,7 @@ class TimmBackbone(BackboneSource):
             raise BackboneError(f"timm models cannot do {head}", where=name, remedy="choose a transformers backbone")
         folder = _folder(name)
         module = _from_folder(folder, image_size, device) if folder else _from_hub(name, image_size, device)
-        with torch.device(device):
+        with torch.device(device), seeded(0, "timm"):
             module.reset_classifier(outputs)  # pyright: ignore
         head_name = _head_name(module)
         initialise_head(module.get_submodule(head_name), seed)

@@ -141,10 +141,10 @@ def _location(loc: Sequence[str | int], raw: Any, missing: bool) -> list[str]:
     path: list[str] = []
     node = raw
     for i, part in enumerate(loc):
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
+        if (isinstance(node, Mapping) and part in node) or (
+            isinstance(node, list) and isinstance(part, int) and part < len(node)
+        ):
+            node = node[part]  # pyright: ignore
         elif not (missing and i == len(loc) - 1):
             continue
         path.append(str(part))
