@@ -119,7 +119,8 @@ def _load(folder: Path, backbone: Backbone) -> Adapted:
     for name, parameter in module.named_parameters():  # what was trained elsewhere, for counting
         given_head = backbone.in_head(name.removeprefix("base_model.model.")) and ".original_module." not in name
         parameter.requires_grad_(".default" in name or given_head)
-    peft_type = str(module.peft_config["default"].peft_type.value)  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+    configs: Any = module.peft_config
+    peft_type = str(configs["default"].peft_type.value)
     adapter: Any = create("adapter", {"name": "peft", "type": peft_type})
     return Adapted(module=module, backbone=backbone, adapter=adapter)
 

@@ -61,13 +61,12 @@ class Exported:
         path = folder / FILE
         try:
             raw = json.loads(path.read_bytes())
+            prepared: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["preprocessing"].items()}
             found = cls(
                 kind=raw["kind"],
                 config=RunConfig.model_validate(raw["config"]),
                 label_names=tuple(raw["label_names"]),
-                preprocessing=Preprocessing(
-                    **{k: tuple(v) if isinstance(v, list) else v for k, v in raw["preprocessing"].items()}
-                ),
+                preprocessing=Preprocessing(**prepared),
                 library=raw["backbone"]["library"],
             )
         except FileNotFoundError as error:

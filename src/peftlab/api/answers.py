@@ -46,12 +46,12 @@ def plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "model_dump"):
-        return plain(value.model_dump(mode="json"))
+    if dump := getattr(value, "model_dump", None):  # pydantic
+        return plain(dump(mode="json"))
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):  # numpy, torch, pandas
-        return plain(value.tolist())
+    if to_list := getattr(value, "tolist", None):  # numpy, torch, pandas
+        return plain(to_list())
     if isinstance(value, Iterable):
         return [plain(entry) for entry in value]
     return str(value)
