@@ -182,6 +182,15 @@ print(calls)
     assert fatal > 5 and run.status() == "finished" and verify(tmp_path / "first") == []
 
 
+def test_what_a_crash_left_half_written_is_swept_away(run: RunFolder) -> None:
+    left = [run.path / ".results.json.tmp-01234567", run.checkpoints / "float32" / ".step-8.tmp-01234567"]
+    whole = run.checkpoints / "float32" / "step-4"
+    for path in (*left, whole):
+        path.mkdir(parents=True)
+    assert sorted(run.sweep()) == sorted(path.name for path in left)
+    assert whole.exists() and not any(path.exists() for path in left)
+
+
 def test_another_run_in_the_folder_is_refused(folder: ResultsFolder, run: RunFolder) -> None:
     with pytest.raises(RecordError, match="another run"):
         run.create(configuration(seed=1))

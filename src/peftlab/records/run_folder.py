@@ -112,7 +112,8 @@ class RunFolder:
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half written; for the holder of the lease."""
-        return [name for folder in (self.path, self.checkpoints) for name in commit.sweep(folder)]
+        deeper = [path for path in self.checkpoints.glob("*") if path.is_dir() and not commit.is_left_over(path.name)]
+        return [name for folder in (self.path, self.checkpoints, *deeper) for name in commit.sweep(folder)]
 
     def write_json(self, name: str, data: BaseModel | Mapping[str, Any] | list[Any]) -> None:
         """Write a diagnostic or ``environment.json``; NaN and infinity become null, secrets are masked.
