@@ -1,0 +1,63 @@
+"""What every allocator promises, checked on every registered one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab import registry
+from peftlab.allocators.contract import Allocator
+from peftlab.nn.roles import Site
+from tests.contracts.conftest import samples
+
+ROLES = ("q", "k", "v", "o", "up", "down")
+
+
+def sites(blocks: int) -> list[Site]:
+    return [
+        Site(name=f"layers.{b}.{role}", role=role, block=b, d_in=64 if role == "down" else 32, d_out=64 if role == "up" else 32)
+        for b in range(blocks)
+        for role in ROLES
+    ]
+
+
+def importance(of: list[Site]) -> dict[str, float]:
+    return {site.name: 1.0 + hash_free(site.name) for site in of}
+
+
+def hash_free(name: str) -> float:
+    return sum(ord(c) * (i + 1) for i, c in enumerate(name)) % 97 / 97
+
+
+@pytest.fixture(params=samples("allocator"), ids=str)
+def allocator(request: pytest.FixtureRequest) -> Allocator:
+    return registry.create("allocator", request.param.spec)
+
+
+@given(blocks=st.integers(1, 6), rank=st.integers(1, 16), seed=st.integers(0, 99))
+@pytest.mark.parametrize("sample", samples("allocator"), ids=str)
+def test_every_module_gets_a_rank_that_fits_whatever_the_order(sample, blocks: int, rank: int, seed: int) -> None:
+    allocator: Allocator = registry.create("allocator", sample.spec)
+    wanted = sites(blocks)
+    ranks = allocator.initial(wanted, rank, lambda: importance(wanted))
+    assert ranks.keys() == {site.name for site in wanted}
+    assert all(isinstance(r, int) and 0 <= r <= min(s.d_in, s.d_out) for s, r in ((s, ranks[s.name]) for s in wanted))
+    assert allocator.initial(wanted, rank, lambda: importance(wanted)) == ranks
+    shuffled = random.Random(seed).sample(wanted, len(wanted))
+    assert allocator.initial(shuffled, rank, lambda: importance(shuffled)) == ranks
+
+
+def test_options_survive_the_way_to_a_study_file_and_back(allocator: Allocator) -> None:
+    assert registry.create("allocator", allocator.spec()) == allocator
+    assert allocator.summary()
+
+
+def test_uniform_spends_rank_times_modules() -> None:
+    uniform = registry.create("allocator", "uniform")
+    ranks = uniform.initial(sites(3), 8)
+    assert set(ranks.values()) == {8}
+    assert sum(ranks.values()) == 8 * 18
+    assert uniform.hook(None) is None
