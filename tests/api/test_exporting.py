@@ -118,7 +118,7 @@ def test_merged_transformers_model_is_plain(trained: Trained, label: str, tmp_pa
 
 
 def test_merged_model_works_in_a_transformers_pipeline(trained: Trained, tmp_path: Path, pictures: Path) -> None:
-    """The exported folder's own processor gives the pixels of the training, to a grey level; so the pipeline gives our confidences.
+    """The exported folder's own processor gives the training's pixels, to a grey level; so the pipeline gives our confidences.
 
     Where the margin of the centre crop is odd, transformers rounds it down and torchvision (and we) to the even number: those
     images may be shifted by a pixel and are left out.

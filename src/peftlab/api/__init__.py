@@ -7,7 +7,23 @@ Every function returns an :class:`~peftlab.api.answers.Answer`. A verb's module 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ below does it
+    from peftlab.api.checking import check as check
+    from peftlab.api.doctoring import doctor as doctor
+    from peftlab.api.exporting import export as export
+    from peftlab.api.importing import import_results as import_results
+    from peftlab.api.listing import list as list
+    from peftlab.api.predicting import predict as predict
+    from peftlab.api.running import analyze as analyze
+    from peftlab.api.running import choose as choose
+    from peftlab.api.running import plan as plan
+    from peftlab.api.running import report as report
+    from peftlab.api.running import run as run
+    from peftlab.api.running import status as status
+    from peftlab.api.starting import init as init
+    from peftlab.api.verifying import verify as verify
 
 #: verb -> the module of this package that has it
 _VERBS = {
