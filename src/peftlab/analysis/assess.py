@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import peftlab
 from peftlab.analysis import statements as say
 from peftlab.analysis.comparison import (
     equivalence_p,
@@ -70,7 +71,7 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
         warnings=[*frame.warnings, *_warnings(frame, settings)],
         problems=[p.as_json() for p in frame.problems],
         runs={"completed": completed, **dict(sorted(problems.items()))},
-        versions={name: _version(name) for name in ("peftlab", "numpy", "scipy", "pandas")},
+        versions={"peftlab": peftlab.__version__, **{name: _version(name) for name in ("numpy", "scipy", "pandas")}},
     )
 
 

@@ -88,7 +88,8 @@ def non_inferiority(
         inside = p_adjusted is not None and p_adjusted <= alpha
         verdict = "non-inferior" if inside else "inferior" if p_opposite is not None and p_opposite <= alpha else "not shown"
     within = f"within {show_margin(margin, plan.metric)} of {c.baseline}"
-    p_text = f"one-sided {equation_p(c.margin.p)}, Holm-adjusted {show_p(p_adjusted)}, n = {interval.n} pairs"
+    shown = (c.margin.p_opposite, p_opposite) if verdict == "inferior" else (c.margin.p, p_adjusted)
+    p_text = f"one-sided {equation_p(shown[0])}, Holm-adjusted {show_p(shown[1])}, n = {interval.n} pairs"
     text = {
         "non-inferior": f"{c.arm} is {within} or better ({p_text}).",
         "inferior": f"{c.arm} is not {within}: it falls short by more ({p_text}).",

@@ -80,6 +80,7 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
                 "caption": caption,
                 "svg": inline_svg(canvas, stem, f"{figure.title}. {caption}"),
                 "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
+                "wide": canvas.get_figwidth() > COLUMN_WIDTH_IN,
             }
         )
     limits, base = quality_limits(bundle, seeds=False), bundle.baseline

@@ -29,7 +29,7 @@ _MAIN_PACKAGES = (
 
 
 def environment(frame: Frame) -> dict[str, Any]:
-    """Environment of the runs: ``same`` for what all share, ``differs`` for what not, main ``packages``, number of ``runs`` read."""
+    """Environment of the runs: ``same`` for what all share, ``differs`` for what not, ``runs`` read."""
     seen: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     count = 0
     for where in frame.rows["folder"].drop_duplicates():

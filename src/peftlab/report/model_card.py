@@ -34,8 +34,8 @@ def model_card(config: RunConfig, results: RunResults | None) -> str:
         parts += ["## To be known", "", *[f"* {_text(note)}" for note in (*results.flags, *results.notes)], ""]
     parts += [
         "## Limits", "",
-        "One run, one seed: the numbers above are of this run alone. How the method compares with others, over several seeds and with "
-        "intervals, is in the study's report. The licence of the backbone holds for what is built on it.", "",
+        "One run, one seed: the numbers above are of this run alone. How the method compares with others, over several seeds "
+        "and with intervals, is in the study's report. The licence of the backbone holds for what is built on it.", "",
         "## Reproduce", "", f"Run {_code(config.run_id)} of the study: `peftlab run study.yaml`.", "",
         f"* backbone fingerprint {_code(config.backbone_fingerprint)}", f"* data fingerprint {_code(config.data_fingerprint)}",
     ]  # fmt: skip

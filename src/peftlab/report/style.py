@@ -158,8 +158,13 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font-size: \1px", svg)
     opening = f'<svg role="img" aria-label="{_attribute(description)}" class="figure"'
     svg = re.sub(r'<svg ((?:[^>]*?))\bheight="[\d.]+pt"', r"<svg \1", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?)\bwidth="([\d.]+)pt"', r'\1 data-width="\2"', svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?)\bwidth="([\d.]+)pt"', _limited_width, svg, count=1)
     return svg.replace("<svg", opening, 1)
+
+
+def _limited_width(match: re.Match[str]) -> str:
+    """As wide as the page allows, but not blown up."""
+    return f'{match[1]} style="max-width:{1.3 * float(match[2]):.0f}pt"'
 
 
 def _attribute(text: str) -> str:

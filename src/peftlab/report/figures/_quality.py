@@ -58,5 +58,5 @@ def draw_baseline(axes: Axes, bundle: Bundle, *, words: bool = True) -> None:
         text = f"{show_margin(bundle.margin, bundle.findings.plan.metric)} margin"
         axes.annotate(
             text, (1, limit), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-            ha="right", va="bottom", fontsize=9.5, color="#666666",
+            ha="right", va="bottom", fontsize=9.5, color="#000000", alpha=0.65,
         )  # fmt: skip

@@ -47,7 +47,9 @@ class Memory(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
-        text = "Largest peak over the seeds of an arm, and what was predicted before the run; beside the bars, prediction against measurement."
+        text = (
+            "Largest peak over the seeds of an arm, and what was predicted before the run; beside the bars, how far it was off."
+        )
         return text + (f" The first {MOST_ARMS} arms." if len(bundle.arms) > MOST_ARMS else "")
 
 

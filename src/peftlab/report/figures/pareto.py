@@ -44,8 +44,9 @@ class Pareto(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         return (
-            "Mean quality against three costs. Grey steps: the front of arms that no other arm beats in both. Filled: on the front in at "
-            "least half of the resamples of the seeds; hollow: less often. Memory and time are those measured on the machine named below."
+            "Mean quality against three costs. Grey steps: the front of arms that no other arm beats in both. Filled: on the "
+            "front in at least half of the resamples of the seeds; hollow: less often. Memory and time were measured on the "
+            "machine named below."
         )
 
 

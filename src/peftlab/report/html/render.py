@@ -18,7 +18,7 @@ from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Findings
 from peftlab.study.schema import Margin
 
 _HERE = Path(__file__).parent
-_MINI_PX = 132
+_MINI_PX = 104
 
 
 def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
@@ -60,7 +60,8 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
 def policy(script: str) -> str:
     """Nothing may be loaded, and only our script may run."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'", "img-src data:"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
 def safe_json(value: Any) -> str:
@@ -105,7 +106,8 @@ def _seeds(findings: Findings) -> str:
 
 def _statements(findings: Findings) -> list[tuple[str, list[Any]]]:
     headings = {
-        "non_inferiority_everywhere": "Within the margin in every setting", "non_inferiority": "Within the margin of the baseline",
+        "non_inferiority_everywhere": "Within the margin in every setting",
+        "non_inferiority": "Within the margin of the baseline",
         "difference": "Differences", "equivalence": "Equivalence", "power": "What these seeds can show", "level": "Levels",
         "pareto": "Pareto fronts",
     }  # fmt: skip
