@@ -79,4 +79,3 @@ def _answer(records: Sequence[tuple[RunConfig, RunResults]], results: ResultsFol
         )
 
     return Answer(data, shown)
-
