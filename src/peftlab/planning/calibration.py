@@ -1,4 +1,4 @@
-"""``python -m peftlab.planning.calibration DEVICE MODULE:FUNCTION``: what predictions need to know, measured as a worker would see it.
+"""``python -m peftlab.planning.calibration DEVICE MODULE:FUNCTION``: what predictions need, measured as a worker would see it.
 
 The process loads what a worker loads, forks as the fork server does, and the child trains two blocks of a ViT for a few steps.
 Prints one line of JSON (see :class:`peftlab.planning.machine.Machine`).
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from peftlab.nn.flops import product_rate
+from peftlab.nn.flops import flop_counter, product_rate
 from peftlab.planning.estimate import roofline_s
 from peftlab.planning.trace import StepTrace, fake_module, trace_step
 from peftlab.training.memory import allocate_exactly, resident_mb, tensor_mb
@@ -60,6 +60,19 @@ def _traced(device: torch.device) -> StepTrace:
     return trace_step(module, lambda: _loss(module, device), _optimizer, mode=mode, device=device, clip_norm=1.0)
 
 
+def _touch_libraries(module: nn.Module) -> None:
+    """Do once what every run does around its training: libraries are mapped when first used, and stay."""
+    from PIL import Image
+    from safetensors.torch import load, save
+    from sklearn.datasets import load_digits
+
+    load_digits()
+    Image.new("RGB", (8, 8)).resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
+    load(save({name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}))
+    with flop_counter(), torch.inference_mode():
+        _loss(module, next(module.parameters()).device)
+
+
 def calibrate(device: torch.device) -> dict[str, float]:
     """Measure memory and speed in this process."""
     torch.set_num_threads(1)
@@ -74,6 +87,7 @@ def calibrate(device: torch.device) -> dict[str, float]:
         optimizer.zero_grad()
 
     step()
+    _touch_libraries(module)
     allocate_exactly(True)  # gives back what the heap kept
     tensors = [*module.parameters(), *(v for s in optimizer.state.values() for v in s.values())]
     process = resident_mb() - tensor_mb(tensors) if device.type == "cpu" else 0.0

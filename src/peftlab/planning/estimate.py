@@ -13,7 +13,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.planning.trace import Operation, StepTrace, fake_module, trace_step
 from peftlab.study.schema import Train
 from peftlab.training.loop import enable_checkpointing
-from peftlab.training.memory import MB, PARTS
+from peftlab.training.memory import MB, split_peak
 from peftlab.training.optimizers import make_optimizer
 from peftlab.training.precision import autocast, resolve_precision
 
@@ -37,7 +37,8 @@ class Estimate:
     """Prediction for one arm at one micro-batch size.
 
     ``parts_mb`` splits the peak of a training step: process (the interpreter and its libraries; 0 on a GPU), weights (frozen),
-    adapter (trainable), gradients, optimizer (state), activations (kept for the backward pass, batch included) and workspace.
+    adapter (trainable), optimizer (state), activations (kept for the backward pass, batch included), gradients (what of them
+    overlaps with the peak) and workspace, by the rule of :func:`peftlab.training.memory.split_peak`, as measurements are split.
     """
 
     parts_mb: Mapping[str, float]
@@ -118,9 +119,10 @@ def estimate(
     device = torch.device(machine.device)
     followed = trace(build, batch_shapes, task, train, device)
     examples = next(iter(batch_shapes.values()))[0][0]
-    parts = {"process": machine.process_mb, **{name: size / MB for name, size in followed.parts.items()}}
+    fixed = {name: followed.parts[name] / MB for name in ("weights", "adapter", "optimizer")}
+    varying = {"activations": followed.saved / MB, "gradients": followed.gradients / MB}
     return Estimate(
-        parts_mb={name: parts[name] for name in PARTS},
+        parts_mb=split_peak(machine.process_mb + followed.peak / MB, {"process": machine.process_mb, **fixed, **varying}),
         evaluate_peak_mb=machine.process_mb + followed.evaluation_peak / MB,
         step_flops=followed.flops,
         step_time_s=machine.seconds(followed.training),
@@ -162,7 +164,7 @@ def refusal(found: Estimate, estimate_at: Callable[[int], Estimate], available_m
         return None
     best = largest_batch(estimate_at, available_mb, effective)
     advice = f"the largest batch_size that would fit is {best}" if best else "not even a batch of one fits"
+    usable = HEADROOM * available_mb
     return (
-        f"predicted to need {found.peak_mb:,.0f} MB, and {HEADROOM * available_mb:,.0f} MB of the {available_mb:,.0f} MB free here may be "
-        f"used; {advice}"
+        f"predicted to need {found.peak_mb:,.0f} MB, but {usable:,.0f} of {available_mb:,.0f} MB free here may be used; {advice}"
     )

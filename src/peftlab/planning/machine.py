@@ -22,7 +22,7 @@ from peftlab.planning.trace import Operation
 from peftlab.training.memory import MB
 from peftlab.training.precision import resolve_device
 
-#: on a GPU a process keeps this much outside the allocator (context, kernels); 0.3-0.6 GB, so this is a reserve and no measurement
+#: on a GPU a process keeps this much outside the allocator (context, kernels): 0.3-0.6 GB; a reserve, not a measurement
 GPU_CONTEXT_MB = 600.0
 _DECIDES = ("torch", "transformers", "peft", "timm", "scikit-learn", "numpy", "peftlab")
 _MEASURED = ("process_mb", "product_flops_per_s", "bandwidth_bytes_per_s", "overhead_s", "efficiency")
@@ -47,7 +47,7 @@ class Machine:
 
     @classmethod
     def here(cls, cache: Path, *, device: str = "auto", worker: str = "peftlab.execution.preload:preload") -> Machine:
-        """This machine. The first call takes some ten seconds (a process that imports what a worker imports, and trains a little).
+        """This machine. The first call takes some ten seconds: a process imports what a worker imports, and trains a little.
 
         Args:
             cache: folder for what was measured; a new one is made per combination of versions and host.
@@ -63,7 +63,7 @@ class Machine:
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             total_mb=total,
             available_mb=available,
-            devices=("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.backends.mps.is_available() else [])),
+            devices=tuple(name for name in ("cpu", "cuda", "mps") if _has(name)),
             **measured,
         )
 
@@ -83,6 +83,10 @@ class Machine:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return dataclasses.asdict(self)
+
+
+def _has(device: str) -> bool:
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
 
 
 def _memory(device: str) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """One training step followed without data, without weights and without computing: who is alive when, and what it costs.
 
-The adapted model is put on fake tensors (shape, stride, dtype and device, no memory) and one real step runs over them: forward, loss,
-backward, clipping, optimizer. A dispatch mode sees every operation. Each new storage is written down with its size and the moments it
-is born and dies (weak references, the idea of ``torch.distributed._tools.mem_tracker``), so the peak is not a formula per method but
-what PyTorch's own autograd keeps alive, for any adapter and any module.
+The adapted model is put on fake tensors (shape, stride, dtype and device, no memory) and one real step runs over them: forward,
+loss, backward, clipping, optimizer. A dispatch mode sees every operation. Each new storage is written down with its size and the
+moments it is born and dies (weak references, the idea of ``torch.distributed._tools.mem_tracker``), so the peak is not a formula
+per method but what PyTorch's own autograd keeps alive, for any adapter and any module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from peftlab.nn.flops import CPU_ATTENTION
 
 #: what memory is attributed to; ``workspace`` is everything that lives only within the step and is not saved for backward
-PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "workspace")
+PARTS: tuple[str, ...] = ("weights", "adapter", "optimizer", "activations", "gradients", "workspace")
 
 _ALIGNMENT = {"cuda": 512}  #: bytes; CUDA's caching allocator rounds up to this (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
 
@@ -44,7 +44,9 @@ class StepTrace:
     """What one training step and one evaluation of a batch need. Sizes in bytes."""
 
     peak: int  #: largest total alive at once, in a step after the first (optimizer state is there)
-    parts: Mapping[str, int]  #: the peak, split into :data:`PARTS`
+    parts: Mapping[str, int]  #: the peak, split into :data:`PARTS` by what is alive then
+    saved: int  #: kept for the backward pass, batch included
+    gradients: int  #: of all trainable parameters, at the end of the backward pass
     evaluation_peak: int
     training: tuple[Operation, ...]
     evaluation: tuple[Operation, ...]
@@ -199,6 +201,8 @@ def trace_step(
     return StepTrace(
         peak=peak,
         parts=parts,
+        saved=sum(entry.bytes for entry in follower.storages if entry.part == "activations"),
+        gradients=sum(entry.bytes for entry in follower.storages if entry.part == "gradients"),
         evaluation_peak=at_evaluation + _peak(evaluation.storages, False)[0],
         training=tuple(follower.operations),
         evaluation=tuple(evaluation.operations),
@@ -208,8 +212,8 @@ def trace_step(
 def _peak(storages: list[_Storage], accumulate: bool) -> tuple[int, dict[str, int]]:
     """Largest sum of what is alive at once, and its split.
 
-    The traced step is the first one, which makes the optimizer state at its end; every later step has it all along, so it counts from
-    the start, and gradients too when they are accumulated. A storage that dies during an operation is still there while it runs.
+    The traced step is the first one, which makes the optimizer state at its end; every later step has it all along, so it counts
+    from the start, and gradients too when they are accumulated. A storage that dies during an operation is there while it runs.
     """
     change: dict[int, int] = {}
     spans = []

@@ -4,12 +4,13 @@ Two peaks are reported on a CPU, because they answer two questions:
 
 * ``peak_mb`` is what the run *needs*: the kernel's high-water mark of the resident size over a few steps in which every tensor of
   at least :data:`EXACT_BYTES` gets pages of its own from the kernel and gives them back when it dies.
-* ``process_peak_mb`` is what the process *took* over its whole life. glibc keeps freed blocks, and cannot reuse most of them for
-  aligned requests while small objects sit between them (sourceware bug 14581); that is 1.2 to 2.8 times the tensors of a step,
-  depends on the order of allocations and says nothing about the method, but taking all blocks from the kernel costs 10-60 % of the time.
+* ``process_peak_mb`` is what the process *took* over its whole life. glibc keeps freed blocks, and cannot reuse most of
+  them for aligned requests while small objects sit between them (sourceware bug 14581); that is 1.2 to 2.8 times the
+  tensors of a step, depends on the order of allocations and says nothing about the method, but taking every block from
+  the kernel costs 10-60 % of the time.
 
-So the first steps are measured exactly and the rest run fast, unless memory is so scarce that the rest must be exact too. No number
-computed by the run depends on any of this: only where tensors lie in memory changes.
+So the first steps are measured exactly and the rest run fast, unless memory is so scarce that the rest must be exact too.
+No number computed by the run depends on any of this: only where tensors lie in memory changes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from peftlab.nn.hooks import TrainingHook
 
 MB = 1e6
 #: parts of the peak, in measurement and prediction alike
-PARTS = ("process", "weights", "adapter", "gradients", "optimizer", "activations", "workspace")
+PARTS = ("process", "weights", "adapter", "optimizer", "activations", "gradients", "workspace")
 EXACT_BYTES = 256 * 1024
 SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
 #: a heap has been seen at 2.8 times what lives in it; beyond this share of free memory the run stays exact
@@ -41,7 +42,7 @@ _LARGEST_THRESHOLD = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
 
 
 def allocate_exactly(exact: bool) -> bool:
-    """Ask glibc to give every large block back at once (``exact``), or to keep them for reuse (fast). False where there is no glibc."""
+    """Ask glibc to give every large block back at once (``exact``), or to keep them for reuse. False where there is no glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -86,6 +87,20 @@ def reset_peak() -> bool:
     return True
 
 
+def split_peak(peak: float, parts: Mapping[str, float]) -> dict[str, float]:
+    """``parts`` and ``workspace``, cut so that they sum to the peak.
+
+    Gradients grow while activations shrink, so at the peak not all of either need be there: each part, in the order of
+    :data:`PARTS`, gets what is left of the peak and no more; workspace is the rest.
+    """
+    found: dict[str, float] = {}
+    left = peak
+    for name in PARTS[:-1]:
+        found[name] = min(parts[name], left)
+        left -= found[name]
+    return {**found, "workspace": left}
+
+
 def tensor_mb(tensors: Iterable[torch.Tensor | None]) -> float:
     """Size of the distinct storages behind the tensors."""
     storages = {s.data_ptr(): s.nbytes() for t in tensors if t is not None for s in [t.untyped_storage()] if s.nbytes()}
@@ -95,7 +110,7 @@ def tensor_mb(tensors: Iterable[torch.Tensor | None]) -> float:
 class MemoryMeter:
     """Measures while used as a context around training; its hook tells it where the loop is.
 
-    ``sample`` is cheap (one read of a small file) and is called after every step; ``result`` gives the JSON kept in ``memory.json``.
+    ``sample`` is cheap (one read of a small file) and is called after every step; ``result`` is kept in ``memory.json``.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -177,7 +192,7 @@ class MemoryMeter:
                 self.notes.append("memory is scarce: freed blocks are given back at once for the whole run, which costs time")
 
     def result(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """``measured_peak_mb``, ``mean_mb``, ``process_peak_mb`` and ``measured``: the peak in :data:`PARTS`."""
+        """JSON: ``measured_peak_mb``, ``mean_mb``, ``process_peak_mb``, ``measured`` (the peak, by :func:`split_peak`)."""
         trainable = list(adapted.trainable().values())
         module = adapted.module
         everything = tensor_mb([*module.parameters(), *module.buffers()])
@@ -193,12 +208,12 @@ class MemoryMeter:
             "optimizer": state,
             "activations": self.saved_mb,
         }
-        parts["workspace"] = peak - sum(parts.values())
         return {
             "measured_peak_mb": round(peak, 3),
             "mean_mb": round(self._sum / self._count, 3) if self._count else None,
             "process_peak_mb": round(max(self._process_peak, peak), 3),
-            "measured": {name: round(value, 3) for name, value in parts.items()},
+            "measured": {name: round(value, 3) for name, value in split_peak(peak, parts).items()},
+            "gradients_mb": round(self.gradients_mb, 3),
             "device": self.device.type,
             "notes": list(dict.fromkeys(self.notes)),
         }
@@ -207,8 +222,8 @@ class MemoryMeter:
 class _MemoryHook(TrainingHook):
     """Tells the meter which step it is, and in one early step counts what autograd keeps for the backward pass.
 
-    That step is not one of those whose peak counts: the hooks on saved tensors return each tensor as it is, so results are the same
-    to the bit, but some tensors then live slightly longer.
+    That step is not one of those whose peak counts: the hooks on saved tensors return each tensor as it is, so results are
+    the same to the bit, but some tensors then live slightly longer.
     """
 
     name = "memory"
