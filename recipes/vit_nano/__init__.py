@@ -1,0 +1,1 @@
+"""The embedded backbone `bundled:vit-nano`: images, pretraining, evaluation on digits."""
