@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -76,6 +76,7 @@ def test_error_rate_under_the_null() -> None:
     assert np.mean([f.p_sign_flip is not None and f.p_sign_flip <= 0.0625 for f in found]) < 0.0625 + SLACK
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     judge = multipletests(p_values, method="holm")[1]

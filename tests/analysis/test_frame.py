@@ -1,0 +1,167 @@
+"""The tidy frame, from good folders and from bad ones."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from peftlab.analysis.frame import COLUMNS, load_frame, safe_cell
+from peftlab.analysis.planned import covers, task_names
+from peftlab.errors import RecordError
+from tests.report.fixtures import STUDY, Options, write_results
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_results(tmp_path)
+
+
+def one_run(folder: Path, slug: str = "full") -> Path:
+    return sorted((folder / "runs" / slug).iterdir())[0]
+
+
+def test_a_row_per_run_split_and_metric(folder: Path) -> None:
+    frame = load_frame(folder)
+    assert list(frame.rows.columns) == [*COLUMNS, "factor.rank"]
+    keys = ["label", "task", "backbone", "seed", "fold", "split", "metric"]
+    assert not frame.rows.duplicated(keys).any()
+    full = frame.rows[frame.rows["label"] == "full"]
+    assert len(full) == 5 * (3 + 2)  # seeds x (test metrics + validation metrics)
+    raw = json.loads((one_run(folder) / "results.json").read_text())
+    row = frame.primary().set_index("run_id").loc[raw["run_id"]]
+    assert row["value"] == raw["metrics"]["test"]["accuracy"]
+    assert row["trainable"] == raw["parameters"]["trainable"]
+    assert frame.arms == ["full", "linear-probe", "bitfit", "lora[rank=2]", "lora[rank=8]", "lora[rank=32]", "lora-all"]
+
+
+def test_a_diverged_run_is_an_outcome_at_chance(folder: Path) -> None:
+    frame = load_frame(folder)
+    rows = frame.primary()
+    rows = rows[rows["label"] == "lora[rank=32]"]
+    assert len(rows) == 5
+    broken = rows[rows["imputed"]]
+    assert list(broken["seed"]) == [4] and list(broken["value"]) == [0.1] and list(broken["status"]) == ["diverged"]
+    assert [(p.label, p.seed) for p in frame.problems if p.kind == "diverged"] == [("lora[rank=32]", 4)]
+
+
+def test_a_non_finite_error_is_a_divergence_too(folder: Path) -> None:
+    run = one_run(folder)
+    (run / "results.json").unlink()
+    about = {"type": "NonFinite", "what": "the loss became NaN in step 3", "where": "", "remedy": ""}
+    (run / "error.json").write_text(json.dumps({"run_id": run.name, "error": about}))
+    row = load_frame(folder).primary().set_index("run_id").loc[run.name]
+    assert row["imputed"] and row["value"] == 0.1
+
+
+def test_failed_runs_are_listed_and_not_imputed(folder: Path) -> None:
+    frame = load_frame(folder)
+    failed = [p for p in frame.problems if p.kind == "failed"]
+    assert [(p.label, p.seed, p.remedy) for p in failed] == [("bitfit", 3, "halve batch_size")]
+    assert 3 not in set(frame.primary().query("label == 'bitfit'")["seed"])
+
+
+def test_planned_runs_without_a_trace_are_missing(tmp_path: Path) -> None:
+    frame = load_frame(write_results(tmp_path, Options(skip=(("full", 1), ("lora-all", 0)), failed=(), diverged=())))
+    assert [(p.kind, p.label, p.seed) for p in frame.problems] == [("missing", "full", 1), ("missing", "lora-all", 0)]
+
+
+def test_a_refused_arm_is_not_called_missing(folder: Path) -> None:
+    shutil.rmtree(folder / "runs" / "bitfit")
+    entry = {"label": "bitfit", "backbone": "bundled:vit-nano", "purpose": "evaluation", "refusal": "needs 90 GB"}
+    (folder / "plan.json").write_text(json.dumps({"runs": [entry]}))
+    kinds = [(p.kind, p.what) for p in load_frame(folder).problems if p.label == "bitfit"]
+    assert kinds == [("refused", "needs 90 GB")]
+
+
+def test_half_written_records_are_problems_not_crashes(folder: Path) -> None:
+    runs = sorted((folder / "runs" / "full").iterdir())
+    (runs[0] / "results.json").write_text('{"run_id": "abc", "metr')
+    (runs[1] / "results.json").unlink()
+    (runs[2] / "config.json").write_text("")
+    (folder / "runs" / "full" / "stray.txt").write_text("x")
+    (folder / "runs" / "empty").mkdir()
+    frame = load_frame(folder)
+    kinds = sorted(p.kind for p in frame.problems if p.where.startswith("runs/full"))
+    assert kinds == ["unfinished", "unreadable", "unreadable"]
+    assert len(frame.primary().query("label == 'full'")) == 2
+
+
+def test_two_schema_versions_are_named(folder: Path) -> None:
+    path = one_run(folder) / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2, "new_field": 1}))
+    assert any("schema version 1, 2" in w for w in load_frame(folder).warnings)
+
+
+def test_older_records_of_the_same_seed_are_left_out_and_named(folder: Path) -> None:
+    run = one_run(folder)
+    copy = run.with_name("0" * 16)
+    shutil.copytree(run, copy)
+    os.utime(copy, ns=(1, 1))
+    frame = load_frame(folder)
+    assert "0" * 16 not in set(frame.rows["run_id"])  # the planned one is kept
+    assert any("left out" in w and "0" * 16 in w for w in frame.warnings)
+
+
+def test_tuning_runs_are_never_results(folder: Path) -> None:
+    path = one_run(folder) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "purpose": "tuning"}))
+    assert len(load_frame(folder).primary().query("label == 'full'")) == 4
+
+
+def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    shutil.move(one_run(folder), outside)
+    (folder / "runs" / "full" / "link").symlink_to(outside)
+    assert len(load_frame(folder).primary().query("label == 'full'")) == 4
+
+
+def test_a_metric_that_nobody_recorded_is_named(tmp_path: Path) -> None:
+    study = {**STUDY, "analysis": {**STUDY["analysis"], "metric": "acuracy"}}
+    frame = load_frame(write_results(tmp_path, Options(study=study, diverged=())))
+    assert any("'acuracy'" in w and "'accuracy'" in w for w in frame.warnings)
+
+
+@pytest.mark.parametrize("content", [None, "study: [", "study: x\n"])
+def test_without_a_study_there_is_no_plan_to_follow(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(RecordError) as caught:
+        load_frame(tmp_path)
+    assert caught.value.remedy
+
+
+def test_written_files_hold_the_frame(folder: Path, tmp_path: Path) -> None:
+    frame = load_frame(folder)
+    rows = frame.rows.copy()
+    rows.loc[0, "label"] = "=HYPERLINK(1)"
+    dataclasses.replace(frame, rows=rows).write(tmp_path / "out")
+    back = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    pd.testing.assert_frame_equal(back, rows)
+    with (tmp_path / "out" / "results.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == len(rows) and lines[0]["label"] == "'=HYPERLINK(1)"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_formula_cells_are_quoted(text: str) -> None:
+    assert safe_cell(text) == "'" + text
+    assert safe_cell("lora[rank=2]") == "lora[rank=2]"
+
+
+def test_tasks_that_share_a_name_are_told_apart() -> None:
+    small, large = ({"kind": "image-classification", "data": "digits", "image_size": s} for s in (32, 96))
+    assert list(task_names([small, large]).values()) == [f"image-classification digits[image_size={s}]" for s in (32, 96)]
+
+
+def test_a_full_specification_covers_the_short_one() -> None:
+    done = {"kind": "image-classification", "data": {"name": "npz", "path": "a.npz", "crop": 1.0}, "image_size": 32}
+    assert covers({"kind": "image-classification", "data": {"name": "npz", "path": "a.npz"}}, done)
+    assert covers({"kind": "image-classification", "data": "npz"}, done)
+    assert not covers({"kind": "image-classification", "data": {"name": "npz", "path": "b.npz"}}, done)
