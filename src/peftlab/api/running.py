@@ -187,10 +187,11 @@ def _plan_table(study: Study, made: Any) -> Any:
         peak = first.estimate.peak_mb if first.estimate else None
         seconds = sum(item.predicted_s or 0.0 for item in items)
         share = 100 * first.trainable / first.total_parameters
-        rows.append((name, purpose, len(items), first.steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
+        name = f"tuning: {name}" if purpose == "tuning" else name
+        rows.append((name, len(items), first.steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
     total = made.as_dict()["predicted_total_s"]
-    columns = ["arm", "purpose", "runs", "steps", "trainable", "share", "peak memory", "time, all runs"]
-    table = answers.table(columns, rows, right=columns[2:])
+    columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
+    table = answers.table(columns, rows, right=columns[1:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
     number = sum(not item.refusal for item in (*made.tuning, *made.runs))
     summary = f"{number} runs, {_duration(total)} on one core (predicted, not measured)"
