@@ -53,13 +53,16 @@ def run(
     """
     if dry_run:
         return plan(study, overrides=overrides, only=only, max_runs=max_runs, output=output)
-    folder, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    load_study(study, overrides)  # a mistake in it is told at once
 
     from rich.console import Console
 
+    from peftlab.execution.local import warm_up
     from peftlab.execution.progress import listener_for
     from peftlab.tuning.study_run import StudyRun
 
+    warm_up()  # the fork server loads its libraries while we plan
+    folder, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
     folder.open_or_create(dump(parsed, tuple(overrides)))
     execution = StudyRun(
         folder=folder,
