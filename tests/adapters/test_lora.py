@@ -201,7 +201,8 @@ def test_what_was_saved_for_another_backbone_is_refused(tmp_path: Path) -> None:
 
 
 def test_vera_and_ia3_have_the_counts_of_their_papers() -> None:
-    """VeRA trains r + d_out per layer (Kopiczko et al. 2024), IA3 d_out, or d_in before the second feed-forward layer (Liu et al. 2022)."""
+    """VeRA trains r + d_out per layer (Kopiczko et al. 2024); IA3 d_out, or d_in before the second feed-forward layer (Liu et al.
+    2022)."""
     vera = PeftTuner(type="VERA", targets="standard", config_options={"r": 4})
     assert vera.count(backbone(), vera.sites(backbone())) == 4 * (4 + 8)
     ia3 = PeftTuner(type="IA3", targets=("k", "v", "down"))
@@ -212,6 +213,8 @@ def test_vera_and_ia3_have_the_counts_of_their_papers() -> None:
     ("options", "message"),
     [
         ({"type": "VEERA"}, "Did you mean 'VERA'"),
+        ({"type": "ADALORA", "config_options": {"total_step": 9}}, "would act as LoRA"),
+        ({"type": "LN_TUNING"}, "whatever layers it is given"),
         ({"type": "VERA", "config_options": {"rr": 3}}, "has no option 'rr'"),
         ({"type": "VERA", "config_options": {"d_initial": "x"}}, "does not work on this backbone"),
         ({"type": "LOHA", "config_options": {"r": -1}}, "does not work on this backbone"),

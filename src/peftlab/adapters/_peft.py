@@ -67,11 +67,14 @@ class PeftAdapter(Adapter):
 
     def merge(self, adapted: Adapted) -> nn.Module:
         merged = copy.deepcopy(adapted.module).merge_and_unload()  # pyright: ignore
+        for name, module in list(merged.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):  # PEFT's LN_TUNING merges the norms and leaves the head wrapped
+                merged.set_submodule(name, module.modules_to_save[module.active_adapter])  # pyright: ignore
         fuse_slices(merged)
         return merged
 
     def save(self, adapted: Adapted, folder: Path) -> None:
-        config = adapted.module.peft_config["default"]  # pyright: ignore
+        config: Any = adapted.module.peft_config["default"]  # pyright: ignore
         config.base_model_name_or_path = adapted.backbone.name
         adapted.module.save_pretrained(str(folder), save_embedding_layers=False)  # pyright: ignore
 

@@ -38,7 +38,24 @@ class PeftTuner(PeftAdapter):
         known = {kind.value for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
         if self.type.upper() not in known:
             raise OptionError(f"PEFT has no tuner {self.type!r}", where="type", remedy=nearest(self.type.upper(), known))
+        if self.type.upper() == "ADALORA":  # PEFT's needs update_and_allocate after every step; without it, no rank ever changes
+            raise OptionError(
+                "PEFT's AdaLoRA would act as LoRA here: nothing calls it after each step",
+                where="type",
+                remedy="use `adapter: svd` with `allocator: adalora`",
+            )
+        if self.type.upper() == "LN_TUNING" and "target_modules" not in self.config_options:
+            raise OptionError(
+                "LN_TUNING trains whatever layers it is given, and `targets` names linear ones",
+                where="config_options",
+                remedy="add target_modules: the names of the normalisation layers",
+            )
         reject_unknown(self._config_class(), self.config_options, "config_options")
+
+    @property
+    def zero_at_start(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """These tuners start from random updates [seen on PEFT 0.21.2]."""
+        return self.type.upper() not in ("C3A", "FOURIERFT", "VBLORA")
 
     def _config_class(self) -> type:
         return peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.type.upper())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -50,3 +51,15 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise BackboneError("not a JSON object", where=str(path), remedy="copy the model folder again")
     return content
+
+
+def channels(values: Sequence[float] | None) -> tuple[float, float, float]:
+    """Mean or deviation per colour channel from a preprocessing file; 0.5 where it says nothing."""
+    if not values:
+        return 0.5, 0.5, 0.5
+    if len(values) != 3:
+        raise BackboneError(
+            f"expects {len(values)} colour channels", where=str(list(values)), remedy="use a backbone for RGB images"
+        )
+    red, green, blue = values
+    return float(red), float(green), float(blue)

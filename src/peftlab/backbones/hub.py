@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from peftlab.backbones._files import hash_folder, read_json, require_safetensors
+from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, PeftlabError
 from peftlab.nn.head import initialise_head
@@ -79,8 +79,8 @@ class TransformersBackbone(BackboneSource):
             image_size=image_size or native,
             interpolation=_RESAMPLING.get(raw.get("resample", 3), "bicubic"),
             crop=min(1.0, native / resized),
-            mean=tuple(raw.get("image_mean") or (0.5, 0.5, 0.5)),
-            std=tuple(raw.get("image_std") or (0.5, 0.5, 0.5)),
+            mean=channels(raw.get("image_mean")),
+            std=channels(raw.get("image_std")),
         )
 
     @classmethod
@@ -99,6 +99,7 @@ class TransformersBackbone(BackboneSource):
         auto = getattr(transformers, _AUTO[head])
         labels = {} if head in ("causal-lm", "question-answering") else {"num_labels": outputs}
         missing: set[str] = set()
+        module: Any
         try:
             with _quiet(transformers):
                 if device == "meta":
@@ -138,7 +139,8 @@ def _where(name: str) -> dict[str, Any]:
 def _configuration(name: str, labels: Mapping[str, int]) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(**_where(name), **labels)
+    options: dict[str, Any] = {**_where(name), **labels}
+    config = AutoConfig.from_pretrained(**options)
     config.architectures = config.architectures or []  # transformers fails on None where a family has two classes (DeiT)
     return config
 
@@ -249,7 +251,7 @@ def _edge(size: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _resize_positions(module: nn.Module, image_size: int, name: str) -> None:
+def _resize_positions(module: Any, image_size: int, name: str) -> None:
     """Resample learned position embeddings to another image size (bicubic, as timm does), class and distillation tokens kept."""
     native = getattr(module.config, "image_size", None)
     if native in (image_size, None):  # None: a convolutional network, which takes any size

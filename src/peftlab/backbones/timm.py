@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from peftlab.backbones._files import hash_folder, read_json, require_safetensors
+from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, nearest
 from peftlab.nn.head import initialise_head
@@ -77,8 +77,8 @@ class TimmBackbone(BackboneSource):
             image_size=image_size or native,
             interpolation=raw.get("interpolation") or "bicubic",
             crop=float(raw.get("crop_pct") or 0.875),
-            mean=tuple(raw.get("mean") or (0.5, 0.5, 0.5)),
-            std=tuple(raw.get("std") or (0.5, 0.5, 0.5)),
+            mean=channels(raw.get("mean")),
+            std=channels(raw.get("std")),
         )
 
     @classmethod

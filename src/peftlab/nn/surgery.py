@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,11 @@ class SlicedLinear(nn.Module):
     The parts are ordinary ``nn.Linear``, so whatever works on a linear layer works on a slice.
     """
 
-    def __init__(self, fused: nn.Module) -> None:
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+
+    def __init__(self, fused: Any) -> None:
         super().__init__()
         d_in, d_out = linear_shape(fused) or (0, 0)
         weight = fused.weight.detach()
