@@ -120,7 +120,8 @@ class NullListener:
 def run_name(config: RunConfig) -> str:
     """``lora[rank=8] seed 3`` with fold and purpose where they tell runs apart."""
     fold = f" fold {config.fold}" if config.fold else ""
-    return f"{config.label} seed {config.seed}{fold}" + (" (tuning)" if config.purpose == "tuning" else "")
+    tried = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in config.tuned.items())
+    return f"{config.label} seed {config.seed}{fold}" + (f" (tuning: {tried})" if config.purpose == "tuning" else "")
 
 
 def summary(outcome: Outcome) -> str:

@@ -114,6 +114,8 @@ class _Run:
         elif self.config.evaluate_test:
             metrics["test"] = self._test(trainer)
         measured = memory.result(adapted, trainer.optimizer)
+        if self.config.predicted:
+            measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
         ingredients.adapter.save(adapted, self.folder.adapter)
         reports = {name: content for hook in trainer.hooks for name, content in hook.report().items()}
         for name, content in reports.items():

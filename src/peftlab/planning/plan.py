@@ -280,9 +280,16 @@ class _Planner:
             seed=seed,
             fold=fold,
             purpose=purpose,  # pyright: ignore
-            tuned=dict(chosen) if self.study.tune and purpose == "evaluation" else {},
+            tuned=dict(chosen),
+            predicted=self._predicted(item),
             evaluate_test=purpose == "evaluation",
         )
+
+    def _predicted(self, item: _Ready) -> dict[str, Any]:
+        estimate = item.forecast.estimate
+        if estimate is None:
+            return {}
+        return {"peak_mb": round(estimate.peak_mb, 3), "parts_mb": {k: round(v, 3) for k, v in estimate.parts_mb.items()}}
 
     def notes(self, ready: Sequence[_Ready]) -> Iterator[str]:
         """What a reader of the plan should know before it is run."""
