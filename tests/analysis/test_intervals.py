@@ -15,7 +15,9 @@ from peftlab.analysis.intervals import t_interval, t_tail
 RUNS = 4000
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=30).filter(lambda v: np.std(v) > 1e-3), st.sampled_from([0.8, 0.95, 0.99]))
+@given(
+    st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=30).filter(lambda v: np.std(v) > 1e-3), st.sampled_from([0.8, 0.95, 0.99])
+)
 def test_equals_scipy(values: list[float], confidence: float) -> None:
     found = t_interval(values, confidence)
     low, high = stats.t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
@@ -47,7 +49,9 @@ def test_folds_are_not_independent() -> None:
     data = common + generator.normal(size=(RUNS, k)) * math.sqrt(1 - 1 / k)
     corrected = [t_interval(v, folds=k) for v in data]
     naive = [t_interval(v) for v in data]
-    cover = [np.mean([f.low <= 0 <= f.high for f in found if f.low is not None and f.high is not None]) for found in (corrected, naive)]
+    cover = [
+        np.mean([f.low <= 0 <= f.high for f in found if f.low is not None and f.high is not None]) for found in (corrected, naive)
+    ]
     assert abs(cover[0] - 0.95) < 0.014
     assert cover[1] < 0.92
 

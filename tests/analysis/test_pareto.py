@@ -38,7 +38,9 @@ def test_probability_of_the_certain() -> None:
 def test_probability_of_two_equal_arms_is_even() -> None:
     """Over many data sets, the dearer of two truly equal arms is on the front in half of the resamples."""
     generator = np.random.default_rng(1)
-    found = [front_probability(generator.normal(size=(2, 8)), [[1.0] * 8, [2.0] * 8], generator, resamples=200)[1] for _ in range(400)]
+    found = [
+        front_probability(generator.normal(size=(2, 8)), [[1.0] * 8, [2.0] * 8], generator, resamples=200)[1] for _ in range(400)
+    ]
     assert np.mean(found) == pytest.approx(0.5, abs=0.07)  # standard error 0.017
 
 

@@ -56,7 +56,8 @@ def _front_matter(config: RunConfig, results: RunResults | None) -> str:
     values = [{"type": name, "value": round(value, 6), "name": name} for name, value in test.items() if value is not None]
     if values:
         result = {"task": {"type": kind}, "dataset": {"name": data, "type": data, "split": "test"}, "metrics": values}
-        front["model-index"] = [{"name": f"{config.study} {config.label}", "results": [result]}]
+        name = re.sub(r"\s+", " ", f"{config.study} {config.label}")
+        front["model-index"] = [{"name": name, "results": [result]}]
     stream = StringIO()
     YAML().dump(front, stream)
     return stream.getvalue()

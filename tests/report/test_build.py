@@ -1,0 +1,146 @@
+"""The page and its files, without a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from peftlab.analysis.analyze import analyze
+from peftlab.report.build import build_report
+from peftlab.report.html.render import policy, safe_json
+from peftlab.report.tables import escape_latex
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+
+
+class Page(HTMLParser):
+    """Ids, links and the cells of the first table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.labelled: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        self.addresses += [str(values[k]) for k in ("src", "href", "xlink:href", "action") if values.get(k)]
+        self.labelled += [str(values[k]) for k in ("aria-labelledby", "aria-describedby", "data-status") if values.get(k)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_results(tmp_path_factory.mktemp("results"))
+    assert build_report(folder) == folder / "report" / "index.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_files(folder: Path) -> None:
+    names = {p.relative_to(folder / "report").as_posix() for p in (folder / "report").rglob("*") if p.is_file()}
+    figures = {
+        f"figures/{n}.{e}" for n in ("accuracy_vs_parameters", "pareto", "training_curves", "memory") for e in ("pdf", "png")
+    }
+    assert {"index.html", "tables/results.csv", "tables/results.tex"} | figures <= names
+
+
+def test_twice_the_same_page(folder: Path, page: str) -> None:
+    build_report(folder)
+    assert (folder / "report" / "index.html").read_text(encoding="utf-8") == page
+
+
+def test_nothing_is_loaded_and_ids_are_unique(page: str) -> None:
+    parser = Page()
+    parser.feed(page)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert all(a.startswith(("#", "data:,")) for a in parser.addresses)
+    assert {a[1:] for a in parser.addresses if a.startswith("#")} | set(parser.labelled) <= set(parser.ids)
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_policy_names_the_script_that_is_there(page: str) -> None:
+    script = page[page.rindex("<script>") + len("<script>") : page.rindex("</script>")]
+    assert policy(script).replace("'", "&#39;") in page or policy(script) in page
+    assert "default-src 'none'" in policy(script)
+
+
+def test_everything_the_reader_needs_is_said(folder: Path, page: str) -> None:
+    findings = analyze(folder)
+    text = re.sub(r"&#39;", "'", page)
+    for line in (*findings.verdict, *findings.warnings, *findings.notes):
+        assert line in text
+    said = ["1 failed", "1 diverged", "micro-batch halved", "halve batch_size", "What an arm did not get"]
+    said += ["learning_rate = 0.003 gave a value in 0 of 2 trials", "sha256", "peftlab run study.yaml", "2.14.1"]
+    for words in said:
+        assert words in text
+
+
+def test_tables_agree_with_the_findings(folder: Path) -> None:
+    findings = analyze(folder)
+    with (folder / "report" / "tables" / "results.csv").open(encoding="utf-8") as stream:
+        rows = {row["arm"]: row for row in csv.DictReader(stream)}
+    assert set(rows) == set(LEVELS)
+    for arm in findings.arms:
+        assert float(rows[arm.label]["mean"]) == arm.mean
+    assert rows["bitfit"]["failed"] == "1" and rows["lora[rank=32]"]["diverged"] == "1"
+
+
+def test_latex_escapes() -> None:
+    assert escape_latex("a_b & 5 % $x$ {y} #1 ~ ^ \\z") == (
+        r"a\_b \& 5 \% \$x\$ \{y\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}z"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(folder: Path, tmp_path: Path) -> None:
+    table = (folder / "report" / "tables" / "results.tex").read_text(encoding="utf-8")
+    source = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + table + "\\end{document}\n"
+    (tmp_path / "main.tex").write_text(source, encoding="utf-8")
+    subprocess.run(["pdflatex", "-no-shell-escape", "-halt-on-error", "main.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_embedded_json_cannot_end_its_element() -> None:
+    evil = {"label": "</script><img src=x onerror=alert(1)>", "line": "\u2028"}
+    text = safe_json(evil)
+    assert "<" not in text and ">" not in text
+    assert json.loads(text) == evil
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(skip=tuple((label, s) for label in LEVELS for s in range(5))),
+        Options(failed=tuple((label, s) for label in LEVELS for s in range(5)), diverged=()),
+        Options(study={**STUDY, "arms": {"full": {"adapter": "full"}}, "seeds": [0]}, failed=(), diverged=()),
+        Options(study={**STUDY, "analysis": {"metric": "top9"}}, diverged=()),
+        Options(study={**STUDY, "matrix": {"backbone": ["bundled:vit-nano", "timm/vit_tiny"]}, "seeds": [0, 1]}),
+    ],
+    ids=["nothing ran", "all failed", "one run", "metric absent", "two backbones"],
+)
+def test_degenerate_folders_still_give_a_page(tmp_path: Path, options: Options) -> None:
+    text = build_report(write_results(tmp_path, options)).read_text(encoding="utf-8")
+    assert "The answer" in text and text.rstrip().endswith("</html>")
+
+
+def test_damaged_extras_do_no_harm(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    (folder / "tuning.json").write_text('{"trials": [1, {"values": 3}, {"values": {}, "value": "x"}], "chosen": 7}')
+    (folder / "plan.json").write_text("[]")
+    for path in folder.glob("runs/*/*/environment.json"):
+        path.write_text("{")
+    for path in folder.glob("runs/*/*/metrics.jsonl"):
+        path.unlink()
+    text = build_report(folder).read_text(encoding="utf-8")
+    assert "No run recorded its environment" in text and "no training curves were recorded" in text

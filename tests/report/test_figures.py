@@ -1,0 +1,136 @@
+"""Every figure, without naming one: it draws from the fixture, twice the same pixels, and survives thin data."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from peftlab.analysis.assess import assess
+from peftlab.analysis.frame import load_frame
+from peftlab.registry import components
+from peftlab.report.bundle import bundles
+from peftlab.report.figures.contract import Bundle, Figure
+from peftlab.report.style import MARKERS, PALETTE, inline_svg, looks, save, settle, style, thousands
+from tests.report.fixtures import STUDY, Options, write_results
+
+FIGURES = [cls for cls in components("figure").values() if issubclass(cls, Figure)]
+
+
+def bundle_of(folder: Path) -> Bundle:
+    frame = load_frame(folder)
+    return bundles(frame, assess(frame))[0]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(write_results(tmp_path_factory.mktemp("results")))
+
+
+def pixels(figure: Figure, bundle: Bundle) -> np.ndarray:
+    with style():
+        canvas = FigureCanvasAgg(figure.draw(bundle))
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
+def test_the_figures_asked_for_are_there() -> None:
+    assert {"accuracy_vs_parameters", "pareto", "training_curves", "memory"} <= {cls.name for cls in FIGURES}
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_same_input_same_pixels(cls: type[Figure], bundle: Bundle) -> None:
+    assert cls().absent(bundle) == ""
+    first = pixels(cls(), bundle)
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "lines.linewidth": 9}):  # a user's own settings change nothing
+        second = pixels(cls(), bundle)
+    assert (first == second).all()
+    assert len(np.unique(first.reshape(-1, 4), axis=0)) > 20  # something is drawn
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_saved_files_are_the_same_bytes(cls: type[Figure], bundle: Bundle, tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        with style():
+            figure = settle(cls().draw(bundle))
+        contents.append([p.read_bytes() for p in save(figure, tmp_path / name / cls.name)])
+        contents[-1].append(inline_svg(figure, cls.name, cls().caption(bundle)).encode())
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_png_has_300_dots_per_inch(cls: type[Figure], bundle: Bundle, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with style():
+        figure = settle(cls().draw(bundle))
+    _, png = save(figure, tmp_path / cls.name)
+    with Image.open(io.BytesIO(png.read_bytes())) as image:
+        assert image.size[0] == pytest.approx(300 * figure.get_figwidth(), abs=1)
+        assert image.info["dpi"][0] == pytest.approx(300, abs=0.5)
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"study": {**STUDY, "seeds": [0]}},
+        {"study": {**STUDY, "analysis": {"metric": "accuracy"}}},
+        {"study": {**STUDY, "analysis": {"metric": "loss", "baseline": "full"}}},
+        {"diverged": tuple(("full", seed) for seed in range(5))},
+        {"skip": tuple(("full", seed) for seed in range(5))},
+    ],
+    ids=["one seed", "no baseline", "loss", "baseline diverged", "baseline missing"],
+)
+def test_thin_data(cls: type[Figure], options: dict[str, Any], tmp_path: Path) -> None:
+    bundle = bundle_of(write_results(tmp_path, Options(**{"failed": (), "diverged": (), **options})))
+    assert cls().absent(bundle) == ""
+    assert pixels(cls(), bundle).size
+    assert cls().caption(bundle)
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_what_is_needed_and_absent_is_said(cls: type[Figure], bundle: Bundle) -> None:
+    empty: dict[str, Any] = {need: None for need in cls().needs() if need != "curves"}
+    arms = [arm.model_copy(update=empty) for arm in bundle.arms]
+    bare = dataclasses.replace(bundle, arms=arms, curves=bundle.curves.iloc[:0])
+    assert "no " in cls().absent(bare)
+
+
+def test_hostile_names_are_drawn_as_text(bundle: Bundle) -> None:
+    evil = '$\\frac{<img src=x onerror="alert(1)">'
+    arms = [bundle.arms[0].model_copy(update={"label": evil}), *bundle.arms[1:]]
+    runs = bundle.runs.replace({"label": {bundle.arms[0].label: evil}})
+    figure = next(cls for cls in FIGURES if cls.name == "memory")()
+    with style():
+        svg = inline_svg(figure.draw(dataclasses.replace(bundle, arms=arms, runs=runs)), "memory", evil)
+    assert "<img" not in svg and "&lt;img" in svg
+
+
+def test_every_arm_has_its_own_look() -> None:
+    labels = [f"arm-{i}" for i in range(12)]
+    found = looks(labels, labels)
+    assert len({(k.color, k.marker) for k in found.values()}) == 12
+    assert not set(PALETTE) & {"#000000", "#FFFFFF"} and len(set(MARKERS)) == len(MARKERS)
+    many = looks([f"lora[rank={i}]" for i in range(30)], ["lora"] * 30)
+    assert {k.legend for k in many.values()} == {"lora"}
+
+
+@pytest.mark.parametrize(("value", "text"), [(970, "970"), (12_000, "12k"), (1_500_000, "1.5M"), (7e9, "7B")])
+def test_thousands(value: float, text: str) -> None:
+    assert thousands(value) == text
+
+
+def test_half_written_curves_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    path = next((folder / "runs" / "full").glob("*/metrics.jsonl"))
+    before = len(bundle_of(folder).curves)
+    path.write_text(path.read_text()[:-30] + "\n[1]\nnot json\n")
+    assert len(bundle_of(folder).curves) == before - 1
