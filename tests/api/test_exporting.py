@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -113,6 +114,8 @@ def test_merged_transformers_model_is_plain(trained: Trained, label: str, tmp_pa
     model, report = AutoModelForImageClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.config.id2label == {number: str(number) for number in range(10)}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: transformers" in card and "the whole model" in card
     with torch.inference_mode():
         assert close(model.eval()(pixel_values=pixels()).logits, run_logits(trained, label))
 
@@ -134,11 +137,11 @@ def test_merged_model_works_in_a_transformers_pipeline(trained: Trained, tmp_pat
     ours = {Path(p["file"]).name: p for p in api.predict(tmp_path / "out", files)["predictions"]}
     for file in files:
         image = Image.open(file).convert("RGB")
-        mine = normalise(resize_and_crop(image, Exported.read(tmp_path / "out").preprocessing)[None])
+        mine = normalise(np.stack([resize_and_crop(image, Exported.read(tmp_path / "out").preprocessing)]))
         assert (processor(image, return_tensors="pt")["pixel_values"] - mine).abs().max() < 2.01 / 255
         theirs = {entry["label"]: entry["score"] for entry in pipe(str(file))}
         for top in ours[file.name]["top"]:
-            assert theirs[top["label"]] == pytest.approx(top["confidence"], abs=2e-4)
+            assert theirs[top["label"]] == pytest.approx(top["confidence"], abs=3e-3)
 
 
 def _margin(file: Path) -> int:
@@ -198,7 +201,7 @@ def test_folder_holds_what_prediction_needs(trained: Trained, tmp_path: Path) ->
     assert about["label_names"] == [str(number) for number in range(10)]
     assert about["backbone"]["fingerprint"] == trained.run("probe").config().backbone_fingerprint
     assert about["preprocessing"]["image_size"] == SIZE
-    assert (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peft" in (tmp_path / "out" / "README.md").read_text()
     assert json.dumps(answer.as_dict())
 
 

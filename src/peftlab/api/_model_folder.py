@@ -141,7 +141,9 @@ def load_merged(folder: Path, exported: Exported) -> Forward:
 
 def _plain_transformers(folder: Path) -> Forward:
     from transformers import AutoModelForImageClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
     return lambda pixels: model(pixel_values=pixels).logits
 

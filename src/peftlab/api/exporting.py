@@ -71,7 +71,7 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
             _FINISH[backbone.library](target, exported)
         else:
             shutil.copytree(chosen.adapter, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(commit.MANIFEST))
-        (target / "README.md").write_text(_card(config, results), encoding="utf-8")
+        (target / "README.md").write_text(_card(exported, results), encoding="utf-8")
         (target / FILE).write_text(to_json(exported.as_dict()), encoding="utf-8")
 
     commit.commit_folder(destination, write)
@@ -148,10 +148,15 @@ def preprocessing_of(config: RunConfig) -> Preprocessing:
     return found if crop is None else dataclasses.replace(found, crop=crop)
 
 
-def _card(config: RunConfig, results: RunResults) -> str:
+def _card(exported: Exported, results: RunResults) -> str:
+    """The run's model card; that of a merged model names the library that loads it."""
     from peftlab.report.model_card import model_card
 
-    return model_card(config, results)
+    card = model_card(exported.config, results)
+    if exported.kind == "adapter":
+        return card
+    how = "This folder is the whole model: the backbone with the adapter folded in."
+    return card.replace("library_name: peft", f"library_name: {exported.library}", 1).replace("\n## ", f"\n{how}\n\n## ", 1)
 
 
 def _merge(adapter: Adapter, backbone: Backbone, module: nn.Module, preprocessing: Preprocessing) -> tuple[nn.Module, float]:
