@@ -156,8 +156,9 @@ def test_a_run_leaves_a_complete_record(tmp_path: Path, backbone: str) -> None:
     assert record is not None
     assert set(record.metrics) == {"validation", "test"}
     assert record.splits == {"train": 160, "validation": 40, "test": 40}
-    assert record.parameters["trainable"] == sum(record.parameters["by_role"].values()) == sum(record.parameters["by_block"].values())
-    assert record.parameters["full"] + record.parameters["adapter"] == record.parameters["total"]
+    counts = record.parameters
+    assert counts["trainable"] == sum(counts["by_role"].values()) == sum(counts["by_block"].values())
+    assert counts["full"] + counts["adapter"] == counts["total"]
     parts = record.memory["measured"]
     assert sum(parts.values()) == pytest.approx(record.memory["measured_peak_mb"], rel=1e-3)
     assert json.loads((run.path / "efficiency.json").read_text())["step_gflop"] > 0

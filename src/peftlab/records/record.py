@@ -48,10 +48,9 @@ class RunConfig(Record):
 
     def identity(self) -> dict[str, Any]:
         """What the hash covers: what determines the outcome, not what things are called."""
-        keep = (
-            "schema_version backbone backbone_fingerprint task data_fingerprint adapter allocator quantizer train seed fold purpose"
-        ).split()
-        return {key: getattr(self, key) for key in keep}
+        what = "schema_version backbone backbone_fingerprint task data_fingerprint"
+        how = "adapter allocator quantizer train seed fold purpose"
+        return {key: getattr(self, key) for key in (*what.split(), *how.split())}
 
     @property
     def run_id(self) -> str:
@@ -86,8 +85,10 @@ class RunResults(Record):
     steps: int  #: optimizer steps done
     epochs: float
     selected_step: int | None = None  #: step whose weights were tested
-    parameters: dict[str, Any]  #: total, trainable, trainable_percent, head, adapter, reduction_percent, times_fewer, by_role, by_block
-    memory: dict[str, Any]  #: measured_peak_mb, mean_mb, predicted_peak_mb, and both split into parts: {measured: {...}, predicted: {...}}
+    #: full, total, trainable, trainable_percent, head, adapter, reduction_percent, times_fewer, by_role, by_block
+    parameters: dict[str, Any]
+    #: measured_peak_mb, mean_mb, predicted_peak_mb, and both peaks in parts: {measured: {...}, predicted: {...}}
+    memory: dict[str, Any]
     time: dict[str, Any]  #: train_s, step_ms_median, evaluate_s, samples_per_s, total_s, cpu_s
     splits: dict[str, int] = {}  #: split -> number of examples
     flags: list[str] = []  #: fallbacks and other things every table must show
