@@ -81,8 +81,11 @@ def trace(
     module.train()
     precision = resolve_precision(train.precision, device)
 
+    held: list[Mapping[str, torch.Tensor]] = []
+
     def forward_loss() -> torch.Tensor:
         batch = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in batch_shapes.items()}
+        held[:] = [batch]  # the loop holds its batch until the backward pass is done
         with autocast(precision, device):
             outputs = backbone.outputs(module, task.inputs(batch))
         return task.loss(outputs, batch, train.label_smoothing)

@@ -33,6 +33,8 @@ from peftlab.nn.hooks import TrainingHook
 MB = 1e6
 #: parts of the peak, in measurement and prediction alike
 PARTS = ("process", "weights", "adapter", "optimizer", "activations", "gradients", "workspace")
+#: who is served first when a peak is split
+_CLAIMS = ("weights", "adapter", "optimizer", "activations", "process", "gradients")
 EXACT_BYTES = 256 * 1024
 SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
 #: a heap has been seen at 2.8 times what lives in it; beyond this share of free memory the run stays exact
@@ -90,15 +92,16 @@ def reset_peak() -> bool:
 def split_peak(peak: float, parts: Mapping[str, float]) -> dict[str, float]:
     """``parts`` and ``workspace``, cut so that they sum to the peak.
 
-    Gradients grow while activations shrink, so at the peak not all of either need be there: each part, in the order of
-    :data:`PARTS`, gets what is left of the peak and no more; workspace is the rest.
+    Gradients grow while activations shrink, so at the peak not all of either need be there; and a process that has freed small
+    blocks puts new tensors there. So tensors are served first, then the process, then gradients; workspace is the rest.
     """
     found: dict[str, float] = {}
     left = peak
-    for name in PARTS[:-1]:
+    for name in _CLAIMS:
         found[name] = min(parts[name], left)
         left -= found[name]
-    return {**found, "workspace": left}
+    found["workspace"] = left
+    return {name: found[name] for name in PARTS}
 
 
 def tensor_mb(tensors: Iterable[torch.Tensor | None]) -> float:
@@ -192,7 +195,10 @@ class MemoryMeter:
                 self.notes.append("memory is scarce: freed blocks are given back at once for the whole run, which costs time")
 
     def result(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """JSON: ``measured_peak_mb``, ``mean_mb``, ``process_peak_mb``, ``measured`` (the peak, by :func:`split_peak`)."""
+        """JSON: ``measured_peak_mb``, ``mean_mb``, ``process_peak_mb``, ``measured`` (the peak, by :func:`split_peak`).
+
+        ``tensors_mb``: the same parts, each counted by itself to the byte.
+        """
         trainable = list(adapted.trainable().values())
         module = adapted.module
         everything = tensor_mb([*module.parameters(), *module.buffers()])
@@ -213,7 +219,7 @@ class MemoryMeter:
             "mean_mb": round(self._sum / self._count, 3) if self._count else None,
             "process_peak_mb": round(max(self._process_peak, peak), 3),
             "measured": {name: round(value, 3) for name, value in split_peak(peak, parts).items()},
-            "gradients_mb": round(self.gradients_mb, 3),
+            "tensors_mb": {name: round(size, 6) for name, size in parts.items() if name != "process"},
             "device": self.device.type,
             "notes": list(dict.fromkeys(self.notes)),
         }

@@ -1,0 +1,158 @@
+"""Measured memory: against sizes known beforehand, and without influence on any result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from peftlab.training.memory import PARTS, MemoryMeter, reset_peak, split_peak, tensor_mb
+from tests.training.conftest import Lab
+
+CPU = torch.device("cpu")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="high-water marks of the kernel")
+
+
+def in_a_process(code: str) -> Any:
+    """What ``code`` prints as JSON, run in a process of its own: its memory is then nobody else's."""
+    paths = [path for path in sys.path if path]
+    header = f"import sys; sys.path[:0] = {paths!r}\n"
+    done = subprocess.run([sys.executable, "-c", header + code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@linux
+def test_the_peak_of_a_block_that_is_gone_is_seen_and_can_be_reset() -> None:
+    found = in_a_process(
+        "import json, torch\n"
+        "from peftlab.training.memory import allocate_exactly, peak_resident_mb, reset_peak, resident_mb\n"
+        "exact = allocate_exactly(True)\n"
+        "before = resident_mb(); can = reset_peak()\n"
+        "block = torch.ones(50_000_000); del block\n"
+        "peak = peak_resident_mb() - before; now = resident_mb() - before; again = reset_peak() and peak_resident_mb() - before\n"
+        "print(json.dumps([exact, can, peak, now, again]))"
+    )
+    exact, can, peak, now, again = found
+    if not (exact and can):
+        pytest.skip("no glibc, or the high-water mark cannot be reset here")
+    assert peak == pytest.approx(200.0, abs=8.0)  # 50 million float32 are 200 MB of 10^6 bytes
+    assert now == pytest.approx(0.0, abs=8.0)
+    assert again == pytest.approx(0.0, abs=8.0)
+
+
+@linux
+def test_blocks_are_given_back_only_when_asked_to() -> None:
+    """Freed neighbours of a block that stays: exact allocation returns them, the heap keeps them."""
+    code = (
+        "import json, torch\n"
+        "from peftlab.training.memory import allocate_exactly, resident_mb\n"
+        "done = allocate_exactly({exact})\n"
+        "before = resident_mb()\n"
+        "blocks = [torch.ones(500_000) for _ in range(40)]\n"
+        "blocks = blocks[-1:]\n"
+        "print(json.dumps([done, resident_mb() - before]))"
+    )
+    done, exact = in_a_process(code.format(exact=True))
+    if not done:
+        pytest.skip("no glibc")
+    assert exact < 10.0  # one block of 2 MB is left
+    assert in_a_process(code.format(exact=False))[1] > 50.0
+
+
+@given(st.floats(0, 1e4), st.lists(st.floats(0, 1e4), min_size=len(PARTS) - 1, max_size=len(PARTS) - 1))
+def test_parts_are_never_negative_and_sum_to_the_peak(peak: float, sizes: list[float]) -> None:
+    parts = split_peak(peak, dict(zip(PARTS[:-1], sizes, strict=True)))
+    assert tuple(parts) == PARTS
+    assert min(parts.values()) >= 0.0
+    assert sum(parts.values()) == pytest.approx(peak)
+
+
+def test_shared_storages_count_once() -> None:
+    whole = torch.zeros(1000, 250)
+    assert tensor_mb([whole, whole[:10], whole.T, None]) == pytest.approx(1.0)
+
+
+def measured(lab: Lab, folder: Path, adapter: str, **train: Any) -> tuple[dict[str, Any], Any]:
+    meter = MemoryMeter(CPU)
+    trainer = lab.trainer(folder, adapter, train={"max_steps": 6, **train})
+    trainer.hooks.append(meter.hook(trainer.adapted))
+    with meter:
+        trainer.fit()
+        meter.sample()
+    return meter.result(trainer.adapted, trainer.optimizer), trainer
+
+
+@pytest.mark.parametrize("adapter", ["full", "linear-probe", "lora"])
+def test_tensors_are_reported_to_the_byte(lab: Lab, tmp_path: Path, adapter: str) -> None:
+    found, trainer = measured(lab, tmp_path, adapter)
+    tensors, parts = found["tensors_mb"], found["measured"]
+    trainable = 4 * sum(p.numel() for p in trainer.trainable.values()) / 1e6
+    frozen = 4 * sum(p.numel() for p in trainer.adapted.module.parameters() if not p.requires_grad) / 1e6
+    assert tensors["adapter"] == pytest.approx(trainable, abs=1e-5)
+    assert tensors["weights"] >= frozen - 1e-5  # buffers come on top
+    assert tensors["optimizer"] == pytest.approx(2 * trainable + 4e-6 * len(trainer.trainable), abs=1e-5)
+    assert tensors["gradients"] == pytest.approx(trainable, abs=1e-5)
+    assert sum(parts.values()) == pytest.approx(found["measured_peak_mb"], abs=0.01)
+    assert found["process_peak_mb"] >= found["measured_peak_mb"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_measuring_changes_no_result(lab: Lab, tmp_path: Path) -> None:
+    plain = lab.trainer(tmp_path / "a", "lora", train={"max_steps": 6})
+    plain.fit()
+    _, metered = measured(lab, tmp_path / "b", "lora")
+    for name, parameter in plain.trainable.items():
+        assert torch.equal(parameter, metered.trainable[name]), name
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_runs_shorter_than_the_measurement_are_measured_too(lab: Lab, tmp_path: Path, steps: int) -> None:
+    found, _ = measured(lab, tmp_path, "lora", max_steps=steps)
+    assert found["measured_peak_mb"] > 0
+    assert found["tensors_mb"]["activations"] > 0
+
+
+def test_activations_are_what_autograd_keeps(lab: Lab, tmp_path: Path) -> None:
+    """One step's saved tensors, counted by PyTorch's graph itself: each node's ``_saved_*`` attributes."""
+    found, trainer = measured(lab, tmp_path, "full", max_steps=2)
+    batch = trainer.task.batch(trainer.splits.train[: trainer.schedule.batch])
+    loss = trainer._loss(batch)
+    kept: dict[int, int] = {}
+    seen, todo = set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [following for following, _ in node.next_functions]
+        for name in dir(node):
+            value = getattr(node, name) if name.startswith("_saved_") else None
+            for tensor in value if isinstance(value, tuple | list) else [value]:
+                if torch.is_tensor(tensor):
+                    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    for tensor in trainer.adapted.module.parameters():
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    assert found["tensors_mb"]["activations"] == pytest.approx(sum(kept.values()) / 1e6, rel=0.02)
+
+
+def test_a_step_that_raises_leaves_no_hooks_behind(lab: Lab, tmp_path: Path) -> None:
+    meter = MemoryMeter(CPU)
+    hook = meter.hook(lab.trainer(tmp_path).adapted)
+    hook.start(1, torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
+    with pytest.raises(MemoryError), meter:
+        hook.before_step(0)
+        raise MemoryError
+    counted = meter.saved_mb
+    (torch.ones(1000, requires_grad=True) ** 2).sum().backward()
+    assert meter.saved_mb == counted
+    assert getattr(hook, "hooks", None) is None
+    reset_peak()
