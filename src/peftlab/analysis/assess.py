@@ -1,5 +1,8 @@
 """Findings from a frame: the declared plan carried out, setting by setting. Nothing is read or written here."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """One tidy frame from a results folder: a row per run x split x metric, and a list of everything that is not in it."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import dataclasses

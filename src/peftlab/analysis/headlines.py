@@ -7,7 +7,7 @@ from typing import Any
 
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding
 from peftlab.analysis.frame import Frame
-from peftlab.analysis.words import equation_p, is_share, listed, plural, show, show_count, show_margin
+from peftlab.analysis.words import equation_p, is_share, listed, plural, show, show_count, show_margin, show_percent
 from peftlab.study.schema import Margin
 
 
@@ -78,7 +78,7 @@ def _within(good: list[str], tests: dict[str, Finding], by_label: dict[str, ArmS
     if sized:
         smallest = min(sized, key=lambda a: a.trainable if a.trainable is not None else math.inf)
         share = smallest.percent_of_baseline
-        of_baseline = f", {share:.3g} % of {plan.baseline}'s" if share is not None else ""
+        of_baseline = f", {show_percent(share)} % of {plan.baseline}'s" if share is not None else ""
         text += (
             f" The smallest of them is {smallest.label}: {show(smallest.mean, plan.metric)} {plan.metric} with "
             f"{show_count(smallest.trainable)} trainable parameters{of_baseline} (adjusted "

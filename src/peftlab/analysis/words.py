@@ -64,6 +64,13 @@ def show_count(value: float | None, missing: str = "–") -> str:
     return missing if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def show_percent(value: float | None, missing: str = "–") -> str:
+    """A percentage with three significant digits, without the sign: ``0.895``, ``1,190``."""
+    if value is None or not math.isfinite(value):
+        return missing
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def show_margin(margin: Margin, metric: str) -> str:
     """``3 %`` (relative) or ``1.00 percentage points``."""
     if margin.relative is not None:

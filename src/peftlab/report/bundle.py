@@ -1,5 +1,8 @@
 """What the figures are drawn from, gathered once per setting."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,8 @@
 """What the report tells beside the findings: machine and versions, tuning, how to reproduce."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import hashlib

@@ -69,7 +69,8 @@ def style() -> Iterator[None]:
     """matplotlib's defaults plus :data:`RC`, whatever the user's own settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(RC)
+        for key, value in RC.items():
+            mpl.rcParams[key] = value  # pyright: ignore[reportArgumentType] (keys are a closed set of literals there)
         yield
 
 

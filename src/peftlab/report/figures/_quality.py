@@ -1,5 +1,8 @@
 """The quality axis that several figures share: readable although a diverged run lies far below everything else."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from matplotlib.axes import Axes

@@ -1,5 +1,8 @@
 """The main figure: what every arm reaches, against how many parameters it trains."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -12,7 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 from peftlab.analysis.findings import ArmSummary
 from peftlab.report.figures._quality import axis_name, draw_baseline, quality_limits, scale_quality
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, Look, legend_below, log_counts
+from peftlab.report.style import COLUMN_WIDTH_IN, MOST_LABELS, Look, legend_below, log_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,8 @@ class AccuracyVsParameters(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         plan = bundle.findings.plan
-        text = f"Mean {plan.metric} of every arm with its {100 * plan.confidence:g} % interval; light points are single runs."
+        text = f"Mean {plan.metric} of every arm with its {100 * plan.confidence:g} % interval"
+        text += "; light points are single runs." if len(bundle.arms) <= MOST_LABELS else "."
         if bundle.baseline:
             text += f" Solid line: mean of {bundle.baseline.label}; dashed: the margin below which an arm is not acceptable."
         if any(a.imputed for a in bundle.arms):
@@ -58,7 +62,7 @@ def _draw_arm(axes: Axes, arm: ArmSummary, look: Look, bundle: Bundle, low: floa
     assert arm.trainable is not None and arm.mean is not None
     x, runs = arm.trainable, bundle.runs[bundle.runs["label"] == arm.label]
     values = runs["value"].dropna()
-    inside = values[(values >= low) & (values <= high)]
+    inside = values[(values >= low) & (values <= high)] if len(bundle.arms) <= MOST_LABELS else []  # else a cloud hides the means
     beside = axes.transData + ScaledTranslation(-8 / 72, 0, axes.figure.dpi_scale_trans)  # 8 points left, or the mean hides them
     axes.plot(
         [x] * len(inside), inside, look.marker, color=look.color, alpha=0.35, markersize=4.5, markeredgewidth=0, zorder=2,

@@ -33,7 +33,15 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols"],
     )  # fmt: skip
-    for function in (words.show, words.show_count, words.show_difference, words.show_interval, words.show_p, number):
+    for function in (
+        words.show,
+        words.show_count,
+        words.show_difference,
+        words.show_interval,
+        words.show_p,
+        words.show_percent,
+        number,
+    ):
         jinja.globals[function.__name__] = function
     script = (_HERE / "script.js").read_text(encoding="utf-8")
     plan = findings.plan
