@@ -25,7 +25,7 @@ from peftlab.planning.plan import PlanOptions, make_plan
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import dump, validate_study
 
-STEPS = 10
+STEPS = 6
 LORA = {"name": "lora", "rank": 8, "targets": "standard"}
 ALL = {"name": "lora", "rank": 8, "targets": "all-linear"}
 CHECKPOINTING = {"gradient_checkpointing": True}

@@ -163,7 +163,7 @@ def test_refusal_names_the_largest_batch_that_fits() -> None:
         return of(100.0 * batch)
 
     assert refusal(at(8), at, 1000.0, 64) is None
-    assert 800.0 <= HEADROOM * 1000.0
+    assert HEADROOM * 1000.0 >= 800.0
     text = refusal(at(64), at, 1000.0, 64)
     assert text is not None
     assert "batch_size that would fit is 8" in text

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import torch
 
+from peftlab.errors import PeftlabError
 from peftlab.planning.estimate import Estimate, largest_batch, refusal, roofline_s
 from peftlab.planning.trace import Operation
 from peftlab.training.memory import MB
@@ -124,15 +125,17 @@ def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:
         pass
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-m", "peftlab.planning.calibration", device, worker],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=True,
-    )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    command = [sys.executable, "-m", "peftlab.planning.calibration", device, worker]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or [""]
+        raise PeftlabError(
+            f"memory and speed of this machine could not be measured: {said[-1][:200]}",
+            where=device,
+            remedy=f"see the whole error with `python -m peftlab.planning.calibration {device} {worker}`",
+        ) from error
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(found))
