@@ -11,7 +11,8 @@ from torch import nn
 
 from peftlab.errors import BaseChanged, DidNothing, RecordError, Stopped
 from peftlab.nn.hooks import TrainingHook
-from peftlab.training.loop import Cadence, Trainer, clip
+from peftlab.training.loop import Cadence, Trainer
+from peftlab.training.optimizers import clip
 from tests.training.conftest import Lab, Lines
 
 ADAPTERS = [

@@ -113,11 +113,11 @@ def analyze(folder: str | Path) -> Answer:
 
 def report(folder: str | Path) -> Answer:
     """Analyse, then write ``report/``: index.html, figures, tables."""
-    from peftlab.analysis.analyze import analyze as compute
+    from peftlab.analysis.analyze import read_findings
     from peftlab.report.build import build_report
 
-    findings = compute(folder)
-    path = build_report(folder)
+    path = build_report(folder)  # analyses anew
+    findings = read_findings(folder)
     data = {"report": str(path), "verdict": findings.verdict}
     return Answer(data, lambda: answers.lines(_findings_table(findings), f"report: {path}"))
 

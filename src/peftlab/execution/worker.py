@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import statistics
 import time
@@ -14,6 +15,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import OutOfMemory, Stopped
+from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
 from peftlab.nn.hooks import TrainingHook
 from peftlab.records.environment import environment
@@ -26,7 +28,7 @@ from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
 from peftlab.training.memory import MemoryMeter
-from peftlab.training.precision import Precision, higher, resolve_device, resolve_precision
+from peftlab.training.precision import resolve_device, resolve_precision
 
 
 def main(config_json: str, path: str, options: WorkerOptions, connection: Connection | None = None) -> int:
@@ -44,7 +46,9 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(
             str(error).split("\n")[0],
             where=config.label,
@@ -94,11 +98,10 @@ class _Run:
 
     def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, channel: Channel, stop: _StopFlag) -> None:
         self.config, self.folder, self.options, self.channel, self.stop = config, folder, options, channel, stop
-        self.train = Train.model_validate(config.train)
         self.flags: list[str] = []
         self.notes: list[str] = []
-        self.device = resolve_device(options.device)
-        self.precision: Precision = resolve_precision(self.train.precision, self.device)
+        train, device = Train.model_validate(config.train), resolve_device(options.device)
+        self.attempt = Attempt(device=device, precision=resolve_precision(train.precision, device), train=train)
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
@@ -152,35 +155,46 @@ class _Run:
         )
 
     def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
-        """Train; once more in higher precision if that is the declared answer to a non-finite loss."""
+        """Train; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
         while True:
-            memory = MemoryMeter(self.device)
-            adapted = ingredients.build(task.info.outputs, self.config.seed, self.device)
-            hooks: list[TrainingHook] = [*adapted.hooks]
-            hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
-            hooks.append(memory.hook(adapted))
-            trainer = Trainer(
-                adapted=adapted,
-                task=task,
-                splits=task.splits(self.config.seed, self.config.fold),
-                train=self.train,
-                seed=self.config.seed,
-                device=self.device,
-                precision=self.precision,
-                checkpoints=Checkpoints(self.folder.checkpoints / self.precision),
-                cadence=Cadence(seconds=self.options.checkpoint_every_s, steps=self.options.checkpoint_every_steps),
-                hooks=hooks,
-                listener=_Forward(self.folder, self.channel, memory),
-                should_stop=self.stop,
-            )
-            with memory:
-                fitted = trainer.fit()
-            safer = higher(self.precision)
-            if fitted.diverged_at is None or self.train.on_non_finite == "fail" or safer is None:
-                return adapted, trainer, fitted, memory
-            self.flags.append(f"not finite in {self.precision}, step {fitted.diverged_at + 1}: run again in {safer}")
-            self.precision = safer
-            del adapted, trainer
+            try:
+                adapted, trainer, fitted, memory = self._attempt(ingredients, task)
+            except RuntimeError as error:
+                following = self.attempt.after_error(error)
+                if following is None:
+                    raise
+            else:
+                following = self.attempt.after_divergence(fitted.diverged_at) if fitted.diverged_at is not None else None
+                if following is None:
+                    return adapted, trainer, fitted, memory
+                del adapted, trainer
+            self.attempt, flag = following
+            self.flags.append(flag)
+            gc.collect()  # the tensors of the failed attempt
+
+    def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
+        device = self.attempt.device
+        memory = MemoryMeter(device)
+        adapted = ingredients.build(task.info.outputs, self.config.seed, device)
+        hooks: list[TrainingHook] = [*adapted.hooks]
+        hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
+        hooks.append(memory.hook(adapted))
+        trainer = Trainer(
+            adapted=adapted,
+            task=task,
+            splits=task.splits(self.config.seed, self.config.fold),
+            train=self.attempt.train,
+            seed=self.config.seed,
+            device=device,
+            precision=self.attempt.precision,
+            checkpoints=Checkpoints(self.folder.checkpoints / self.attempt.name),
+            cadence=Cadence(seconds=self.options.checkpoint_every_s, steps=self.options.checkpoint_every_steps),
+            hooks=hooks,
+            listener=_Forward(self.folder, self.channel, memory),
+            should_stop=self.stop,
+        )
+        with memory:
+            return adapted, trainer, trainer.fit(), memory
 
     def _test(self, trainer: Trainer) -> dict[str, float | None]:
         """Test data, touched once."""
@@ -199,8 +213,8 @@ class _Run:
             "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
             "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
             "threads": torch.get_num_threads(),
-            "device": self.device.type,
-            "precision": self.precision,
+            "device": self.attempt.device.type,
+            "precision": self.attempt.precision,
         }
 
 

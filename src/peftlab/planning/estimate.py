@@ -12,10 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from peftlab.adapters.contract import Adapted
 from peftlab.planning.trace import Operation, StepTrace, fake_module, trace_step
 from peftlab.study.schema import Train
-from peftlab.training.loop import enable_checkpointing
 from peftlab.training.memory import MB, split_peak
 from peftlab.training.optimizers import make_optimizer
 from peftlab.training.precision import autocast, resolve_precision
+from peftlab.training.recompute import enable_checkpointing
 
 if TYPE_CHECKING:
     from peftlab.planning.machine import Machine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from peftlab.allocators.contract import Allocator
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import OptionError
+from peftlab.nn.roles import Site
 from peftlab.quantizers.contract import Quantizer
 from peftlab.registry import create
 from peftlab.tasks.contract import Preprocessing, Task
@@ -61,6 +62,12 @@ class Ingredients:
                 where=f"{prefix}allocator",
                 remedy="remove it, or use an adapter with a rank",
             )
+        if found.allocator is not None and found.allocator.needs_triplets and not found.adapter.has_triplets:
+            raise OptionError(
+                f"allocator {found.allocator.name!r} acts on triplets, and adapter {found.adapter.name!r} has none",
+                where=f"{prefix}allocator",
+                remedy="use an adapter whose update is a sum of triplets, e.g. `svd`",
+            )
         return found
 
     @property
@@ -74,13 +81,27 @@ class Ingredients:
         """``device``: "cpu", or "meta" for shapes only."""
         return self.source.load(self.backbone, outputs=outputs, image_size=self.image_size, seed=seed, device=device)
 
+    @property
+    def rank(self) -> int:
+        """The adapter's own uniform rank; 0 where it has none."""
+        return getattr(self.adapter, "rank", 0)
+
+    def cost(self, backbone: Backbone) -> Callable[[Site, int], int]:
+        """(site, rank) -> trainable parameters of the adapter there."""
+        return lambda site, rank: self.adapter.count(backbone, [site], {site.name: rank})
+
+    def ranks(self, backbone: Backbone, sites: Sequence[Site]) -> dict[str, int] | None:
+        """The starting ranks that the allocator decides; None without one.
+
+        Raises:
+            OptionError: its budget does not fit these sites.
+        """
+        return self.allocator.initial(sites, self.rank, cost=self.cost(backbone)) if self.allocator is not None else None
+
     def attach(self, backbone: Backbone, seed: int) -> Adapted:
         """Quantize the frozen weights, decide the starting ranks, put the adapter on."""
         self.quantizer.convert(backbone)
-        ranks = None
-        if self.allocator is not None:
-            sites = self.adapter.sites(backbone)
-            ranks = self.allocator.initial(sites, rank=getattr(self.adapter, "rank", 0))
+        ranks = self.ranks(backbone, self.adapter.sites(backbone)) if self.allocator is not None else None
         adapted = self.adapter.attach(backbone, seed=seed, ranks=ranks)
         hook = self.allocator.hook(adapted) if self.allocator is not None else None
         if hook is not None:

@@ -22,9 +22,10 @@ from peftlab.nn.seeding import derive, generator
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.checkpoint import Checkpoints
-from peftlab.training.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
+from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.proof import Movement, assert_frozen, frozen_hash
+from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 
 
@@ -302,24 +303,3 @@ class Trainer:
             self.resumed = loop["resumed"]
         self.resumed += 1
         self.notes += notes
-
-
-def clip(parameters: Any, limit: float | None) -> float:
-    """Clip the global gradient norm to ``limit``; returns the norm before."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_([p for p in parameters if p.grad is not None], limit, norm)
-    return float(norm)
-
-
-def enable_checkpointing(adapted: Adapted) -> None:
-    """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory."""
-    module = adapted.backbone.module
-    if hasattr(module, "set_grad_checkpointing"):  # timm
-        module.set_grad_checkpointing(True)  # pyright: ignore
-        return
-    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):  # transformers, new name and old
-        if hasattr(module, name):
-            getattr(module, name)({"use_reentrant": False})
-            return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -49,3 +49,13 @@ def restore_optimizer(
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
+    """Clip the global gradient norm to ``limit``; returns the norm before."""
+    held = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in held if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(held, limit, norm)
+    return float(norm)

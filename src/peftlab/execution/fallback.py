@@ -1,0 +1,79 @@
+"""What a run may do when it cannot go on as it is: only what its study declared, never silently.
+
+=========================  ==========================  =====================================================================
+key of ``train``           value                       answer
+=========================  ==========================  =====================================================================
+``on_out_of_memory``       ``accumulate``              half the micro-batch, twice the accumulation, same effective batch
+``on_non_finite``          ``higher-precision``        the run again in float32
+``on_device_failure``      ``cpu``                     the run again on the CPU
+=========================  ==========================  =====================================================================
+
+``fail``, the default of all three, ends the run with a typed error (a non-finite loss with the outcome "diverged"). Every answer
+starts the run afresh and leaves a flag that each table shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from peftlab.study.schema import Train
+from peftlab.training.precision import Precision, higher
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "MPS backend", "device-side assert")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """How a run is tried: device, precision and micro-batch."""
+
+    device: torch.device
+    precision: Precision
+    train: Train
+
+    @property
+    def name(self) -> str:
+        """Folder of this attempt's checkpoints: those of another attempt are never continued."""
+        return f"{self.device.type}-{self.precision}-{self.train.batch_size}"
+
+    def after_divergence(self, step: int) -> tuple[Attempt, str] | None:
+        """The next attempt and its flag, or None: divergence is the outcome."""
+        safer = higher(self.precision)
+        if self.train.on_non_finite != "higher-precision" or safer is None:
+            return None
+        flag = f"not finite in {self.precision} in step {step + 1}: run again in {safer}"
+        return dataclasses.replace(self, precision=safer), flag
+
+    def after_error(self, error: BaseException) -> tuple[Attempt, str] | None:
+        """The next attempt and its flag, or None: the error stands."""
+        batch = self.train.batch_size
+        assert isinstance(batch, int)
+        if is_out_of_memory(error) and self.train.on_out_of_memory == "accumulate" and batch % 2 == 0:
+            effective = self.train.effective_batch_size or batch
+            train = self.train.model_copy(update={"batch_size": batch // 2, "effective_batch_size": effective})
+            flag = (
+                f"out of memory at {batch} examples: run again with {batch // 2}, {effective // (batch // 2)} times accumulated"
+            )
+            return dataclasses.replace(self, train=train), flag
+        if is_device_failure(error) and self.train.on_device_failure == "cpu" and self.device.type != "cpu":
+            flag = f"{self.device.type} failed ({str(error).splitlines()[0][:80]}): run again on the CPU"
+            return dataclasses.replace(self, device=torch.device("cpu"), precision="float32"), flag
+        return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator said no; torch raises a plain RuntimeError on the CPU and on MPS."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _OUT_OF_MEMORY)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an accelerator gave up for another reason than memory."""
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and any(mark in str(error) for mark in _DEVICE)
+    )

@@ -1,0 +1,17 @@
+"""Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174), as the libraries offer it."""
+
+from __future__ import annotations
+
+from peftlab.adapters.contract import Adapted
+
+
+def enable_checkpointing(adapted: Adapted) -> None:
+    """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory."""
+    module = adapted.backbone.module
+    if hasattr(module, "set_grad_checkpointing"):  # timm
+        module.set_grad_checkpointing(True)  # pyright: ignore
+        return
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):  # transformers, new name and old
+        if hasattr(module, name):
+            getattr(module, name)({"use_reentrant": False})
+            return

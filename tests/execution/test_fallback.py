@@ -1,0 +1,121 @@
+"""Fallbacks: only what the study declared, recorded and flagged; checked with a process that really runs out of memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftlab.backbones.resolve import source_of
+from peftlab.execution.fallback import Attempt, is_device_failure, is_out_of_memory
+from peftlab.execution.protocol import WorkerOptions
+from peftlab.execution.worker import main
+from peftlab.records.record import RunConfig
+from peftlab.records.run_folder import RunFolder
+from peftlab.registry import create
+from peftlab.study.schema import Train
+from tests.contracts.tiny import make
+
+CPU = torch.device("cpu")
+
+
+def attempt(**train: Any) -> Attempt:
+    return Attempt(device=CPU, precision="bfloat16", train=Train(**{"batch_size": 32, **train}))
+
+
+def allocator_error() -> RuntimeError:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    return raised.value
+
+
+def test_the_default_answer_to_everything_is_no() -> None:
+    assert attempt().after_divergence(3) is None
+    assert attempt().after_error(allocator_error()) is None
+    assert attempt().after_error(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
+
+
+def test_accumulate_halves_the_micro_batch_and_keeps_the_effective_one() -> None:
+    following = attempt(on_out_of_memory="accumulate").after_error(allocator_error())
+    assert following is not None
+    again, flag = following
+    assert (again.train.batch_size, again.train.effective_batch_size) == (16, 32)
+    assert "out of memory at 32" in flag
+    once_more = again.after_error(allocator_error())
+    assert once_more is not None and once_more[0].train.effective_batch_size == 32
+    assert attempt(batch_size=1, on_out_of_memory="accumulate").after_error(allocator_error()) is None
+    assert again.name != attempt().name  # checkpoints of another attempt are never continued
+
+
+def test_higher_precision_ends_at_float32() -> None:
+    following = attempt(on_non_finite="higher-precision").after_divergence(6)
+    assert following is not None
+    again, flag = following
+    assert again.precision == "float32" and "step 7" in flag
+    assert again.after_divergence(6) is None
+
+
+def test_errors_are_told_apart() -> None:
+    assert is_out_of_memory(allocator_error()) and not is_device_failure(allocator_error())
+    assert is_device_failure(RuntimeError("CUDA error: unspecified launch failure"))
+    shape = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert not is_out_of_memory(shape) and not is_device_failure(shape)
+    gpu = Attempt(device=torch.device("cuda"), precision="bfloat16", train=Train(on_device_failure="cpu"))
+    following = gpu.after_error(RuntimeError("CUDA error: unspecified launch failure"))
+    assert following is not None and following[0].device.type == "cpu" and following[0].precision == "float32"
+
+
+def _starved(path: str, text: str, cache: str, room_mb: int, outcome: Any) -> None:
+    """Run the worker with little address space left beyond what this process has mapped already."""
+    torch.set_num_threads(1)
+    config = RunConfig.model_validate_json(text)
+    task = create("task", config.task, key="kind")
+    task.prepare(source_of(config.backbone).preprocessing(config.backbone, task.image_size), Path(cache))  # not what is tested
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + room_mb * 2**20,) * 2)
+    try:
+        main(text, path, WorkerOptions(cache=Path(cache)))
+        outcome.put("done")
+    except Exception as error:
+        outcome.put(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to limit memory")
+@pytest.mark.parametrize("policy", ["fail", "accumulate"])
+def test_a_worker_that_really_runs_out_of_memory(tmp_path: Path, policy: str) -> None:
+    """A batch of 1,024 images of 96 px needs more activations than the 500 MB of address space that are given."""
+    backbone = tmp_path / "vit"
+    make("vit", backbone)
+    config = RunConfig(
+        study="starved",
+        arm="full",
+        label="full",
+        slug="full",
+        backbone=str(backbone),
+        backbone_fingerprint="tiny",
+        task={"kind": "image-classification", "data": "digits", "image_size": 96, "train_size": 1024},
+        data_fingerprint="digits",
+        adapter={"name": "full"},
+        quantizer={"name": "none"},
+        train=Train(max_steps=1, batch_size=1024, on_out_of_memory=policy).model_dump(mode="json"),  # pyright: ignore
+        seed=0,
+    )
+    run = RunFolder(tmp_path / config.run_id).create(config)
+    context = multiprocessing.get_context("spawn")
+    outcome = context.Queue()
+    arguments = (str(run.path), config.model_dump_json(), str(tmp_path / "cache"), 500, outcome)
+    process = context.Process(target=_starved, args=arguments)
+    process.start()
+    said = outcome.get(timeout=120)
+    process.join(60)
+    results = run.results()
+    if policy == "fail":
+        assert said.startswith("OutOfMemory") and "batch_size" in said and results is None
+        return
+    assert said == "done"
+    assert results is not None and results.flags and "out of memory at 1024" in results.flags[0]
