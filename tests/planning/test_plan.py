@@ -1,0 +1,184 @@
+"""The plan: ids, grids, tuning before evaluation, refusals with reasons, one micro-batch for all arms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
+from peftlab.planning import plan as planning
+from peftlab.planning.machine import Machine
+from peftlab.planning.plan import Plan, PlanOptions, make_plan
+from peftlab.study.load import validate_study
+from tests.contracts.tiny import make
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-vit")
+    make("vit", folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def raw(backbone: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "study": "tiny",
+        "backbone": backbone,
+        "task": {"kind": "image-classification", "data": "digits"},
+        "seeds": [0, 1],
+        "train": {"epochs": 1},
+        "arms": {"full": {"adapter": "full"}, "lora": {"adapter": {"name": "lora", "rank": [2, 8]}}},
+        "analysis": {"baseline": "full"},
+        **changes,
+    }
+
+
+def planned(backbone: str, cache: Path, *, predict: bool = False, chosen: Any = None, only: Any = (), **changes: Any) -> Plan:
+    study = validate_study(raw(backbone, **changes))
+    return make_plan(study, PlanOptions(cache=cache, predict=predict, chosen=chosen, only=only))
+
+
+def test_every_cell_and_seed_is_one_run_with_an_id_of_its_own(backbone: str, cache: Path) -> None:
+    plan = planned(backbone, cache)
+    assert [(run.label, run.seed) for run in plan.runs] == [
+        (label, seed) for label in ("full", "lora[rank=2]", "lora[rank=8]") for seed in (0, 1)
+    ]
+    ids = [run.config.run_id for run in plan.runs if run.config]
+    assert len(set(ids)) == 6
+    assert ids == [run.config.run_id for run in planned(backbone, cache).runs if run.config]  # the same every time
+    json.dumps(plan.as_dict(), allow_nan=False)
+
+
+def test_the_id_follows_what_decides_the_outcome_and_not_the_names(backbone: str, cache: Path) -> None:
+    def ids(**changes: Any) -> set[str]:
+        return {run.config.run_id for run in planned(backbone, cache, **changes).runs if run.config}
+
+    before = ids()
+    assert ids(study="renamed") == before
+    assert ids(arms={"all": {"adapter": "full"}, "low": {"adapter": {"name": "lora", "rank": [2, 8]}}}, analysis={}) == before
+    assert ids(train={"epochs": 2}).isdisjoint(before)
+    assert ids(seeds=[1, 2]) & before  # seed 1 is reused
+    assert ids(task={"kind": "image-classification", "data": "digits", "train_size": 100}).isdisjoint(before)
+
+
+def test_counts_are_those_of_the_closed_formula(backbone: str, cache: Path) -> None:
+    by_label = {run.label: run for run in planned(backbone, cache).runs}
+    full, small, large = (by_label[label] for label in ("full", "lora[rank=2]", "lora[rank=8]"))
+    assert full.trainable == full.total_parameters
+    head = full.total_parameters - large.total_parameters + large.trainable - 0
+    added = large.total_parameters - full.total_parameters
+    assert added == 4 * (small.total_parameters - full.total_parameters)  # linear in the rank
+    assert large.trainable == added + (small.trainable - added // 4)
+    assert head == large.trainable - added
+
+
+def test_tuning_comes_first_and_evaluation_waits_for_it(backbone: str, cache: Path) -> None:
+    tune = {"learning_rate": [1e-3, 1e-2], "seeds": [100]}
+    plan = planned(backbone, cache, tune=tune)
+    assert plan.pending
+    assert len(plan.tuning) == 3 * 2
+    assert all(run.config and not run.config.evaluate_test and run.config.purpose == "tuning" for run in plan.tuning)
+    assert {run.config.train["learning_rate"] for run in plan.tuning if run.config} == {1e-3, 1e-2}
+    first = plan.runs[0]
+    chosen = {(run.label, run.backbone, run.task): {"learning_rate": 1e-2} for run in plan.runs}
+    after = planned(backbone, cache, tune=tune, chosen=chosen)
+    assert not after.pending and first.config is None
+    assert all(run.config and run.config.train["learning_rate"] == 1e-2 and run.config.tuned for run in after.runs)
+
+
+def test_folds_multiply_the_runs(backbone: str, cache: Path) -> None:
+    plan = planned(backbone, cache, task={"kind": "image-classification", "data": "digits", "folds": 3})
+    assert len(plan.runs) == 3 * 3 * 2
+    assert {run.fold for run in plan.runs} == {0, 1, 2}
+
+
+def test_matrix_crosses_every_arm(backbone: str, cache: Path) -> None:
+    tasks = [{"kind": "image-classification", "data": "digits", "image_size": size} for size in (32, 48)]
+    plan = planned(backbone, cache, matrix={"task": tasks, "weight_decay": [0.0, 0.1]})
+    assert len(plan.runs) == 3 * 2 * 2 * 2
+    assert len({run.config.run_id for run in plan.runs if run.config}) == len(plan.runs)
+
+
+def test_only_names_an_arm_or_a_label(backbone: str, cache: Path) -> None:
+    assert {run.label for run in planned(backbone, cache, only=["lora"]).runs} == {"lora[rank=2]", "lora[rank=8]"}
+    assert {run.label for run in planned(backbone, cache, only=["lora[rank=8]"]).runs} == {"lora[rank=8]"}
+    with pytest.raises(StudyError, match="no arm 'lroa'") as raised:
+        planned(backbone, cache, only=["lroa"])
+    assert "lora" in raised.value.remedy
+
+
+def test_a_share_above_the_required_one_is_refused_and_full_fine_tuning_is_not(backbone: str, cache: Path) -> None:
+    plan = planned(backbone, cache, require={"trainable_percent": 5.0})
+    refused = {run.label for run in plan.refusals}
+    assert refused == {"lora[rank=8]"}
+    assert "requires at most 5" in (plan.refusals[0].refusal or "")
+    assert plan.refusals[0].config is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"arms": {"x": {"adapter": {"name": "lroa"}}}}, OptionError, "lora"),
+        ({"arms": {"x": {"adapter": {"name": "lora", "rnak": 4}}}}, OptionError, "rank"),
+        ({"arms": {"x": {"adapter": {"name": "lora", "rank": 4096}}}}, OptionError, "min"),
+        ({"arms": {"x": {"adapter": {"name": "lora", "targets": "no_such_layer"}}}}, OptionError, "no_such_layer"),
+        ({"arms": {"x": {"adapter": "full", "allocator": "uniform"}}}, OptionError, "no rank"),
+        ({"task": {"kind": "image-classification", "data": "./nowhere"}}, DataError, "nowhere"),
+        ({"task": {"kind": "image-clasification", "data": "digits"}}, OptionError, "image-classification"),
+        ({"analysis": {"metric": "acuracy"}}, PlanRefused, "accuracy"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(
+    backbone: str, cache: Path, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error) as raised:
+        planned(backbone, cache, **changes)
+    assert said in str(raised.value)
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, cache: Path, spare_mb: float) -> None:
+    """This machine, but with so much memory free beyond what a bare worker takes."""
+    machine = Machine.here(cache)
+    small = dataclasses.replace(machine, available_mb=(machine.process_mb + spare_mb) / 0.9)
+
+    class Small(Machine):
+        @classmethod
+        def here(cls, cache: Path, *, device: str = "auto", worker: str = "") -> Machine:
+            return small
+
+    monkeypatch.setattr(planning, "Machine", Small)
+
+
+def test_a_run_that_cannot_fit_is_refused_with_the_largest_batch_that_would(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, cache, 6.0)
+    with pytest.raises(PlanRefused, match="largest batch_size that would fit is"):
+        planned(backbone, cache, predict=True, train={"batch_size": 512})
+
+
+def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_one(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = planned(backbone, cache, predict=True, train={"batch_size": "auto", "effective_batch_size": 256})
+    assert {run.config.train["batch_size"] for run in roomy.runs if run.config} == {256}
+    with_memory(monkeypatch, cache, 6.0)
+    plan = planned(backbone, cache, predict=True, train={"batch_size": "auto", "effective_batch_size": 256})
+    batches = {run.config.train["batch_size"] for run in plan.runs if run.config}
+    assert len(batches) == 1 and 1 <= batches.pop() < 256
+    assert {run.config.train["effective_batch_size"] for run in plan.runs if run.config} == {256}
+    assert all(run.estimate and run.estimate.peak_mb <= 0.9 * plan.machine["available_mb"] for run in plan.runs)
+
+
+def test_different_effective_batches_are_called_a_confound(backbone: str, cache: Path) -> None:
+    arms = {"full": {"adapter": "full", "batch_size": 32}, "lora": {"adapter": "lora"}}
+    assert any("confound" in note for note in planned(backbone, cache, arms=arms).notes)
