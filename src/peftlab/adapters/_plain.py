@@ -1,4 +1,4 @@
-"""What adapters share that train existing parameters of the backbone and add none."""
+"""What adapters share that are no PEFT tuners: training the backbone's own parameters, and the file format."""
 
 from __future__ import annotations
 
@@ -49,23 +49,35 @@ class InPlace(Adapter):
         return copy.deepcopy(adapted.module)
 
     def save(self, adapted: Adapted, folder: Path) -> None:
-        """Trained tensors under their own names in the backbone, and a config that names the backbone."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({n: p.detach().contiguous() for n, p in adapted.trainable().items()}, folder / WEIGHTS)
-        config = {"adapter": self.spec(), "base_model_name_or_path": adapted.backbone.name}
-        (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        save_tensors(adapted, folder)
 
     def load(self, backbone: Backbone, folder: Path) -> nn.Module:
-        adapted = self.attach(backbone, seed=0)
-        try:
-            saved, wanted = load_file(folder / WEIGHTS), adapted.trainable()
-        except (OSError, SafetensorError) as error:
-            raise RecordError(f"no readable adapter: {error}", where=str(folder / WEIGHTS), remedy="export it again") from error
-        shapes_fit = saved.keys() == wanted.keys() and all(saved[n].shape == p.shape for n, p in wanted.items())
-        if not shapes_fit:
-            raise RecordError(
-                "the saved tensors are not those of this adapter", where=str(folder), remedy="load it on its own backbone"
-            )
-        for name, parameter in wanted.items():
-            parameter.data.copy_(saved[name])
-        return adapted.module
+        return load_tensors(self.attach(backbone, seed=0), folder)
+
+
+def save_tensors(adapted: Adapted, folder: Path) -> None:
+    """Trained tensors under their own names in the adapted model, and a config that names the backbone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: p.detach().contiguous() for n, p in adapted.trainable().items()}, folder / WEIGHTS)
+    config = {"adapter": adapted.adapter.spec(), "base_model_name_or_path": adapted.backbone.name}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_tensors(adapted: Adapted, folder: Path) -> nn.Module:
+    """The freshly attached model with what :func:`save_tensors` wrote.
+
+    Raises:
+        RecordError: unreadable, or not the tensors of this adapter on this backbone.
+    """
+    try:
+        saved, wanted = load_file(folder / WEIGHTS), adapted.trainable()
+    except (OSError, SafetensorError) as error:
+        raise RecordError(f"no readable adapter: {error}", where=str(folder / WEIGHTS), remedy="export it again") from error
+    shapes_fit = saved.keys() == wanted.keys() and all(saved[n].shape == p.shape for n, p in wanted.items())
+    if not shapes_fit:
+        raise RecordError(
+            "the saved tensors are not those of this adapter", where=str(folder), remedy="load it on its own backbone"
+        )
+    for name, parameter in wanted.items():
+        parameter.data.copy_(saved[name])
+    return adapted.module
