@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftlab.adapters.contract import Adapter
+from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.api._model_folder import FILE, Exported, load_adapted
 from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.backbones.contract import Backbone
@@ -176,6 +176,8 @@ def _merge(adapter: Adapter, backbone: Backbone, module: nn.Module, preprocessin
             whole = module.merge_and_unload(safe_merge=True)  # pyright: ignore
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise OptionError(f"PEFT cannot merge it: {error}", where="--merged", remedy=remedy) from error
+    else:
+        whole = adapter.merge(Adapted(module=module, backbone=backbone, adapter=adapter))
     with torch.inference_mode():
         after = backbone.outputs(whole, {"pixel_values": pixels})
     difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
