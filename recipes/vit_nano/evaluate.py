@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 EVALUATION_SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEEDS = (100, 101)
 GRIDS = {
-    "linear-probe": (3e-3, 1e-2, 3e-2, 1e-1),
+    "linear-probe": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
     "lora": (3e-3, 1e-2, 3e-2),
     "full": (5e-4, 1e-3, 2e-3),
 }
