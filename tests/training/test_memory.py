@@ -144,6 +144,12 @@ def test_activations_are_what_autograd_keeps(lab: Lab, tmp_path: Path) -> None:
     assert found["tensors_mb"]["activations"] == pytest.approx(sum(kept.values()) / 1e6, rel=0.02)
 
 
+def test_accumulation_counts_what_one_micro_batch_keeps(lab: Lab, tmp_path: Path) -> None:
+    alone, _ = measured(lab, tmp_path / "a", "full", batch_size=8, max_steps=2)
+    summed, _ = measured(lab, tmp_path / "b", "full", batch_size=8, effective_batch_size=32, max_steps=2)
+    assert summed["tensors_mb"]["activations"] == pytest.approx(alone["tensors_mb"]["activations"], rel=0.01)
+
+
 def test_a_step_that_raises_leaves_no_hooks_behind(lab: Lab, tmp_path: Path) -> None:
     meter = MemoryMeter(CPU)
     hook = meter.hook(lab.trainer(tmp_path).adapted)

@@ -238,6 +238,7 @@ class _MemoryHook(TrainingHook):
         self.meter, self.adapted = meter, adapted
         self.done = 0
         self.left = math.inf
+        self.counted: float = SAVED_STEP
         self.saved: dict[int, int] | None = None
         self.hooks: Any = None
 
@@ -249,7 +250,8 @@ class _MemoryHook(TrainingHook):
             self.left -= step  # of a resumed run, what remains
         if self.done == FIRST_STEP:
             self.meter.begin_peak()
-        if self.done == min(SAVED_STEP, self.left - 1):
+        self.counted = min(SAVED_STEP, self.left - 1)
+        if self.done == self.counted:
             self.saved = {}
             self.known = {
                 t.untyped_storage().data_ptr() for t in (*self.adapted.module.parameters(), *self.adapted.module.buffers())
@@ -263,11 +265,15 @@ class _MemoryHook(TrainingHook):
             self.saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def after_backward(self, step: int) -> None:
-        if self.hooks is not None:
-            self.meter.saved_mb = sum((self.saved or {}).values()) / MB
-            self.meter.gradients_mb = tensor_mb(p.grad for p in self.adapted.module.parameters())
+    def penalty(self) -> None:
+        """Asked after every forward pass: the first one of the step is counted, whatever is accumulated."""
+        if self.saved is not None:
+            self.meter.saved_mb = sum(self.saved.values()) / MB
             self.stop_counting()
+
+    def after_backward(self, step: int) -> None:
+        if self.done == self.counted:
+            self.meter.gradients_mb = tensor_mb(p.grad for p in self.adapted.module.parameters())
 
     def stop_counting(self) -> None:
         if self.hooks is not None:
