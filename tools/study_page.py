@@ -1,0 +1,124 @@
+"""A documentation page from a study's records: nothing in it is typed by hand.
+
+    python tools/study_page.py results/digits docs/studies
+
+writes ``docs/studies/digits.md`` and copies the report's figures (PNG) beside it. Analysis and report are made anew first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from peftlab.analysis.analyze import read_findings
+from peftlab.analysis.findings import Findings
+from peftlab.analysis.words import show, show_difference, show_interval, show_p
+from peftlab.report.build import build_report
+from peftlab.report.tables import Row, rows
+
+
+def page(folder: Path, figures: Iterable[str]) -> str:
+    """The page as markdown."""
+    findings = read_findings(folder)
+    records = [(json.loads(p.read_text()), p.parent) for p in sorted(folder.glob("runs/*/*/results.json"))]
+    environment = json.loads((records[0][1] / "environment.json").read_text())
+    parts = [
+        f"# Study: {findings.study}",
+        f"*{findings.question}*",
+        "\n".join(f"- {line}" for line in findings.verdict),
+        *(_table(findings, task, backbone) for task, backbone in _settings(findings)),
+        "Intervals are t intervals over seeds; differences are paired by seed; p is adjusted after Holm; *within margin* is the "
+        "verdict of the one-sided non-inferiority test declared in the study.",
+        _tuning(folder),
+        *(f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)" for name in figures),
+        "## To keep in mind",
+        "\n".join(f"- {line}" for line in (*findings.notes, *findings.warnings)),
+        "## How it was made",
+        _provenance(folder, environment, records),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _settings(findings: Findings) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((arm.task, arm.backbone) for arm in findings.arms))
+
+
+def _table(findings: Findings, task: str, backbone: str) -> str:
+    metric = findings.plan.metric
+    head = f"| arm | n | {metric} | difference | p | within margin | trainable | peak memory (predicted) | training | flags |"
+    lines = [head, "|---|--:|--:|--:|--:|---|--:|--:|--:|---|"]
+    for row in rows(findings, task, backbone):
+        lines.append("| " + " | ".join(_cells(row, metric)) + " |")
+    return "\n".join(lines)
+
+
+def _cells(row: Row, metric: str) -> list[str]:
+    arm, difference, margin = row.arm, row.difference, row.margin
+    mean = (
+        "-" if arm.mean is None else show(arm.mean, metric) + (f" {show_interval(arm.interval, metric)}" if arm.interval else "")
+    )
+    gap = "baseline" if arm.baseline else "-"
+    if difference is not None and difference.estimate is not None:
+        gap = show_difference(difference.estimate, metric)
+    measured, predicted = (f"{v:,.0f}" if v is not None else "-" for v in (arm.measured_peak_mb, arm.predicted_peak_mb))
+    return [
+        arm.label,
+        str(arm.n),
+        mean,
+        gap,
+        show_p(difference.p_adjusted) if difference and difference.p_adjusted is not None else "",
+        f"{margin.verdict} (p {show_p(margin.p_adjusted)})" if margin and margin.p_adjusted is not None else "",
+        f"{arm.trainable:,.0f}" if arm.trainable is not None else "",
+        f"{measured} MB ({predicted})",
+        f"{arm.train_s:.0f} s" if arm.train_s is not None else "",
+        "; ".join(row.flags),
+    ]
+
+
+def _tuning(folder: Path) -> str:
+    path = folder / "tuning.json"
+    if not path.exists():
+        return ""
+    raw: dict[str, Any] = json.loads(path.read_text())
+    grid = "; ".join(f"{key}: {', '.join(f'{v:g}' for v in values)}" for key, values in raw["grid"].items())
+    lines = [f"Every arm was tuned on the same grid ({grid}), tuning seeds {raw['seeds']}, on validation data:", ""]
+    lines += ["| arm | chosen | validation | at the edge of the grid |", "|---|---|--:|---|"]
+    for choice in raw["chosen"]:
+        values = ", ".join(f"{key} {value:g}" for key, value in choice["values"].items())
+        lines.append(f"| {choice['label']} | {values} | {choice['mean']:.4g} | {', '.join(choice['at_edge'])} |")
+    return "\n".join(lines)
+
+
+def _provenance(folder: Path, environment: dict[str, Any], records: list[tuple[dict[str, Any], Path]]) -> str:
+    seconds = [record["time"]["total_s"] for record, _ in records]
+    packages = environment["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft", "timm") if name in packages)
+    memory_gb = environment["memory_mb"] / 1000
+    name, total_s = folder.name, sum(seconds)
+    lines = [
+        f"`peftlab run studies/{name}.yaml`, then `python tools/study_page.py results/{name} docs/studies`",
+        f"machine: {environment['cpu']}, {environment['cores_logical']} cores, {memory_gb:.0f} GB; one thread a run, no GPU",
+        f"Python {environment['python']}, {versions}",
+        f"{len(records)} evaluation runs, median {statistics.median(seconds):.0f} s, {total_s / 60:.0f} core-minutes",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def main() -> None:
+    folder, target = Path(sys.argv[1]), Path(sys.argv[2])
+    build_report(folder)
+    (target / folder.name).mkdir(parents=True, exist_ok=True)
+    pictures = sorted((folder / "report" / "figures").glob("*.png"))
+    for picture in pictures:
+        shutil.copy(picture, target / folder.name / picture.name)
+    (target / f"{folder.name}.md").write_text(page(folder, [p.stem for p in pictures]), encoding="utf-8")
+    print(target / f"{folder.name}.md")
+
+
+if __name__ == "__main__":
+    main()
