@@ -47,6 +47,7 @@ class Adapter(Component, ABC):
     """A configured adapter."""
 
     has_rank: ClassVar[bool] = False  #: an allocator can decide its ranks
+    has_triplets: ClassVar[bool] = False  #: its update is a sum of rank-1 parts (nn/triplets.py) that can be switched off
     mergeable: ClassVar[bool] = True
     zero_at_start: ClassVar[bool] = True  #: outputs equal the backbone's before the first update
     merge_tolerance: ClassVar[float] = 1e-4  #: largest relative difference merged / unmerged, float32

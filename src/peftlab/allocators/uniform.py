@@ -16,5 +16,11 @@ class Uniform(Allocator):
 
     name: ClassVar[str] = "uniform"
 
-    def initial(self, sites: Sequence[Site], rank: int, probe: Callable[[], Mapping[str, float]] | None = None) -> dict[str, int]:
+    def initial(
+        self,
+        sites: Sequence[Site],
+        rank: int,
+        probe: Callable[[], Mapping[str, float]] | None = None,
+        cost: Callable[[Site, int], int] | None = None,
+    ) -> dict[str, int]:
         return {site.name: rank for site in sites}

@@ -16,11 +16,14 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     """
     from peftlab.api.running import cache_folder
     from peftlab.execution.check import check_cell
+    from peftlab.planning.budgets import resolve_budgets
     from peftlab.study.expand import cells, select_cells
     from peftlab.study.load import load_study
 
     parsed = load_study(study, overrides)
-    proofs = [proof for cell in select_cells(cells(parsed), only) for proof in check_cell(cell, cache_folder(), parsed.seeds[0])]
+    known = cells(parsed)
+    wanted = resolve_budgets(select_cells(known, only), known)
+    proofs = [proof for cell in wanted for proof in check_cell(cell, cache_folder(), parsed.seeds[0])]
     broken = [proof for proof in proofs if not proof.kept]
     arms = len({proof.label for proof in proofs})
     verdict = f"{arms} arms checked, every promise kept" if not broken else f"{len(broken)} promises are not kept"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
+from peftlab.nn.roles import Site
 from peftlab.planning.estimate import Estimate, estimate
 from peftlab.planning.machine import Machine
 from peftlab.study.schema import Train
@@ -23,6 +24,8 @@ class Forecast:
     trains_all: bool
     estimate: Estimate | None
     notes: tuple[str, ...]
+    sites: tuple[Site, ...]
+    ranks: Mapping[str, int] | None  #: at the start, as the allocator decides; None without one
 
     def seconds(self, schedule: Schedule, sizes: Mapping[str, int]) -> float | None:
         """Training plus evaluations of one run."""
@@ -70,9 +73,10 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
     full, head = meta.parameters, meta.head_parameters
     adapter = ingredients.adapter
     sites = adapter.sites(meta)
-    ranks = None
+    ranks = ingredients.ranks(meta, sites)
+    notes = meta.roles.notes
     if ingredients.allocator is not None:
-        ranks = ingredients.allocator.initial(sites, rank=getattr(adapter, "rank", 0))
+        notes += ingredients.allocator.notes(sites, ingredients.rank, ingredients.cost(meta))
     adapted_count = adapter.count(meta, sites, ranks)
     trains_all = adapted_count + head == full
     found = _estimate(ingredients, info, train, batch, machine) if detailed else None
@@ -81,7 +85,9 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         total=full if trains_all else full + adapter.added(meta, sites, ranks),
         trains_all=trains_all,
         estimate=found,
-        notes=meta.roles.notes,
+        notes=notes,
+        sites=tuple(sites),
+        ranks=ranks,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import PlanRefused, nearest
+from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.forecast import Forecast, forecast
 from peftlab.planning.machine import Machine
@@ -103,7 +104,8 @@ def make_plan(study: Study, options: PlanOptions) -> Plan:
         StudyError, OptionError, DataError, BackboneError: the study cannot be run as it is written.
         PlanRefused: ``only`` names no arm.
     """
-    wanted = select_cells(cells(study), options.only)
+    known = cells(study)
+    wanted = resolve_budgets(select_cells(known, options.only), known)
     machine = Machine.here(options.cache, device=options.device)
     planner = _Planner(study, options, machine)
     ready = [planner.ready(cell) for cell in wanted]
@@ -243,6 +245,9 @@ class _Planner:
     def _planned(self, item: _Ready, seed: int, fold: int, purpose: str, chosen: Mapping[str, Any] | None) -> PlannedRun:
         batch = item.train.batch_size if isinstance(item.train.batch_size, int) else 1
         schedule = Schedule.of(item.train.model_copy(update={"batch_size": batch}), item.info.sizes["train"])
+        allocator = item.ingredients.allocator
+        if allocator is not None:
+            allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, item.train)
         config = None if item.refusal or chosen is None else self._config(item, seed, fold, purpose, chosen)
         return PlannedRun(
             label=item.cell.label,

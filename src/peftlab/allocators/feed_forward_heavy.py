@@ -1,0 +1,29 @@
+"""More rank to feed-forward layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from peftlab.allocators._static import FEED_FORWARD_ROLES, Static, check_weight, heavy
+from peftlab.nn.roles import Site
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FeedForwardHeavy(Static):
+    """r_m proportional to w for feed-forward layers and to 1 for all others (w = ``weight``).
+
+    Rounded by largest remainders between min_rank and max_rank.
+    """
+
+    name: ClassVar[str] = "feed-forward-heavy"
+
+    weight: float = 2.0  #: rank of a feed-forward layer over that of another one
+
+    def __post_init__(self) -> None:
+        self._check_options()
+        check_weight(self.weight)
+
+    def weights(self, sites: Sequence[Site]) -> dict[str, float]:
+        return heavy(sites, FEED_FORWARD_ROLES, self.weight, self.name)
