@@ -54,7 +54,7 @@ class Lab:
     backbone: str
     cache: Path
 
-    def trainer(
+    def trainer(  # noqa: PLR0913
         self,
         folder: Path,
         adapter: Any = "lora",
@@ -65,13 +65,14 @@ class Lab:
         listener: Lines | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         hooks: tuple[TrainingHook, ...] = (),
+        allocator: Any = None,
     ) -> Trainer:
         spec = {"name": adapter} if isinstance(adapter, str) else adapter
         ingredients = Ingredients.of(
             backbone=self.backbone,
             task={"kind": "image-classification", "data": "digits", "train_size": 90, "validation_size": 30, "test_size": 30},
             adapter=spec,
-            allocator=None,
+            allocator=allocator,
             quantizer={"name": "none"},
         )
         prepared = ingredients.task.prepare(ingredients.preprocessing(), self.cache)

@@ -38,7 +38,7 @@ class PeftAdapter(Adapter):
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         sites = self.sites(backbone)
         if ranks is not None:
-            sites = _ranked(sites, ranks)
+            sites = ranked(sites, ranks)
         slice_fused(backbone.module, sites)
         config = self.config(backbone, sites, ranks)
         with seeded(seed, "adapter"):  # before injection: initial values are drawn in it
@@ -86,7 +86,7 @@ class PeftAdapter(Adapter):
         return list(backbone.heads) or None
 
 
-def _ranked(sites: Sequence[Site], ranks: Mapping[str, int]) -> list[Site]:
+def ranked(sites: Sequence[Site], ranks: Mapping[str, int]) -> list[Site]:
     """The sites with a rank above 0, if ``ranks`` speaks of exactly these sites."""
     names = {site.name for site in sites}
     if names != ranks.keys():
@@ -178,6 +178,42 @@ def block_structured(
         result[f"{prefix}{parent}.lora_A.weight"] = torch.cat(down)
         result[f"{prefix}{parent}.lora_B.weight"] = fused_up
     return result
+
+
+def exported_config(
+    sites: Sequence[Site], ranks: Mapping[str, int], scales: Mapping[str, float], module: nn.Module, **options: Any
+) -> peft.LoraConfig:
+    """PEFT's configuration for the tensors of :func:`block_structured`.
+
+    Per layer the sum of its slices' ranks, and the alpha that keeps the scale (PEFT scales by alpha / r). Layers without a site
+    are not listed and stay as they are.
+
+    Args:
+        ranks, scales: by site.
+        module: the model that the names are matched in.
+    """
+    names = list(dict.fromkeys(s.parent or s.name for s in sites))
+    total = {n: sum(ranks[s.name] for s in sites if (s.parent or s.name) == n) for n in names}
+    scale = {s.parent or s.name: scales[s.name] for s in sites}
+    first = names[0]
+    return peft.LoraConfig(
+        r=total[first],
+        lora_alpha=_whole(scale[first] * total[first]),  # pyright: ignore
+        rank_pattern={f"^{re.escape(n)}$": total[n] for n in names if total[n] != total[first]},
+        alpha_pattern={
+            f"^{re.escape(n)}$": _whole(scale[n] * total[n])
+            for n in names
+            if (total[n], scale[n]) != (total[first], scale[first])
+        },  # pyright: ignore
+        target_modules=target_modules(names, module),
+        inference_mode=True,
+        **options,
+    )
+
+
+def _whole(value: float) -> float | int:
+    """16.0 is written as 16."""
+    return int(value) if float(value).is_integer() else value
 
 
 def reject_unknown(config_class: type, options: Mapping[str, Any], where: str) -> None:

@@ -13,7 +13,14 @@ import peft
 import torch
 from safetensors.torch import save_file
 
-from peftlab.adapters._peft import PeftAdapter, block_structured, check_ranks, site_of_layer, target_modules
+from peftlab.adapters._peft import (
+    PeftAdapter,
+    block_structured,
+    check_ranks,
+    exported_config,
+    site_of_layer,
+    target_modules,
+)
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
@@ -121,34 +128,18 @@ class Lora(PeftAdapter):
         if self.dora:
             state = _fuse_magnitudes(state, adapted)
         state = block_structured(state, adapted.sites, widths)
-        names = list(dict.fromkeys(s.parent or s.name for s in adapted.sites))
-        owner = {s.name: s.parent or s.name for s in adapted.sites}
-        total = {n: sum(ranks[s] for s in ranks if owner[s] == n) for n in names}
-        scale = {owner[s]: scales[s] for s in ranks}
-        first = names[0]
-        config = peft.LoraConfig(
-            r=total[first],
-            lora_alpha=_whole(scale[first] * total[first]),  # pyright: ignore
-            rank_pattern={f"^{re.escape(n)}$": total[n] for n in names if total[n] != total[first]},
-            alpha_pattern={
-                f"^{re.escape(n)}$": _whole(scale[n] * total[n])
-                for n in names
-                if (total[n], scale[n]) != (total[first], scale[first])
-            },  # pyright: ignore
+        config = exported_config(
+            adapted.sites,
+            ranks,
+            scales,
+            adapted.module.get_base_model(),  # pyright: ignore
             lora_dropout=self.dropout,
-            target_modules=target_modules(names, adapted.module.get_base_model()),  # pyright: ignore
             modules_to_save=self.modules_to_save(adapted.backbone),
             use_dora=self.dora,
             base_model_name_or_path=adapted.backbone.name,
-            inference_mode=True,
         )
         config.save_pretrained(str(folder))
         save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _whole(value: float) -> float | int:
-    """16.0 is written as 16."""
-    return int(value) if float(value).is_integer() else value
 
 
 def _subtract_initial(state: dict[str, torch.Tensor], layers: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:

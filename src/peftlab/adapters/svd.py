@@ -1,0 +1,131 @@
+"""LoRA in the form of a singular value decomposition, whose triplets an allocator can switch off."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from peftlab.adapters._peft import block_structured, check_ranks, exported_config, load_peft, ranked
+from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.backbones.contract import Backbone
+from peftlab.errors import OptionError
+from peftlab.nn.roles import Site, select
+from peftlab.nn.seeding import generator
+from peftlab.nn.surgery import fuse_slices, slice_fused
+from peftlab.nn.triplets import TripletLinear
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Svd(Adapter):
+    """h = W0 x + s P diag(lambda) Q x, with P [d_out, r], lambda [r] zero, Q [r, d_in] (Zhang et al. 2023, section 3.1).
+
+    s = alpha/rank, by default LoRA's 2, and stays what it is whatever an allocator does (the official code: alpha/r0).
+    Trainable parameters: sum over sites of r (d_in + d_out + 1). Alone it is a fixed-rank adapter; with ``allocator: adalora``
+    it is AdaLoRA. Saved as an ordinary LoRA of the triplets with lambda other than zero: B = P diag(lambda), A = Q, rank r_i and
+    alpha_i = s r_i for each module; modules without a triplet are left out.
+    """
+
+    name: ClassVar[str] = "svd"
+    has_rank: ClassVar[bool] = True
+    has_triplets: ClassVar[bool] = True
+    citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
+  title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},
+  author = {Zhang, Qingru and Chen, Minshuo and Bukharin, Alexander and He, Pengcheng and Cheng, Yu and Chen, Weizhu
+    and Zhao, Tuo},
+  booktitle = {International Conference on Learning Representations}, year = {2023},
+  url = {https://openreview.net/forum?id=lq62uWRJjiY}
+}"""
+
+    rank: int = 8
+    alpha: float | None = None  #: absolute, belongs to ``rank``; default alpha_over_rank * rank
+    alpha_over_rank: float = 2.0
+    dropout: float = 0.0  #: on the adapter's input, in training
+    targets: str | tuple[str, ...] = "standard"  #: as of ``lora``
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise OptionError(f"rank must be at least 1, got {self.rank}", where="rank", remedy="use a positive rank")
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
+        if (self.alpha is not None and self.alpha <= 0) or self.alpha_over_rank <= 0:
+            raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
+
+    @property
+    def scale(self) -> float:
+        """s, the factor of every update."""
+        return self.alpha / self.rank if self.alpha is not None else self.alpha_over_rank
+
+    def sites(self, backbone: Backbone) -> list[Site]:
+        sites = select(backbone.roles, self.targets, where="adapter.targets")
+        check_ranks(sites, dict.fromkeys((s.name for s in sites), self.rank), "adapter.rank")
+        return sites
+
+    def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
+        ranks = ranks if ranks is not None else dict.fromkeys((s.name for s in sites), self.rank)
+        return sum(ranks[s.name] * (s.d_in + s.d_out + 1) for s in sites)
+
+    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        sites = self.sites(backbone)
+        if ranks is not None:
+            sites = ranked(sites, ranks)
+            check_ranks(sites, ranks, "allocator")
+        module = backbone.module
+        slice_fused(module, sites)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(backbone.in_head(name))
+        for site in sites:
+            rank = ranks[site.name] if ranks is not None else self.rank
+            random = generator(seed, "adapter", site.name)
+            layer = TripletLinear(module.get_submodule(site.name), rank, self.scale, self.dropout, random)
+            module.set_submodule(site.name, layer)
+        return Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
+
+    def merge(self, adapted: Adapted) -> nn.Module:
+        merged = copy.deepcopy(adapted.module)
+        for name, layer in list(merged.named_modules()):
+            if isinstance(layer, TripletLinear):
+                merged.set_submodule(name, layer.merged())
+        fuse_slices(merged)
+        return merged
+
+    def save(self, adapted: Adapted, folder: Path) -> None:
+        """An ordinary LoRA adapter in PEFT's format, of the triplets with lambda other than zero.
+
+        Where no module has any (nothing was learnt), one triplet a module is written, whose update is zero.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = {name: layer.surviving() for name, layer in triplet_layers(adapted).items()}
+        if not any(len(indices) for indices in chosen.values()):
+            chosen = {name: torch.zeros(1, dtype=torch.long, device=indices.device) for name, indices in chosen.items()}
+        sites = [site for site in adapted.sites if len(chosen[site.name])]
+        prefix = "base_model.model."
+        state = {prefix + n: p.detach().cpu().contiguous() for n, p in adapted.trainable().items() if adapted.is_head(n)}
+        for site, layer in ((s, triplet_layers(adapted)[s.name]) for s in sites):
+            down, up = layer.factors(chosen[site.name])
+            state[f"{prefix}{site.name}.lora_A.weight"], state[f"{prefix}{site.name}.lora_B.weight"] = down.cpu(), up.cpu()
+        state = block_structured(state, sites, {s.name: s.d_out for s in adapted.backbone.roles.sites})
+        exported_config(
+            sites,
+            {name: len(indices) for name, indices in chosen.items()},
+            dict.fromkeys(chosen, self.scale),
+            adapted.module,
+            lora_dropout=self.dropout,
+            modules_to_save=list(adapted.backbone.heads) or None,
+            base_model_name_or_path=adapted.backbone.name,
+        ).save_pretrained(str(folder))
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    def load(self, backbone: Backbone, folder: Path) -> nn.Module:
+        return load_peft(backbone.module, folder)
+
+
+def triplet_layers(adapted: Adapted) -> dict[str, TripletLinear]:
+    """Site name -> its layer."""
+    return {site.name: adapted.module.get_submodule(site.name) for site in adapted.sites}  # pyright: ignore

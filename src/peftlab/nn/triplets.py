@@ -1,0 +1,67 @@
+"""A linear layer with an update that is a sum of triplets (column of P, singular value, row of Q).
+
+Shape legend: d_in, d_out of the layer, r triplets.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from peftlab.nn.roles import linear_shape
+
+
+class TripletLinear(nn.Module):
+    """y = base(x) + s P diag(lambda) Q dropout(x), with P [d_out, r], lambda [r, 1], Q [r, d_in].
+
+    At the start lambda = 0 and P, Q ~ N(0, 0.02^2), drawn from ``random`` (AdaLoRA's official code, loralib/adalora.py). A
+    triplet whose lambda is zero has no effect and can come back, because P and Q stay.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, random: torch.Generator) -> None:
+        super().__init__()
+        d_in, d_out = linear_shape(base) or (0, 0)
+        device = next(base.parameters()).device
+        self.base_layer = base
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.P = nn.Parameter((0.02 * torch.randn(d_out, rank, generator=random)).to(device))
+        self.singular_values = nn.Parameter(torch.zeros(rank, 1, device=device))
+        self.Q = nn.Parameter((0.02 * torch.randn(rank, d_in, generator=random)).to(device))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The frozen weight; libraries look at it for its dtype and device."""
+        return cast(torch.Tensor, self.base_layer.weight)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return cast("torch.Tensor | None", self.base_layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [..., d_in] -> [..., d_out]
+        result = self.base_layer(x)
+        inner = F.linear(self.dropout(x.to(self.Q.dtype)), self.Q) * self.singular_values.T
+        return result + (self.scale * F.linear(inner, self.P)).to(result.dtype)
+
+    def surviving(self) -> torch.Tensor:
+        """Indices of the triplets whose lambda is not zero."""
+        return torch.nonzero(self.singular_values.detach().flatten()).flatten()
+
+    def factors(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A, B) of the chosen triplets, their update being s B A: A = Q, B = P diag(lambda)."""
+        down = self.Q.detach()[chosen]
+        up = self.P.detach()[:, chosen] * self.singular_values.detach()[chosen].T
+        return down.contiguous(), up.contiguous()
+
+    def merged(self) -> nn.Module:
+        """A copy of the base layer with the update folded in."""
+        layer = copy.deepcopy(self.base_layer)
+        down, up = self.factors(self.surviving())
+        update = self.scale * (up @ down)
+        weight = cast(nn.Parameter, layer.weight)
+        weight.data += (update if isinstance(layer, nn.Linear) else update.T).to(weight.dtype)  # Conv1D keeps [d_in, d_out]
+        return layer
