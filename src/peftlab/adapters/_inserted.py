@@ -1,6 +1,6 @@
 """What adapters share that put small modules of their own beside the backbone's layers.
 
-A module is inserted as the child ``adapter`` of the layer it belongs to, and a forward hook lets it see the layer's input and change
+A module is inserted as the child ``adapter`` of the layer it belongs to; a forward hook lets it see the layer's input and change
 its output. No layer is replaced: names, types and weights of the backbone stay as they are, so that gradient checkpointing, fused
 kernels and whoever reads ``layer.weight`` go on working. Hooks are plain functions, which copies of the model share.
 """
@@ -8,8 +8,9 @@ kernels and whoever reads ``layer.weight`` go on working. Hooks are plain functi
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,12 @@ def linear(weight: torch.Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(weight.shape[0]))
     return layer
+
+
+def shared_name(names: Iterable[str]) -> str:
+    """Dotted name of the innermost module that holds all of these."""
+    levels = zip(*(name.split(".") for name in names), strict=False)
+    return ".".join(level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def check_width(width: int, sites: Sequence[Site], where: str) -> None:

@@ -26,5 +26,8 @@ def norms(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
 def norm_parameters(backbone: Backbone) -> frozenset[str]:
     """Names of their scales and biases."""
     return frozenset(
-        f"{name}.{own}" for name, module in norms(backbone) for own, _ in module.named_parameters(recurse=False) if own in ("weight", "bias")
+        f"{name}.{own}"
+        for name, module in norms(backbone)
+        for own, _ in module.named_parameters(recurse=False)
+        if own in ("weight", "bias")
     )
