@@ -89,3 +89,16 @@ def test_budgets_that_cannot_be_met_are_errors_when_planned(allocator, message: 
 def test_an_allocator_on_an_adapter_without_rank_is_an_error_when_planned(options: PlanOptions) -> None:
     with pytest.raises(OptionError, match="no rank"):
         make_plan(study("linear-decay", odd={"adapter": "bitfit", "allocator": "linear-decay"}), options)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "allocator", "message"),
+    [
+        ("svd", {"name": "adalora", "every": 10_000}, "no mask is due"),
+        ("svd", {"name": "adalora", "initial_rank": 8}, "would never fall"),
+        ("lora", {"name": "adalora"}, "'lora' has none"),
+    ],
+)
+def test_an_adalora_that_could_not_act_is_an_error_when_planned(adapter, allocator, message: str, options: PlanOptions) -> None:
+    with pytest.raises(OptionError, match=message):
+        make_plan(study("linear-decay", odd={"adapter": adapter, "allocator": allocator}), options)
