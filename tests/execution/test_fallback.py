@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from peftlab.backbones.resolve import source_of
 from peftlab.execution.fallback import Attempt, is_device_failure, is_out_of_memory
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.execution.worker import main
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
-from peftlab.registry import create
 from peftlab.study.schema import Train
 from tests.contracts.tiny import make
 
@@ -72,9 +70,12 @@ def test_errors_are_told_apart() -> None:
 def _starved(path: str, text: str, cache: str, room_mb: int, outcome: Any) -> None:
     """Run the worker with little address space left beyond what this process has mapped already."""
     torch.set_num_threads(1)
-    config = RunConfig.model_validate_json(text)
-    task = create("task", config.task, key="kind")
-    task.prepare(source_of(config.backbone).preprocessing(config.backbone, task.image_size), Path(cache))  # not what is tested
+    easy = RunConfig.model_validate_json(text).model_copy(
+        update={"train": Train(max_steps=1, batch_size=8).model_dump(mode="json")}
+    )
+    folder = RunFolder(Path(path).parent / easy.run_id).create(easy)
+    # maps libraries and data, which is not what is tested
+    main(easy.model_dump_json(), str(folder.path), WorkerOptions(cache=Path(cache)))
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + room_mb * 2**20,) * 2)
     try:

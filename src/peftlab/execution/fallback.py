@@ -21,7 +21,8 @@ import torch
 from peftlab.study.schema import Train
 from peftlab.training.precision import Precision, higher
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+#: the last is what oneDNN says when its allocation fails
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
 _DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "MPS backend", "device-side assert")
 
 

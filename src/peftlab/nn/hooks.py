@@ -35,6 +35,9 @@ class TrainingHook:
     def finish(self) -> None:
         """Called after the last step. The place to raise DidNothing."""
 
+    def close(self) -> None:
+        """Called when training ends, however it ends: the place to leave contexts that are still open."""
+
     def state(self) -> dict[str, Any]:
         """Tensors and JSON values to be kept in a checkpoint."""
         return {}

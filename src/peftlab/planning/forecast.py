@@ -54,8 +54,9 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
             ingredients.adapter.spec(),
             ingredients.allocator.spec() if ingredients.allocator else None,
             ingredients.quantizer.spec(),
-            train.precision,
-            train.gradient_checkpointing,
+            train.model_dump(
+                mode="json", exclude={"learning_rate", "epochs", "max_steps"}
+            ),  # these change neither memory nor a step
             batch,
             machine.device,
             detailed,

@@ -43,8 +43,13 @@ class _Hook(TrainingHook):
 
     def after_backward(self, step: int) -> None:
         if self.counter is not None:
+            self.flops = self.counter.get_total_flops()
+            self.close()
+
+    def close(self) -> None:
+        if self.counter is not None:
             self.counter.__exit__(None, None, None)
-            self.flops, self.counter = self.counter.get_total_flops(), None
+            self.counter = None
 
     def after_step(self, step: int) -> None:
         if step != _COUNTED_STEP:

@@ -105,6 +105,13 @@ class Trainer:
             DidNothing: a trainable tensor did not move in the first two updates.
             BaseChanged: a frozen weight changed.
         """
+        try:
+            return self._fit()
+        finally:
+            for hook in self.hooks:
+                hook.close()
+
+    def _fit(self) -> Fitted:
         if self.train.gradient_checkpointing:
             enable_checkpointing(self.adapted)
         base = frozen_hash(self.adapted.module)

@@ -141,7 +141,7 @@ class MemoryMeter:
 
     def __exit__(self, *_: object) -> None:
         if self._hook is not None:
-            self._hook.stop_counting()  # a step that raised has not come to its end
+            self._hook.close()  # a step that raised has not come to its end
         if self._exact_peak is None:  # fewer steps than the measurement wants
             self.measured(final=True)
         self._process_peak = max(self._process_peak, self._peak())
@@ -263,19 +263,19 @@ class _MemoryHook(TrainingHook):
         storage = tensor.untyped_storage()
         if self.saved is not None and tensor.device == self.meter.device and storage.data_ptr() not in self.known:
             self.saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would keep its own graph alive in a cycle that nothing collects
 
     def penalty(self) -> None:
         """Asked after every forward pass: the first one of the step is counted, whatever is accumulated."""
         if self.saved is not None:
             self.meter.saved_mb = sum(self.saved.values()) / MB
-            self.stop_counting()
+            self.close()
 
     def after_backward(self, step: int) -> None:
         if self.done == self.counted:
             self.meter.gradients_mb = tensor_mb(p.grad for p in self.adapted.module.parameters())
 
-    def stop_counting(self) -> None:
+    def close(self) -> None:
         if self.hooks is not None:
             self.hooks.__exit__(None, None, None)
             self.saved = self.hooks = None
