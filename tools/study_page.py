@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.analyze import read_findings
-from peftlab.analysis.findings import Findings
+from peftlab.analysis.findings import Finding, Findings
 from peftlab.analysis.words import show, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
+from peftlab.study.load import load_study
 
 
 def page(folder: Path, figures: Iterable[str]) -> str:
@@ -30,6 +31,7 @@ def page(folder: Path, figures: Iterable[str]) -> str:
     parts = [
         f"# Study: {findings.study}",
         f"*{findings.question}*",
+        _about(folder.name),
         "\n".join(f"- {line}" for line in findings.verdict),
         *(_table(findings, task, backbone) for task, backbone in _settings(findings)),
         "Intervals are t intervals over seeds; differences are paired by seed; p is adjusted after Holm; *within margin* is the "
@@ -72,12 +74,29 @@ def _cells(row: Row, metric: str) -> list[str]:
         mean,
         gap,
         show_p(difference.p_adjusted) if difference and difference.p_adjusted is not None else "",
-        f"{margin.verdict} (p {show_p(margin.p_adjusted)})" if margin and margin.p_adjusted is not None else "",
+        _within(margin),
         f"{arm.trainable:,.0f}" if arm.trainable is not None else "",
         f"{measured} MB ({predicted})",
         f"{arm.train_s:.0f} s" if arm.train_s is not None else "",
         "; ".join(row.flags),
     ]
+
+
+def _within(margin: Finding | None) -> str:
+    """The p of the non-inferiority test stands beside that verdict only; "inferior" comes from a test of its own."""
+    if margin is None:
+        return ""
+    shown = margin.verdict == "non-inferior" and margin.p_adjusted is not None
+    return f"{margin.verdict} (p {show_p(margin.p_adjusted)})" if shown else margin.verdict
+
+
+def _about(name: str) -> str:
+    """Source and cost, as the shipped study file says them."""
+    path = Path("studies") / f"{name}.yaml"
+    if not path.exists():
+        return ""
+    study = load_study(path)
+    return "\n\n".join(f"{word}: {text}." for word, text in (("Source", study.source), ("Cost", study.cost)) if text)
 
 
 def _tuning(folder: Path) -> str:
