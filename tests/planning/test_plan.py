@@ -95,6 +95,13 @@ def test_tuning_comes_first_and_evaluation_waits_for_it(backbone: str, cache: Pa
     assert all(run.config and run.config.train["learning_rate"] == 1e-2 and run.config.tuned for run in after.runs)
 
 
+def test_max_runs_caps_the_evaluation_runs_and_the_tuning_they_need(backbone: str, cache: Path) -> None:
+    study = validate_study(raw(backbone, tune={"learning_rate": [1e-3, 1e-2], "seeds": [100]}))
+    plan = make_plan(study, PlanOptions(cache=cache, predict=False, max_runs=3))
+    assert [run.label for run in plan.runs] == ["full", "full", "lora[rank=2]"]
+    assert {run.label for run in plan.tuning} == {"full", "lora[rank=2]"}
+
+
 def test_folds_multiply_the_runs(backbone: str, cache: Path) -> None:
     plan = planned(backbone, cache, task={"kind": "image-classification", "data": "digits", "folds": 3})
     assert len(plan.runs) == 3 * 3 * 2

@@ -92,7 +92,7 @@ class PlanOptions:
     cache: Path
     device: str = "auto"
     only: Sequence[str] = ()  #: arms, by name or label
-    max_runs: int | None = None
+    max_runs: int | None = None  #: evaluation runs at most, with the tuning that these need
     chosen: Mapping[tuple[str, str, str], Mapping[str, Any]] | None = None  #: (label, backbone, task key) -> tuned values
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)
 
@@ -110,8 +110,10 @@ def make_plan(study: Study, options: PlanOptions) -> Plan:
     planner = _Planner(study, options, machine)
     ready = [planner.ready(cell) for cell in wanted]
     ready = planner.settle_batches(ready)
-    tuning = tuple(run for item in ready for run in planner.tuning_runs(item))
-    runs = tuple(itertools.islice((run for item in ready for run in planner.runs(item)), options.max_runs))
+    pairs = list(itertools.islice(((item, run) for item in ready for run in planner.runs(item)), options.max_runs))
+    runs = tuple(run for _, run in pairs)
+    needed = {id(item) for item, _ in pairs}
+    tuning = tuple(run for item in ready if id(item) in needed for run in planner.tuning_runs(item))
     if not any(run.refusal is None for run in runs):
         reasons = "; ".join(dict.fromkeys(run.refusal or "" for run in runs))
         raise PlanRefused(f"no run of the study can be run here: {reasons}", where=study.study, remedy="see the reasons")

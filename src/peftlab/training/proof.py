@@ -42,8 +42,8 @@ class Movement:
     """Every trainable tensor must get a gradient and move within the first two updates.
 
     Two, because B = 0 gives LoRA's A no gradient in the first. A gradient is asked for besides movement, because weight
-    decay moves tensors that nothing trains. Key biases are exempt: the softmax cancels
-    them, their gradient is zero up to rounding.
+    decay moves tensors that nothing trains. What is added to keys (a key bias, the shift of
+    SSF on k) is exempt: the softmax cancels it, its gradient is zero up to rounding.
     """
 
     updates = 2
@@ -53,7 +53,7 @@ class Movement:
         self.last = step + self.updates  #: updates done when the verdict falls
         self.before = {name: tensor_hash(p) for name, p in trainable.items()}
         self.had_gradient: set[str] = set()
-        self.exempt = tuple(f"{site.name}.bias" for site in sites if site.role == "k")
+        self.keys = tuple(f"{site.name}." for site in sites if site.role == "k")
 
     def observe(self, step: int) -> None:
         """After the backward pass of ``step``."""
@@ -63,6 +63,9 @@ class Movement:
             if parameter.grad is not None and bool((parameter.grad != 0).any()):
                 self.had_gradient.add(name)
 
+    def _added_to_keys(self, name: str) -> bool:
+        return name.endswith((".bias", ".shift")) and any(key in name for key in self.keys)
+
     def verify(self, updates_done: int) -> None:
         """After the second update: raises DidNothing naming the tensors that stood still."""
         if updates_done != self.last:
@@ -70,7 +73,7 @@ class Movement:
         still = [
             name
             for name, parameter in self.trainable.items()
-            if not name.endswith(self.exempt or ("\0",))
+            if not self._added_to_keys(name)
             and (name not in self.had_gradient or tensor_hash(parameter) == self.before[name])
         ]
         if still:
