@@ -44,7 +44,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, e.g. train.epochs=1. Repeatable."),
 ]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="ARM", help="Only this arm (name or label). Repeatable.")]
-MaxRuns = Annotated[int | None, typer.Option("--max-runs", min=1, help="At most this many evaluation runs, and the tuning that they need.")]
+MaxRuns = Annotated[int | None, typer.Option("--max-runs", min=1, help="At most this many evaluation runs and their tuning.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the study's folder of results is made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS = Path("results")

@@ -73,8 +73,7 @@ class Movement:
         still = [
             name
             for name, parameter in self.trainable.items()
-            if not self._added_to_keys(name)
-            and (name not in self.had_gradient or tensor_hash(parameter) == self.before[name])
+            if not self._added_to_keys(name) and (name not in self.had_gradient or tensor_hash(parameter) == self.before[name])
         ]
         if still:
             raise DidNothing(
