@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ class PeftAdapter(Adapter):
             sites = ranked(sites, ranks)
         slice_fused(backbone.module, sites)
         config = self.config(backbone, sites, ranks)
-        with seeded(seed, "adapter"):  # before injection: initial values are drawn in it
+        with seeded(seed, "adapter"), warnings.catch_warnings():  # seeded before injection: initial values are drawn in it
+            # PEFT asks transformers by a name that transformers is about to drop: no news for a user
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             module = peft.get_peft_model(backbone.module, config)  # pyright: ignore
         adapted = Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
         self._verify(adapted)

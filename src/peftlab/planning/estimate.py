@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,9 +17,6 @@ from peftlab.training.optimizers import make_optimizer
 from peftlab.training.precision import autocast, resolve_precision
 from peftlab.training.recompute import enable_checkpointing
 
-if TYPE_CHECKING:
-    from peftlab.planning.machine import Machine
-
 #: share of the free memory that a plan uses; the rest covers the error of the prediction
 HEADROOM = 0.9
 
@@ -30,6 +27,18 @@ class Objective(Protocol):
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
 
     def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor: ...
+
+
+class Host(Protocol):
+    """What a prediction needs to know of a machine (planning/machine.py)."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def process_mb(self) -> float: ...
+
+    def seconds(self, operations: Sequence[Operation]) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,7 @@ def estimate(
     batch_shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
     task: Objective,
     train: Train,
-    machine: Machine,
+    machine: Host,
 ) -> Estimate:
     """Predict peak memory and time from one step over fake tensors, and the figures measured once on this machine.
 
