@@ -7,10 +7,11 @@ would ignore is an error.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ class PeftAdapter(Adapter):
             sites = ranked(sites, ranks)
         slice_fused(backbone.module, sites)
         config = self.config(backbone, sites, ranks)
-        with seeded(seed, "adapter"), warnings.catch_warnings():  # seeded before injection: initial values are drawn in it
-            # PEFT asks transformers by a name that transformers is about to drop: no news for a user
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with seeded(seed, "adapter"), _old_names():  # seeded before injection: initial values are drawn in it
             module = peft.get_peft_model(backbone.module, config)  # pyright: ignore
         adapted = Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
         self._verify(adapted)
@@ -115,8 +114,17 @@ def target_modules(names: Sequence[str], module: nn.Module) -> list[str] | str:
     return list(names)
 
 
+@contextlib.contextmanager
+def _old_names() -> Iterator[None]:
+    """PEFT asks transformers by a name that transformers is about to drop: no news for a user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
+
+
 def load_peft(module: nn.Module, folder: Path) -> nn.Module:
-    """Plain ``PeftModel.from_pretrained``, plus a check that no tensor of the adapter was left out.
+    with _old_names():
+        """Plain ``PeftModel.from_pretrained``, plus a check that no tensor of the adapter was left out.
 
     PEFT warns about missing tensors and goes on; here that is an error.
     """
