@@ -123,8 +123,7 @@ def _old_names() -> Iterator[None]:
 
 
 def load_peft(module: nn.Module, folder: Path) -> nn.Module:
-    with _old_names():
-        """Plain ``PeftModel.from_pretrained``, plus a check that no tensor of the adapter was left out.
+    """Plain ``PeftModel.from_pretrained``, plus a check that no tensor of the adapter was left out.
 
     PEFT warns about missing tensors and goes on; here that is an error.
     """
@@ -136,7 +135,8 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
             f"no readable adapter: {error}", where=str(folder), remedy="it needs adapter_config.json and safetensors"
         ) from error
     try:
-        model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
+        with _old_names():
+            model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().split("\n")[0][:200]
         raise RecordError(
