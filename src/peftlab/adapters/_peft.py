@@ -11,6 +11,7 @@ import contextlib
 import copy
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from peftlab.nn.surgery import fuse_slices, slice_fused
 class PeftAdapter(Adapter):
     """Base: attach through ``peft.get_peft_model``, merge with PEFT's own merge, save in PEFT's format."""
 
+    @abstractmethod
     def config(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None) -> peft.PeftConfig:
         """The PEFT configuration for these sites."""
-        raise NotImplementedError
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         sites = self.sites(backbone)
