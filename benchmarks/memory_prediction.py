@@ -21,7 +21,8 @@ from rich.console import Console
 
 from peftlab.execution.local import WorkerOptions, execute
 from peftlab.execution.progress import listener_for
-from peftlab.planning.plan import PlanOptions, make_plan
+from peftlab.planning.plan import PlanOptions
+from peftlab.planning.planner import make_plan
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import dump, validate_study
 

@@ -6,7 +6,8 @@ import pytest
 
 from peftlab.errors import OptionError
 from peftlab.planning.budgets import resolve_budgets
-from peftlab.planning.plan import PlanOptions, make_plan
+from peftlab.planning.plan import PlanOptions
+from peftlab.planning.planner import make_plan
 from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
 from peftlab.study.schema import Study

@@ -160,7 +160,8 @@ def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...
     """(results folder, study, plan with what earlier tuning chose)."""
     parsed = load_study(study, overrides)  # a typo is told before torch is imported
 
-    from peftlab.planning.plan import PlanOptions, make_plan
+    from peftlab.planning.plan import PlanOptions
+    from peftlab.planning.planner import make_plan
     from peftlab.records.store import ResultsFolder
     from peftlab.tuning.study_run import chosen_so_far
 

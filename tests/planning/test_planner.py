@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
-from peftlab.planning import plan as planning
+from peftlab.planning import planner as planning
 from peftlab.planning.machine import Machine
-from peftlab.planning.plan import Plan, PlanOptions, make_plan
+from peftlab.planning.plan import Plan, PlanOptions
+from peftlab.planning.planner import make_plan
 from peftlab.study.load import validate_study
 from tests.contracts.tiny import make
 
