@@ -24,14 +24,6 @@ def sites(blocks: int) -> list[Site]:
     ]
 
 
-def importance(of: list[Site]) -> dict[str, float]:
-    return {site.name: 1.0 + hash_free(site.name) for site in of}
-
-
-def hash_free(name: str) -> float:
-    return sum(ord(c) * (i + 1) for i, c in enumerate(name)) % 97 / 97
-
-
 @pytest.fixture(params=samples("allocator"), ids=str)
 def allocator(request: pytest.FixtureRequest) -> Allocator:
     return registry.create("allocator", request.param.spec)
@@ -42,12 +34,12 @@ def allocator(request: pytest.FixtureRequest) -> Allocator:
 def test_every_module_gets_a_rank_that_fits_whatever_the_order(sample, blocks: int, rank: int, seed: int) -> None:
     allocator: Allocator = registry.create("allocator", sample.spec)
     wanted = sites(blocks)
-    ranks = allocator.initial(wanted, rank, lambda: importance(wanted))
+    ranks = allocator.initial(wanted, rank)
     assert ranks.keys() == {site.name for site in wanted}
     assert all(isinstance(r, int) and 0 <= r <= min(s.d_in, s.d_out) for s, r in ((s, ranks[s.name]) for s in wanted))
-    assert allocator.initial(wanted, rank, lambda: importance(wanted)) == ranks
+    assert allocator.initial(wanted, rank) == ranks
     shuffled = random.Random(seed).sample(wanted, len(wanted))
-    assert allocator.initial(shuffled, rank, lambda: importance(shuffled)) == ranks
+    assert allocator.initial(shuffled, rank) == ranks
 
 
 def test_options_survive_the_way_to_a_study_file_and_back(allocator: Allocator) -> None:

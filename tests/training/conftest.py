@@ -12,7 +12,7 @@ import torch
 
 from peftlab.nn.hooks import TrainingHook
 from peftlab.study.schema import Train
-from peftlab.training.assemble import Ingredients
+from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Listener, Trainer
 from tests.contracts.tiny import make
@@ -76,13 +76,14 @@ class Lab:
             quantizer={"name": "none"},
         )
         prepared = ingredients.task.prepare(ingredients.preprocessing(), self.cache)
-        adapted = ingredients.build(prepared.info.outputs, seed)
         defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
+        settings, splits = Train(**{**defaults, **(train or {})}), prepared.splits(seed)
+        adapted = ingredients.build(prepared.info.outputs, seed, look=lambda b: base_probe(b, prepared, splits, settings, seed))
         return Trainer(
             adapted=adapted,
             task=prepared,
-            splits=prepared.splits(seed),
-            train=Train(**{**defaults, **(train or {})}),
+            splits=splits,
+            train=settings,
             seed=seed,
             device=torch.device("cpu"),
             precision="float32",

@@ -15,6 +15,7 @@ from torch import nn
 
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.low_rank import LowRank
 from peftlab.nn.roles import Site
 from peftlab.registry import Component
 
@@ -59,6 +60,15 @@ class Adapter(Component, ABC):
             OptionError: a pattern that matches nothing, a rank above min(d_in, d_out).
         """
         return []
+
+    @property
+    def resizable(self) -> bool:
+        """Whether :meth:`low_rank` tells its factors, whose ranks may change during training."""
+        return False
+
+    def low_rank(self, adapted: Adapted) -> dict[str, LowRank]:
+        """Site name -> its update as s B A; empty where the adapter is not resizable."""
+        return {}
 
     @abstractmethod
     def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:

@@ -24,6 +24,7 @@ from peftlab.adapters._peft import (
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
+from peftlab.nn.low_rank import LowRank
 from peftlab.nn.roles import Site, select
 
 _INITIALISERS = {"kaiming": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa", "olora": "olora"}
@@ -103,6 +104,16 @@ class Lora(PeftAdapter):
             use_dora=self.dora,
             use_rslora=self.rslora,
         )
+
+    @property
+    def resizable(self) -> bool:
+        return not self.dora  # DoRA multiplies the factors out, with no layer between them
+
+    def low_rank(self, adapted: Adapted) -> dict[str, LowRank]:
+        return {
+            name: LowRank(layer.lora_A["default"], layer.lora_B["default"], float(layer.scaling["default"]))  # pyright: ignore
+            for name, layer in site_of_layer(adapted).items()
+        }
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         adapted = PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)

@@ -54,7 +54,7 @@ class Static(Allocator):
         self,
         sites: Sequence[Site],
         rank: int,
-        probe: Callable[[], Mapping[str, float]] | None = None,
+        measured: Any = None,
         cost: Callable[[Site, int], int] | None = None,
     ) -> dict[str, int]:
         return dict(self.shares(sites, rank, cost).ranks)

@@ -93,7 +93,7 @@ class AdaLora(Allocator):
         self,
         sites: Sequence[Site],
         rank: int,
-        probe: Callable[[], Mapping[str, float]] | None = None,
+        measured: Any = None,
         cost: Callable[[Site, int], int] | None = None,
     ) -> dict[str, int]:
         target = self.target(sites, rank)

@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.roles import Site
 from peftlab.registry import Component
 from peftlab.study.schema import Train
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BaseProbe:
+    """What an allocator may look at before the adapter is on: the plain backbone and the batches that training begins with.
+
+    Every site is a layer of its own (slices of fused layers are taken apart). No parameter has a gradient.
+    """
+
+    backbone: Backbone
+    batches: Callable[[int], Iterator[Mapping[str, torch.Tensor]]]  #: the first n training batches, on the backbone's device
+    inputs: Callable[[Mapping[str, torch.Tensor]], Mapping[str, Any]]  #: of a batch: what the backbone is called with
+    loss: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]  #: of a batch, in evaluation mode
+
+
 class Allocator(Component, ABC):
     """A configured allocator."""
 
     needs_triplets: ClassVar[bool] = False  #: acts on an adapter whose rank-1 parts can be switched off one by one
+    needs_resizing: ClassVar[bool] = False  #: acts on an adapter whose ranks can change during training
+    zero_at_start: ClassVar[bool] = True  #: leaves the adapter without effect before the first update, if the adapter is
+    needs_probe: ClassVar[bool] = False  #: decides after a look at the base (:meth:`measure`); planned with equal ranks
 
     @abstractmethod
     def initial(
         self,
         sites: Sequence[Site],
         rank: int,
-        probe: Callable[[], Mapping[str, float]] | None = None,
+        measured: Any = None,
         cost: Callable[[Site, int], int] | None = None,
     ) -> dict[str, int]:
         """Site name -> rank at the start of training; 0 = not adapted.
 
-        ``rank`` is the adapter's own uniform rank; ``cost`` gives the adapter's trainable parameters at a site of a rank
-        (default r (d_in + d_out)).
+        ``rank`` is the adapter's own uniform rank; ``measured`` is what :meth:`measure` found, None when a run is planned;
+        ``cost`` gives the adapter's trainable parameters at a site of a rank (default r (d_in + d_out)).
 
         Raises:
             OptionError: the budget cannot be met within the allowed ranks.
         """
+
+    def measure(self, base: BaseProbe, sites: Sequence[Site], rank: int) -> Any:
+        """Look at the plain backbone before it is adapted; asked where ``needs_probe``. The backbone is left as it was."""
+        return None
+
+    def initialise(self, adapted: Adapted, measured: Any) -> None:
+        """Give the attached adapter other initial values."""
+        return
 
     def check(self, sites: Sequence[Site], ranks: Mapping[str, int], total_steps: int, train: Train) -> None:
         """Asked when a run is planned, with the ranks of :meth:`initial`.
@@ -46,6 +75,6 @@ class Allocator(Component, ABC):
         """What the reader of a plan should know."""
         return ()
 
-    def hook(self, adapted) -> TrainingHook | None:
+    def hook(self, adapted: Adapted) -> TrainingHook | None:
         """What acts during training; None where nothing does."""
         return None

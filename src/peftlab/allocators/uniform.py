@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from peftlab.allocators.contract import Allocator
 from peftlab.nn.roles import Site
@@ -20,7 +20,7 @@ class Uniform(Allocator):
         self,
         sites: Sequence[Site],
         rank: int,
-        probe: Callable[[], Mapping[str, float]] | None = None,
+        measured: Any = None,
         cost: Callable[[Site, int], int] | None = None,
     ) -> dict[str, int]:
         return {site.name: rank for site in sites}

@@ -17,10 +17,13 @@ import torch
 from torch import nn
 
 from peftlab.adapters.contract import Adapted
+from peftlab.allocators.contract import BaseProbe
+from peftlab.backbones.contract import Backbone
 from peftlab.errors import PeftlabError
 from peftlab.study.expand import Cell
+from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Splits
-from peftlab.training.assemble import Ingredients
+from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Listener, Trainer
 from peftlab.training.precision import resolve_device, resolve_precision
@@ -87,7 +90,8 @@ class _Subject:
     def loss(self, module: nn.Module) -> float:
         return float(self.task.loss(self.logits(module), self.batch))
 
-    def train(self, adapted: Adapted, folder: Path) -> None:
+    def settings(self) -> Train:
+        """The arm's own training, cut to a few steps on the examples."""
         size = min(32, len(self.examples))
         changes: dict[str, Any] = {
             "max_steps": STEPS,
@@ -97,12 +101,22 @@ class _Subject:
             "warmup": 0.0,
         }
         changes |= {"schedule": "constant", "early_stopping": None, "select": "last", "evaluate_every": float(STEPS)}
-        train = self.cell.train.model_copy(update=changes)
+        return self.cell.train.model_copy(update=changes)
+
+    @property
+    def splits(self) -> Splits:
         none = np.empty(0, dtype=np.int64)
+        return Splits(train=self.examples, validation=none, test=none)
+
+    def look(self, backbone: Backbone) -> BaseProbe:
+        return base_probe(backbone, self.task, self.splits, self.settings(), self.seed)
+
+    def train(self, adapted: Adapted, folder: Path) -> None:
+        train = self.settings()
         Trainer(
             adapted=adapted,
             task=self.task,
-            splits=Splits(train=self.examples, validation=none, test=none),
+            splits=self.splits,
             train=train,
             seed=self.seed,
             device=self.device,
@@ -116,7 +130,7 @@ class _Subject:
 
 def _proofs(subject: _Subject, proof: Callable[[str, bool, str], Proof]) -> Iterator[Proof]:
     adapter = subject.ingredients.adapter
-    adapted = subject.ingredients.build(subject.task.info.outputs, subject.seed, subject.device)
+    adapted = subject.ingredients.build(subject.task.info.outputs, subject.seed, subject.device, subject.look)
     counted = sum(p.numel() for n, p in adapted.trainable().items() if not adapted.is_head(n))
     meta = subject.ingredients.load_backbone(subject.task.info.outputs, subject.seed, device="meta")
     formula = adapter.count(meta, adapter.sites(meta), adapted.ranks or None)
@@ -125,7 +139,7 @@ def _proofs(subject: _Subject, proof: Callable[[str, bool, str], Proof]) -> Iter
         counted == formula,
         f"{counted:,} counted, {formula:,} by formula (head apart)",
     )
-    if adapter.zero_at_start:
+    if subject.ingredients.zero_at_start:
         difference = _difference(subject.logits(adapted.module), subject.logits(subject.plain.module))
         yield proof(
             "starts as the backbone", difference <= adapter.merge_tolerance, f"largest relative difference {difference:.1e}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import signal
 import statistics
@@ -24,7 +25,7 @@ from peftlab.records.run_folder import RunFolder
 from peftlab.registry import components
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask
-from peftlab.training.assemble import Ingredients
+from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
 from peftlab.training.memory import MemoryMeter
@@ -120,7 +121,7 @@ class _Run:
         if self.config.predicted:
             measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
         ingredients.adapter.save(adapted, self.folder.adapter)
-        reports = {name: content for hook in trainer.hooks for name, content in hook.report().items()}
+        reports = trainer.chain.report()
         for name, content in reports.items():
             self.folder.write_json(name, content)
         self.folder.write_json("memory.json", measured)
@@ -175,16 +176,18 @@ class _Run:
     def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         device = self.attempt.device
         memory = MemoryMeter(device)
-        adapted = ingredients.build(task.info.outputs, self.config.seed, device)
+        seed, splits = self.config.seed, task.splits(self.config.seed, self.config.fold)
+        look = functools.partial(base_probe, task=task, splits=splits, train=self.attempt.train, seed=seed)
+        adapted = ingredients.build(task.info.outputs, seed, device, look)
         hooks: list[TrainingHook] = [*adapted.hooks]
         hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
         hooks.append(memory.hook(adapted))
         trainer = Trainer(
             adapted=adapted,
             task=task,
-            splits=task.splits(self.config.seed, self.config.fold),
+            splits=splits,
             train=self.attempt.train,
-            seed=self.config.seed,
+            seed=seed,
             device=device,
             precision=self.attempt.precision,
             checkpoints=Checkpoints(self.folder.checkpoints / self.attempt.name),
@@ -210,6 +213,7 @@ class _Run:
             "evaluate_s": trainer.evaluate_s,
             "total_s": time.perf_counter() - self.began,
             "cpu_s": time.process_time() - self.cpu_began,
+            "hooks_s": {name: seconds for name, seconds in trainer.chain.seconds.items() if seconds > 0},
             "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
             "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
             "threads": torch.get_num_threads(),

@@ -8,6 +8,9 @@ gradients.
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,8 +45,68 @@ class TrainingHook:
         """Tensors and JSON values to be kept in a checkpoint."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`. Called before weights and optimizer state come back, so that shapes can follow first."""
 
     def report(self) -> dict[str, Any]:
         """File name -> JSON-ready content, written into the run folder at the end."""
         return {}
+
+
+class HookChain(TrainingHook):
+    """Many hooks as one, each in its turn, and the wall-clock seconds each of them took.
+
+    On a GPU these are the seconds of launching; what a penalty costs in the backward pass is not among them.
+    """
+
+    name = "chain"
+
+    def __init__(self, hooks: Sequence[TrainingHook]) -> None:
+        self.hooks = hooks
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def _each(self, event: str, *arguments: Any) -> None:
+        for hook in self.hooks:
+            begin = time.perf_counter()
+            getattr(hook, event)(*arguments)
+            self.seconds[hook.name] += time.perf_counter() - begin
+
+    def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
+        self._each("start", total_steps, optimizer)
+
+    def before_step(self, step: int) -> None:
+        self._each("before_step", step)
+
+    def penalty(self) -> torch.Tensor | None:
+        """The sum of all penalties."""
+        total = None
+        for hook in self.hooks:
+            begin = time.perf_counter()
+            found = hook.penalty()
+            if found is not None:
+                total = found if total is None else total + found
+            self.seconds[hook.name] += time.perf_counter() - begin
+        return total
+
+    def after_backward(self, step: int) -> None:
+        self._each("after_backward", step)
+
+    def after_step(self, step: int) -> None:
+        self._each("after_step", step)
+
+    def finish(self) -> None:
+        self._each("finish")
+
+    def close(self) -> None:
+        self._each("close")
+
+    def state(self) -> dict[str, Any]:
+        return {"seconds": dict(self.seconds), **{hook.name: hook.state() for hook in self.hooks}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.seconds.update(state.get("seconds", {}))
+        for hook in self.hooks:
+            hook.load_state(state.get(hook.name) or {})
+
+    def report(self) -> dict[str, Any]:
+        return {file: content for hook in self.hooks for file, content in hook.report().items()}

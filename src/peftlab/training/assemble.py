@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from peftlab.adapters.contract import Adapted, Adapter
-from peftlab.allocators.contract import Allocator
+from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import OptionError
 from peftlab.nn.roles import Site
+from peftlab.nn.seeding import generator
+from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Quantizer
 from peftlab.registry import create
-from peftlab.tasks.contract import Preprocessing, Task
+from peftlab.study.schema import Train
+from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task
+from peftlab.training.schedule import Schedule
+
+Look = Callable[[Backbone], BaseProbe]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,13 @@ class Ingredients:
                 where=f"{prefix}allocator",
                 remedy="use an adapter whose update is a sum of triplets, e.g. `svd`",
             )
+        if found.allocator is not None and found.allocator.needs_resizing and not found.adapter.resizable:
+            raise OptionError(
+                f"allocator {found.allocator.name!r} changes ranks during training, and adapter {found.adapter.name!r} as it is "
+                "configured cannot",
+                where=f"{prefix}allocator",
+                remedy="use `lora` without `dora`",
+            )
         return found
 
     @property
@@ -82,6 +95,11 @@ class Ingredients:
         return self.source.load(self.backbone, outputs=outputs, image_size=self.image_size, seed=seed, device=device)
 
     @property
+    def zero_at_start(self) -> bool:
+        """Whether outputs equal the backbone's before the first update."""
+        return self.adapter.zero_at_start and (self.allocator is None or self.allocator.zero_at_start)
+
+    @property
     def rank(self) -> int:
         """The adapter's own uniform rank; 0 where it has none."""
         return getattr(self.adapter, "rank", 0)
@@ -90,26 +108,58 @@ class Ingredients:
         """(site, rank) -> trainable parameters of the adapter there."""
         return lambda site, rank: self.adapter.count(backbone, [site], {site.name: rank})
 
-    def ranks(self, backbone: Backbone, sites: Sequence[Site]) -> dict[str, int] | None:
+    def ranks(self, backbone: Backbone, sites: Sequence[Site], measured: Any = None) -> dict[str, int] | None:
         """The starting ranks that the allocator decides; None without one.
 
         Raises:
             OptionError: its budget does not fit these sites.
         """
-        return self.allocator.initial(sites, self.rank, cost=self.cost(backbone)) if self.allocator is not None else None
+        if self.allocator is None:
+            return None
+        return self.allocator.initial(sites, self.rank, measured, self.cost(backbone))
 
-    def attach(self, backbone: Backbone, seed: int) -> Adapted:
-        """Quantize the frozen weights, decide the starting ranks, put the adapter on."""
+    def attach(self, backbone: Backbone, seed: int, look: Look | None = None) -> Adapted:
+        """Quantize the frozen weights, decide the starting ranks, put the adapter on.
+
+        ``look`` lets the allocator see the base; without it (when a run is planned) ranks are equal where it would.
+        """
         self.quantizer.convert(backbone)
-        ranks = self.ranks(backbone, self.adapter.sites(backbone)) if self.allocator is not None else None
-        adapted = self.adapter.attach(backbone, seed=seed, ranks=ranks)
-        hook = self.allocator.hook(adapted) if self.allocator is not None else None
+        if self.allocator is None:
+            return self.adapter.attach(backbone, seed=seed)
+        sites, measured = self.adapter.sites(backbone), None
+        if self.allocator.needs_probe and look is not None:
+            slice_fused(backbone.module, sites)
+            measured = self.allocator.measure(look(backbone), sites, self.rank)
+        adapted = self.adapter.attach(backbone, seed=seed, ranks=self.ranks(backbone, sites, measured))
+        if measured is not None:
+            self.allocator.initialise(adapted, measured)
+        hook = self.allocator.hook(adapted)
         if hook is not None:
             adapted.hooks.append(hook)
         return adapted
 
-    def build(self, outputs: int, seed: int, device: torch.device | str = "cpu") -> Adapted:
+    def build(self, outputs: int, seed: int, device: torch.device | str = "cpu", look: Look | None = None) -> Adapted:
         """The whole model of a run, on its device."""
-        adapted = self.attach(self.load_backbone(outputs, seed), seed)
+        backbone = self.load_backbone(outputs, seed)
+        backbone.module.to(device)
+        adapted = self.attach(backbone, seed, look)
         adapted.module.to(device)
         return adapted
+
+
+def base_probe(backbone: Backbone, task: PreparedTask, splits: Splits, train: Train, seed: int) -> BaseProbe:
+    """The plain backbone with the batches that training begins with (augmented and in the order of training)."""
+    schedule = Schedule.of(train, len(splits.train))
+    device = next(backbone.module.parameters()).device
+
+    def batches(number: int) -> Iterator[dict[str, torch.Tensor]]:
+        for step in range(number):
+            for part, indices in enumerate(schedule.micro_batches(step, splits.train, seed)):
+                batch = task.batch(indices, generator(seed, "augment", step, part))
+                yield {key: value.to(device) for key, value in batch.items()}
+
+    def loss(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        backbone.module.eval()
+        return task.loss(backbone.outputs(backbone.module, task.inputs(batch)), batch, train.label_smoothing)
+
+    return BaseProbe(backbone=backbone, batches=batches, inputs=task.inputs, loss=loss)

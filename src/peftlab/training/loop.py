@@ -17,7 +17,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, RecordError, Stopped
-from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.hooks import HookChain, TrainingHook
 from peftlab.nn.seeding import derive, generator
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
@@ -84,6 +84,7 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
+        self.chain = HookChain(self.hooks)
         self.schedule = Schedule.of(self.train, len(self.splits.train))
         self.trainable = self.adapted.trainable()
         self.optimizer = make_optimizer(self.trainable, self.train, self.device)
@@ -108,15 +109,13 @@ class Trainer:
         try:
             return self._fit()
         finally:
-            for hook in self.hooks:
-                hook.close()
+            self.chain.close()
 
     def _fit(self) -> Fitted:
         if self.train.gradient_checkpointing:
             enable_checkpointing(self.adapted)
         base = frozen_hash(self.adapted.module)
-        for hook in self.hooks:
-            hook.start(self.schedule.total, self.optimizer)
+        self.chain.start(self.schedule.total, self.optimizer)
         self._resume(base)
         unproved = self.step < Movement.updates <= self.schedule.total - self.step
         movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
@@ -147,8 +146,7 @@ class Trainer:
                     f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue"
                 )
         assert_frozen(self.adapted.module, base)
-        for hook in self.hooks:
-            hook.finish()
+        self.chain.finish()
         return self._finish(diverged_at, steps)
 
     def _one_step(self, movement: Movement | None) -> float:
@@ -156,8 +154,7 @@ class Trainer:
         step, module = self.step, self.adapted.module
         module.train()
         torch.manual_seed(derive(self.seed, "step", step))  # dropout: a function of (seed, step)
-        for hook in self.hooks:
-            hook.before_step(step)
+        self.chain.before_step(step)
         batches = self.schedule.micro_batches(step, self.splits.train, self.seed)
         count = sum(len(b) for b in batches)
         total = 0.0
@@ -168,8 +165,7 @@ class Trainer:
             self.scaler.scale(loss * share).backward()
             total += loss.item() * share
         self.scaler.unscale_(self.optimizer)
-        for hook in self.hooks:
-            hook.after_backward(step)
+        self.chain.after_backward(step)
         norm = clip(self.trainable.values(), self.train.clip_norm)
         if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(norm)):
             self.optimizer.zero_grad()
@@ -180,8 +176,7 @@ class Trainer:
             movement.observe(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for hook in self.hooks:
-            hook.after_step(step)
+        self.chain.after_step(step)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if movement is not None:
@@ -193,10 +188,8 @@ class Trainer:
         with autocast(self.precision, self.device):
             outputs = self.adapted.backbone.outputs(self.adapted.module, self.task.inputs(batch))
         loss = self.task.loss(outputs, batch, self.train.label_smoothing)
-        for hook in self.hooks:
-            penalty = hook.penalty()
-            loss = loss if penalty is None else loss + penalty
-        return loss
+        penalty = self.chain.penalty()
+        return loss if penalty is None else loss + penalty
 
     def evaluate(self, split: str) -> Meter:
         """A meter over all examples of a split, in evaluation mode, without autograd. Draws no random numbers."""
@@ -266,7 +259,7 @@ class Trainer:
                 "weights": dict(self.trainable),
                 "optimizer": optimizer_tensors(self.optimizer, names),
                 "scaler": self.scaler.state_dict(),
-                "hooks": {hook.name: hook.state() for hook in self.hooks},
+                "hooks": self.chain.state(),
                 "best": self.best,
                 "loop": {
                     "base": base,
@@ -295,13 +288,12 @@ class Trainer:
                     where=str(self.checkpoints.folder),
                     remedy="the backbone or a library changed; move the run's folder away to start afresh",
                 )
+            self.chain.load_state(state.get("hooks", {}))
             for name, parameter in self.trainable.items():
                 parameter.data.copy_(state["weights"][name])
             restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            for hook in self.hooks:
-                hook.load_state(state.get("hooks", {}).get(hook.name) or {})
             best = state["best"]
             self.best = {**best, "weights": {n: t.to(self.device) for n, t in (best.get("weights") or {}).items()}}
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
