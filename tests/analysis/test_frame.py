@@ -164,4 +164,6 @@ def test_a_full_specification_covers_the_short_one() -> None:
     done = {"kind": "image-classification", "data": {"name": "npz", "path": "a.npz", "crop": 1.0}, "image_size": 32}
     assert covers({"kind": "image-classification", "data": {"name": "npz", "path": "a.npz"}}, done)
     assert covers({"kind": "image-classification", "data": "npz"}, done)
+    assert covers({"kind": "image-classification", "data": "a.npz"}, done)
+    assert not covers({"kind": "image-classification", "data": "b.npz"}, done)
     assert not covers({"kind": "image-classification", "data": {"name": "npz", "path": "b.npz"}}, done)

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
 from peftlab.planning import planner as planning
 from peftlab.planning.machine import Machine
-from peftlab.planning.plan import Plan, PlanOptions
+from peftlab.planning.plan import Plan, PlanOptions, task_name
 from peftlab.planning.planner import make_plan
 from peftlab.study.load import validate_study
 from tests.contracts.tiny import make
@@ -69,6 +70,28 @@ def test_the_id_follows_what_decides_the_outcome_and_not_the_names(backbone: str
     assert ids(train={"epochs": 2}).isdisjoint(before)
     assert ids(seeds=[1, 2]) & before  # seed 1 is reused
     assert ids(task={"kind": "image-classification", "data": "digits", "train_size": 100}).isdisjoint(before)
+
+
+def test_short_and_explicit_forms_of_a_component_give_one_id(backbone: str, cache: Path, tmp_path: Path) -> None:
+    def configs(data: Any, arm: dict[str, Any]) -> list[Any]:
+        plan = planned(backbone, cache, task={"kind": "image-classification", "data": data}, arms={"arm": arm}, analysis={})
+        return [run.config for run in plan.runs]
+
+    np.savez(tmp_path / "a.npz", images=np.zeros((40, 8, 8), np.uint8), labels=np.arange(40) % 2)
+    path = str(tmp_path / "a.npz")
+    short = configs("digits", {"adapter": "lora", "allocator": "uniform"})
+    spelt = {"adapter": {"name": "lora", "rank": 8}, "allocator": {"name": "uniform"}, "quantizer": {"name": "none"}}
+    explicit = configs({"name": "digits"}, spelt)
+    assert [c.run_id for c in short] == [c.run_id for c in explicit]
+    assert explicit[0].task["data"] == {"name": "digits"}, "the explicit form is what the id covers"
+    forms = [path, {"name": "npz", "path": path}, {"name": "npz", "path": path, "label": "labels"}]
+    assert len({configs(form, {"adapter": "lora"})[0].run_id for form in forms}) == 1
+
+
+def test_tasks_that_differ_in_an_option_of_their_data_are_told_apart() -> None:
+    fine, coarse = ({"kind": "k", "data": {"name": "npz", "path": "a", "label": label}} for label in ("fine", "coarse"))
+    assert task_name(fine) == "k:a[data.label=fine]" and task_name(coarse) == "k:a[data.label=coarse]"
+    assert task_name({"kind": "k", "data": "digits"}) == task_name({"kind": "k", "data": {"name": "digits"}}) == "k:digits"
 
 
 def test_counts_are_those_of_the_closed_formula(backbone: str, cache: Path) -> None:

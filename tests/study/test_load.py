@@ -132,6 +132,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "digits.yaml").write_text(TEXT)
     with pytest.raises(StudyError, match=re.escape("Did you mean 'digits.yaml'")):
         load_study(tmp_path / "digit.yaml")
+    (tmp_path / ".digit.yaml").touch()
+    with pytest.raises(StudyError, match=re.escape("Did you mean 'digits.yaml'")):
+        load_study(tmp_path / "digit.yaml")  # a hidden file is none of the user's studies
     with pytest.raises(StudyError, match="no such"):
         load_study(tmp_path / "nowhere" / "s.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")

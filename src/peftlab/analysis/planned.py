@@ -82,6 +82,6 @@ def covers(asked: Any, done: Any) -> bool:
     """Whether a finished run's full specification is what the study asked for (defaults filled in, names expanded)."""
     if isinstance(asked, Mapping):
         return isinstance(done, Mapping) and all(covers(value, done.get(key)) for key, value in asked.items())
-    if isinstance(asked, str) and isinstance(done, Mapping):
-        return done.get("name", done.get("kind")) == asked
+    if isinstance(asked, str) and isinstance(done, Mapping):  # a name, or data by their path or id
+        return asked in done.values()
     return bool(asked == done)

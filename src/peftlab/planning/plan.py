@@ -88,8 +88,11 @@ class PlanOptions:
 
 
 def task_name(task: Mapping[str, Any]) -> str:
-    """A short name of a task: its data, or kind:data with further options where needed to tell tasks apart."""
-    data = task.get("data", "")
-    data = data.get("path") or data.get("name", "") if isinstance(data, Mapping) else data
-    extra = ",".join(f"{k}={v}" for k, v in sorted(task.items()) if k not in ("kind", "data"))
+    """A short name of a task: kind:data with all further options, so that it tells tasks apart."""
+    data, rest = task.get("data", ""), {k: v for k, v in task.items() if k not in ("kind", "data")}
+    if isinstance(data, Mapping):
+        shown = next((key for key in ("path", "id", "name") if data.get(key)), "")
+        rest |= {f"data.{k}": v for k, v in data.items() if k not in ("name", shown)}
+        data = data.get(shown, "")
+    extra = ",".join(f"{k}={v}" for k, v in sorted(rest.items()))
     return f"{task.get('kind')}:{data}" + (f"[{extra}]" if extra else "")

@@ -83,7 +83,8 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     if not path.is_file():
         remedy = "`peftlab init` writes a first one"
         if path.parent.is_dir():
-            remedy = nearest(path.name, (p.name for p in path.parent.glob("*.yaml"))) + " " + remedy
+            there = [p.name for p in path.parent.glob("*.yaml") if not p.name.startswith(".")]
+            remedy = f"{nearest(path.name, there)} {remedy}" if there else remedy
         raise StudyError("there is no such study file", where=str(path), remedy=remedy)
     try:
         text = path.read_text(encoding="utf-8")

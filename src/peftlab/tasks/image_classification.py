@@ -58,6 +58,10 @@ class ImageClassification(Task):
     def _split_options(self) -> SplitOptions:
         return SplitOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SplitOptions)})
 
+    def options(self) -> dict[str, Any]:
+        """As for every component; ``data: digits`` and ``data: {name: digits}`` are one task and give one run id."""
+        return {**Task.options(self), "data": self.source().spec()}
+
     def source(self) -> DataSource:
         """The configured data source."""
         return source_of(self.data)
