@@ -33,6 +33,7 @@ class Adapted:
     sites: Sequence[Site] = ()
     ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  #: site name -> rank
     hooks: list[TrainingHook] = dataclasses.field(default_factory=list)
+    seed: int = 0  #: of the run, for hooks that draw random numbers
     own_parameters: frozenset[str] = frozenset()  #: trainable parameters that are the backbone's own, not added ones
 
     def trainable(self) -> dict[str, nn.Parameter]:

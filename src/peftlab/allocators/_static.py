@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftlab.allocators._budget import BudgetOption, Shares, check_budget, factors, share_out
-from peftlab.allocators.contract import Allocator
+from peftlab.allocators.contract import HOOK, Allocator
 from peftlab.errors import OptionError
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.roles import ATTENTION, FEED_FORWARD, Site
@@ -73,7 +73,7 @@ class _Report(TrainingHook):
     """Writes what was decided; does nothing during training."""
 
     def __init__(self, allocator: Static, adapted) -> None:
-        self.name = "allocation"
+        self.name = HOOK
         ranks = dict(adapted.ranks)
         spent = {
             "ranks": sum(ranks.values()),

@@ -15,7 +15,7 @@ import torch
 
 from peftlab.allocators._budget import PARAMETERS, BudgetOption, amount_of, check_budget, factors
 from peftlab.allocators._curve import Curve
-from peftlab.allocators.contract import Allocator
+from peftlab.allocators.contract import HOOK, Allocator
 from peftlab.errors import DidNothing, OptionError
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.roles import Site
@@ -158,7 +158,7 @@ class AdaLora(Allocator):
 class _Masking(TrainingHook):
     """Scores and masks the triplets of one adapted model."""
 
-    name = "adalora"
+    name = HOOK
 
     def __init__(self, allocator: AdaLora, adapted) -> None:
         self.allocator, self.sites = allocator, list(adapted.sites)

@@ -17,6 +17,9 @@ from peftlab.registry import Component
 from peftlab.study.schema import Train
 
 
+HOOK = "allocator"  #: what the hook of every allocator is called: its seconds are found under this name
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BaseProbe:
     """What an allocator may look at before the adapter is on: the plain backbone and the batches that training begins with.

@@ -131,6 +131,7 @@ class Ingredients:
             slice_fused(backbone.module, sites)
             measured = self.allocator.measure(look(backbone), sites, self.rank)
         adapted = self.adapter.attach(backbone, seed=seed, ranks=self.ranks(backbone, sites, measured))
+        adapted.seed = seed
         if measured is not None:
             self.allocator.initialise(adapted, measured)
         hook = self.allocator.hook(adapted)
