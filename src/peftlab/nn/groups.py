@@ -18,14 +18,14 @@ import torch
 
 from peftlab.errors import BackboneError, OptionError
 
-GroupType = Literal["int4", "int8", "nf4", "fp4"]
+GroupKind = Literal["int4", "int8", "nf4", "fp4"]
 _NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 _FP4 = tuple(sign * value / 12 for sign in (1, -1) for value in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0))
-#: type -> its 16 values; the other types are integers
+#: kind -> its 16 values; the other kinds are integers
 BOOKS: dict[str, tuple[float, ...]] = {"nf4": _NF4, "fp4": _FP4}
 BITS: dict[str, int] = {"int4": 4, "int8": 8, "nf4": 4, "fp4": 4}
 
@@ -34,16 +34,16 @@ BITS: dict[str, int] = {"int4": 4, "int8": 8, "nf4": 4, "fp4": 4}
 class Groups:
     """A quantized matrix: ``codes`` [d_out, d_in] uint8; ``scale`` [d_out, L], a or m; ``shift`` [d_out, L], b or c (or None)."""
 
-    type: str
+    kind: str
     codes: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor | None
 
     def dequantize(self) -> torch.Tensor:
         """W~ [d_out, d_in], float32."""
-        integers = self.type not in BOOKS
-        values = self.codes.float() if integers else torch.tensor(BOOKS[self.type], device=self.codes.device)[self.codes.long()]
-        return scaled(values, self.type, self.scale, self.shift)
+        integers = self.kind not in BOOKS
+        values = self.codes.float() if integers else torch.tensor(BOOKS[self.kind], device=self.codes.device)[self.codes.long()]
+        return scaled(values, self.kind, self.scale, self.shift)
 
 
 def scaled(values: torch.Tensor, kind: str, scale: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
@@ -57,7 +57,7 @@ def scaled(values: torch.Tensor, kind: str, scale: torch.Tensor, shift: torch.Te
     return values
 
 
-def quantize_groups(weight: torch.Tensor, group_size: int, kind: GroupType, where: str = "") -> Groups:
+def quantize_groups(weight: torch.Tensor, group_size: int, kind: GroupKind, where: str = "") -> Groups:
     """Quantize W [d_out, d_in].
 
     Raises:
