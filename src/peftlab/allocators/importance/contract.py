@@ -6,6 +6,7 @@ Shape legend: r directions of a module.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -32,6 +33,16 @@ class Part:
     def directions(self) -> int:
         """r; 0 where there are no directions."""
         return next((tensor.shape[dim] for tensor, dim in self.tensors if dim is not None), 0)
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A [r, d_in], B [d_out, r]) of the update s B A, without gradient; a tensor [r, 1] in between counts to A."""
+        up = next(tensor.detach() for tensor, dim in self.tensors if dim == 1)
+        down = math.prod((tensor.detach() for tensor, dim in self.tensors if dim == 0), start=up.new_ones(()))
+        return down, up
+
+    def per_weight(self, norms: torch.Tensor) -> torch.Tensor:
+        """Frobenius norms of updates as the root mean square change of one weight of the module."""
+        return self.scale * norms / math.sqrt(self.d_in * self.d_out)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

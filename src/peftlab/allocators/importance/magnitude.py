@@ -1,0 +1,34 @@
+"""How far a module has moved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from peftlab.allocators.importance._meters import Mean
+from peftlab.allocators.importance.contract import Importance, Meter, Part
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Magnitude(Importance):
+    """||s B A||_F / sqrt(d_in d_out): the root mean square change of a weight of the module, mean over the steps.
+
+    Of direction i: s ||b_i|| ||a_i|| / sqrt(d_in d_out), with b_i a column of B and a_i a row of A.
+    """
+
+    name: ClassVar[str] = "magnitude"
+    of_update: ClassVar[bool] = True
+
+    def meter(self, parts: Mapping[str, Part]) -> Meter:
+        return Mean(parts, _value)
+
+
+def _value(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = part.factors()
+    grams = (b.T @ b, a @ a.T)  # ||B A||_F^2 = sum of (B^T B) * (A A^T)
+    whole = (grams[0] * grams[1]).sum().clamp_min(0).sqrt()
+    directions = (grams[0].diagonal() * grams[1].diagonal()).sqrt()
+    return part.per_weight(whole), part.per_weight(directions)
