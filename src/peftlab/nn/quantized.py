@@ -21,7 +21,7 @@ class QuantizedLinear(nn.Linear):
     ``bias`` is a float parameter. ``weight`` must be there too (libraries look at it for its device) and holds codes: whoever
     wants the matrix asks :func:`dense_weight`.
 
-    ``transposed``: stands for a Conv1D, and is one again when it is made dense.
+    ``transposed``: stands for a Conv1D (:func:`restore_conv1d`).
     """
 
     scheme: str
@@ -139,20 +139,14 @@ def as_linear(layer: nn.Module) -> nn.Linear:
 
 
 def dense_layer(layer: nn.Module) -> nn.Module:
-    """The float layer equal to a quantized one: an ``nn.Linear``, or a Conv1D where it stands for one. A float layer as it is."""
+    """The ``nn.Linear`` equal to a quantized layer, its bias shared; any other layer as it is."""
     if not is_quantized(layer):
         return layer
     weight = dense_weight(layer)
-    transposed = isinstance(layer, QuantizedLinear) and layer.transposed
-    if transposed:
-        from transformers.pytorch_utils import Conv1D
-
-        with torch.device("meta"):
-            made: nn.Module = Conv1D(weight.shape[0], weight.shape[1])
-    else:
-        made = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.T.contiguous() if transposed else weight, False)
-    made.bias = cast(nn.Parameter, layer.bias)
+    made: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, False)
+    made.bias = layer.bias
+    made.transposed = getattr(layer, "transposed", False)
     return take_place(made, layer)
 
 
@@ -166,13 +160,36 @@ def take_place(new: nn.Module, old: nn.Module) -> Any:
 
 
 def make_dense(model: nn.Module) -> nn.Module:
-    """Replace, in place, every quantized layer by the float layer equal to it; returns the model."""
-    if is_quantized(model):
-        return dense_layer(model)
+    """Replace, in place, every quantized layer by the ``nn.Linear`` equal to it; returns the model.
+
+    What stands for a Conv1D stays an ``nn.Linear``, whatever is merged into it, until :func:`restore_conv1d`.
+    """
     for name, module in list(model.named_modules()):
-        if is_quantized(module):
+        if name and is_quantized(module):
             model.set_submodule(name, dense_layer(module))
-    return model
+    return dense_layer(model)
+
+
+def restore_conv1d(model: nn.Module) -> nn.Module:
+    """Replace, in place, every float layer of :func:`make_dense` that stands for a Conv1D by one; returns the model."""
+    for name, module in list(model.named_modules()):
+        if name and _stands_for_conv1d(module):
+            model.set_submodule(name, _conv1d(module))
+    return _conv1d(model) if _stands_for_conv1d(model) else model
+
+
+def _stands_for_conv1d(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and bool(getattr(module, "transposed", False))
+
+
+def _conv1d(layer: Any) -> nn.Module:
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        made: Any = Conv1D(layer.out_features, layer.in_features)
+    made.weight = nn.Parameter(layer.weight.detach().T.contiguous(), False)
+    made.bias = layer.bias
+    return take_place(made, layer)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
