@@ -121,11 +121,22 @@ def _provenance(folder: Path, environment: dict[str, Any], records: list[tuple[d
     name, total_s = folder.name, sum(seconds)
     lines = [
         f"`peftlab run studies/{name}.yaml`, then `python tools/study_page.py results/{name} docs/studies`",
+        _seeds(folder),
         f"machine: {environment['cpu']}, {environment['cores_logical']} cores, {memory_gb:.0f} GB; one thread a run, no GPU",
         f"Python {environment['python']}, {versions}",
         f"{len(records)} evaluation runs, median {statistics.median(seconds):.0f} s, {total_s / 60:.0f} core-minutes",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _seeds(folder: Path) -> str:
+    """As the configurations of the runs have them."""
+    told = []
+    for purpose, runs in (("evaluation", "runs"), ("tuning", "tuning")):
+        seeds = sorted({json.loads(path.read_text())["seed"] for path in folder.glob(f"{runs}/*/*/config.json")})
+        if seeds:
+            told.append(f"{purpose} seeds {', '.join(map(str, seeds))}")
+    return "; ".join(told)
 
 
 def main() -> None:
