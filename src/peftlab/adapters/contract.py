@@ -15,7 +15,7 @@ from torch import nn
 
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
-from peftlab.nn.low_rank import LowRank
+from peftlab.nn.low_rank import LowRank, product_norm
 from peftlab.nn.roles import Site
 from peftlab.registry import Component
 
@@ -70,6 +70,10 @@ class Adapter(Component, ABC):
     def low_rank(self, adapted: Adapted) -> dict[str, LowRank]:
         """Site name -> its update as s B A; empty where the adapter is not resizable."""
         return {}
+
+    def update_norms(self, adapted: Adapted) -> dict[str, float]:
+        """Site name -> ||dW||, Frobenius, of its update now; empty where the update is no sum of rank-1 matrices."""
+        return {name: abs(f.scale) * product_norm(f.B, f.A) for name, f in self.low_rank(adapted).items()}
 
     @abstractmethod
     def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:

@@ -16,6 +16,7 @@ from peftlab.adapters._peft import block_structured, check_ranks, exported_confi
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
+from peftlab.nn.low_rank import product_norm
 from peftlab.nn.roles import Site, select
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import fuse_slices, slice_fused
@@ -86,6 +87,10 @@ class Svd(Adapter):
             layer = TripletLinear(module.get_submodule(site.name), rank, self.scale, self.dropout, random)
             module.set_submodule(site.name, layer)
         return Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
+
+    def update_norms(self, adapted: Adapted) -> dict[str, float]:
+        layers = triplet_layers(adapted).items()
+        return {name: self.scale * product_norm(layer.P * layer.singular_values.T, layer.Q) for name, layer in layers}
 
     def merge(self, adapted: Adapted) -> nn.Module:
         merged = copy.deepcopy(adapted.module)

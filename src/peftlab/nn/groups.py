@@ -12,6 +12,7 @@ equal bitsandbytes' to the bit (code books of Dettmers et al. 2023, appendix E, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import torch
@@ -135,6 +136,12 @@ def _byte_values(kind: str, device: torch.device) -> torch.Tensor:
     """[256, 2]: the two values that each byte stands for."""
     book = torch.tensor(BOOKS[kind], device=device)
     return torch.stack((book.repeat_interleave(16), book.repeat(16)), dim=1)
+
+
+def half_gap(kind: str) -> float:
+    """Half of the largest distance between neighbours of a code book."""
+    book = sorted(BOOKS[kind])
+    return max(b - a for a, b in itertools.pairwise(book)) / 2
 
 
 def stored_bytes(d_in: int, d_out: int, group_size: int, kind: str, *, merged: bool = False) -> int:

@@ -13,6 +13,12 @@ import torch
 from torch import nn
 
 
+def product_norm(b: torch.Tensor, a: torch.Tensor) -> float:
+    """||B A||, Frobenius, of B [d_out, r] and A [r, d_in], without the product: tr((B^T B)(A A^T))."""
+    b, a = b.detach().cpu().double(), a.detach().cpu().double()
+    return float(((b.T @ b) * (a @ a.T)).sum().clamp_min(0).sqrt())
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class LowRank:
     """dW = s B A with A [r, d_in] and B [d_out, r].

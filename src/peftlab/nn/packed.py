@@ -64,7 +64,7 @@ class PackedLinear(QuantizedLinear):
         groups = quantize_groups(weight, group_size, kind, where)
         made = cls(groups, linear.bias, WeightError.of(weight, groups.dequantize(), group_size, bounds=bounds))
         if keep:
-            made.full, made.share = weight.float().contiguous(), 0.0
+            made.full = weight.float().contiguous()
         return take_place(made, layer)
 
     @property

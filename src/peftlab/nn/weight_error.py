@@ -18,7 +18,7 @@ class WeightError:
 
     ``unrestricted[r-1]`` is the largest share of ||E||^2 that an update of rank r can cancel: the energy of the top r singular
     values of E (Eckart & Young 1936). ``pooled[r-1]`` is the same for an update that is constant within each group: it reaches
-    only the group means M [d_out, L] of E, where it counts g times, so it is g times the energy of the top r singular values of M.
+    only the group means M [d_out, L] of E, where it counts g times, so it is g times that of the top r singular values of M.
     """
 
     weight: float  #: ||W||, Frobenius

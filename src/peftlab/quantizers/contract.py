@@ -99,6 +99,16 @@ class Quantizer(Component, ABC):
     def error_bound(self, weight: torch.Tensor) -> torch.Tensor:
         """Largest |W - Q(W)| of each element, [d_out, d_in]."""
 
+    @property
+    def shared_inputs(self) -> int | None:
+        """How many neighbouring inputs of an output share one zero point or offset, into which an update that is constant over
+        them can be merged without changing a code; None where there is no such thing."""
+        return None
+
+    def kept(self, d_out: int, d_in: int) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of what is held beside :meth:`tensors` while training (the float weight of a schedule)."""
+        return ()
+
     def hook(self, adapted) -> TrainingHook | None:
         """What acts on the quantized weights during training; None where nothing does."""
         return None
@@ -131,6 +141,8 @@ class Quantizer(Component, ABC):
             if weight.is_meta:
                 made = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in sizes]
                 new: QuantizedLinear = PlannedLinear(layer, self.scheme, made, self.keeps_input)
+                for i, (shape, dtype) in enumerate(self.kept(d_out, d_in)):
+                    new.register_buffer(f"kept_{i}", torch.empty(shape, dtype=dtype, device="meta"), persistent=False)
                 error = None
             else:
                 new = self.quantize(layer)
