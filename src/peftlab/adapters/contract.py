@@ -13,10 +13,12 @@ from typing import ClassVar
 
 from torch import nn
 
+from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.low_rank import LowRank, product_norm
 from peftlab.nn.roles import Site
+from peftlab.quantizers.contract import Quantizer
 from peftlab.registry import Component
 
 
@@ -53,6 +55,20 @@ class Adapter(Component, ABC):
     mergeable: ClassVar[bool] = True
     zero_at_start: ClassVar[bool] = True  #: outputs equal the backbone's before the first update
     merge_tolerance: ClassVar[float] = 1e-4  #: largest relative difference merged / unmerged, float32
+    takes_slices: ClassVar[bool] = False  #: adapts slices of fused layers as layers of their own (nn/surgery.py)
+
+    @property
+    def needs_float(self) -> str:
+        """Why it cannot stand on quantized weights (it changes them); empty where it leaves them as they are."""
+        return ""
+
+    def fitted(self, quantizer: Quantizer, where: str = "adapter") -> Adapter:
+        """This adapter as it is used on weights that ``quantizer`` stores.
+
+        Raises:
+            OptionError: the two do not go together.
+        """
+        return self
 
     def sites(self, backbone: Backbone) -> list[Site]:
         """The linear layers (or slices of fused ones) that are adapted. Empty where the question does not arise.
@@ -67,9 +83,23 @@ class Adapter(Component, ABC):
         """Whether :meth:`low_rank` tells its factors, whose ranks may change during training."""
         return False
 
+    @property
+    def initialisable(self) -> bool:
+        """Whether the factors of :meth:`low_rank` may be given other initial values, B other than zero included."""
+        return False
+
     def low_rank(self, adapted: Adapted) -> dict[str, LowRank]:
         """Site name -> its update as s B A; empty where the adapter is not resizable."""
         return {}
+
+    def parts(self, adapted: Adapted) -> dict[str, Part]:
+        """Site name -> its trained tensors as metrics of importance see them: here the factors of :meth:`low_rank`, if any."""
+        found = self.low_rank(adapted)
+        return {
+            site.name: Part(tensors=((low.A, 0), (low.B, 1)), d_in=site.d_in, d_out=site.d_out, scale=low.scale)
+            for site in adapted.sites
+            if (low := found.get(site.name)) is not None
+        }
 
     def update_norms(self, adapted: Adapted) -> dict[str, float]:
         """Site name -> ||dW||, Frobenius, of its update now; empty where the update is no sum of rank-1 matrices."""
@@ -90,7 +120,10 @@ class Adapter(Component, ABC):
 
     @abstractmethod
     def merge(self, adapted: Adapted) -> nn.Module:
-        """The plain library model with the update folded in; ``adapted`` is left unchanged."""
+        """The plain library model with the update folded in, in float; ``adapted`` is left unchanged.
+
+        Of a quantized base: the weights that it multiplies with, in float, plus the update.
+        """
 
     @abstractmethod
     def save(self, adapted: Adapted, folder: Path) -> None:

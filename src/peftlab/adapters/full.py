@@ -6,6 +6,8 @@ import dataclasses
 from typing import ClassVar
 
 from peftlab.adapters._plain import InPlace
+from peftlab.adapters.contract import Adapted
+from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 
 
@@ -15,5 +17,17 @@ class Full(InPlace):
 
     name: ClassVar[str] = "full"
 
+    @property
+    def needs_float(self) -> str:
+        return "it trains the weight matrices themselves, and updates of quantized ones would be rounded away"
+
     def trains(self, parameter_name: str, backbone: Backbone) -> bool:
         return True
+
+    def parts(self, adapted: Adapted) -> dict[str, Part]:
+        """The weight of every linear layer outside the head; a fused qkv is one."""
+        layers = [(site, adapted.module.get_submodule(site.name)) for site in adapted.backbone.roles.sites if not site.parent]
+        return {
+            site.name: Part(tensors=((layer.weight, None),), d_in=site.d_in, d_out=site.d_out)  # pyright: ignore
+            for site, layer in layers
+        }

@@ -14,9 +14,11 @@ from torch import nn
 
 from peftlab.adapters._peft import block_structured, check_ranks, exported_config, load_peft, ranked
 from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
 from peftlab.nn.low_rank import product_norm
+from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site, select
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import fuse_slices, slice_fused
@@ -36,6 +38,7 @@ class Svd(Adapter):
     name: ClassVar[str] = "svd"
     has_rank: ClassVar[bool] = True
     has_triplets: ClassVar[bool] = True
+    takes_slices: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
   title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},
   author = {Zhang, Qingru and Chen, Minshuo and Bukharin, Alexander and He, Pengcheng and Cheng, Yu and Chen, Weizhu
@@ -88,6 +91,18 @@ class Svd(Adapter):
             module.set_submodule(site.name, layer)
         return Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
 
+    def parts(self, adapted: Adapted) -> dict[str, Part]:
+        layers = triplet_layers(adapted)
+        return {
+            site.name: Part(
+                tensors=((layers[site.name].P, 1), (layers[site.name].singular_values, 0), (layers[site.name].Q, 0)),
+                d_in=site.d_in,
+                d_out=site.d_out,
+                scale=self.scale,
+            )
+            for site in adapted.sites
+        }
+
     def update_norms(self, adapted: Adapted) -> dict[str, float]:
         layers = triplet_layers(adapted).items()
         return {name: self.scale * product_norm(layer.P * layer.singular_values.T, layer.Q) for name, layer in layers}
@@ -97,7 +112,7 @@ class Svd(Adapter):
         for name, layer in list(merged.named_modules()):
             if isinstance(layer, TripletLinear):
                 merged.set_submodule(name, layer.merged())
-        fuse_slices(merged)
+        fuse_slices(restore_conv1d(make_dense(merged)))
         return merged
 
     def save(self, adapted: Adapted, folder: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.quantized import parameter_sizes
 from peftlab.probes.contract import Probe
 
 
 def count_parameters(adapted: Adapted) -> dict[str, Any]:
-    """Counts of an adapted model. The head is counted once (PEFT counts it twice in "all parameters").
+    """Counts of an adapted model. The head is counted once (PEFT counts it twice in "all parameters"), quantized weights in full.
 
     Returns:
         full: parameters of the plain backbone with its head (what full fine-tuning trains);
@@ -23,9 +24,8 @@ def count_parameters(adapted: Adapted) -> dict[str, Any]:
     trainable = adapted.trainable()
     head = sum(p.numel() for n, p in trainable.items() if adapted.is_head(n))
     number = sum(p.numel() for p in trainable.values())
-    named = {n: p for n, p in adapted.module.named_parameters() if "original_module" not in n}
-    total = sum(p.numel() for p in named.values())
-    added = sum(p.numel() for n, p in named.items() if p.requires_grad and _is_added(n, adapted))
+    total = sum(size for n, size in parameter_sizes(adapted.module).items() if "original_module" not in n)
+    added = sum(p.numel() for n, p in trainable.items() if "original_module" not in n and _is_added(n, adapted))
     full = total - added
     roles, blocks = Counter(), Counter()
     for name, parameter in trainable.items():

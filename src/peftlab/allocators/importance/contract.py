@@ -83,6 +83,7 @@ class Importance(Component, ABC):
     """A configured importance metric."""
 
     of_update: ClassVar[bool] = False  #: a property of the update B A, which is zero at the base
+    copies_weights: ClassVar[bool] = False  #: its meter holds values of every weight: too much for a whole backbone
 
     @abstractmethod
     def meter(self, parts: Mapping[str, Part]) -> Meter:

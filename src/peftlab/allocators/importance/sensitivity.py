@@ -23,6 +23,7 @@ class Sensitivity(Importance):
     """
 
     name: ClassVar[str] = "sensitivity"
+    copies_weights: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
   title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},
   author = {Zhang, Qingru and Chen, Minshuo and Bukharin, Alexander and He, Pengcheng and Cheng, Yu and Chen, Weizhu
