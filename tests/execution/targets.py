@@ -51,6 +51,7 @@ def work(config_json: str, path: str, options: WorkerOptions, connection: Any) -
         file.write(f"{folder.run_id} {os.getpid()}\n")
     if "say" in asked:
         print(asked["say"], "hf_" + "a1" * 17)
+    time.sleep(asked.get("mute_s", 0.0))
     lines = folder.metrics()
     first, total = (lines[-1].step if lines else 0), asked.get("steps", 3)
     channel.send(Started(first, total))
@@ -63,7 +64,7 @@ def work(config_json: str, path: str, options: WorkerOptions, connection: Any) -
             raise ZeroDivisionError("token hf_abcdefghijklmnopqrstuvwxyz123456 was in the message")
         if asked.get("exit_at") == step:
             os._exit(3)
-        time.sleep(asked.get("step_s", 0.0))
+        time.sleep(asked.get("hang_s", 0.0) if asked.get("hang_at") == step else asked.get("step_s", 0.0))
         folder.append_metrics([{"step": step, "epoch": step / total, "split": "train", "loss": 1 / step}])
         channel.send(Step(step, total, 1 / step, 1e-3))
         if stopping:

@@ -20,6 +20,7 @@ from peftlab.errors import OptionError
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener, Outcome
 from peftlab.execution.protocol import Evaluated, Finished, Message, Started, Step, WorkerOptions
+from peftlab.execution.silence import Silence
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder, RunFolder, verify
 from tests.execution.targets import configuration
@@ -46,9 +47,13 @@ sys.exit(outcome.exit_code)
 class Recorder(NullListener):
     def __init__(self) -> None:
         self.messages: list[tuple[int, Message]] = []
+        self.silences: list[Silence] = []
 
     def message(self, config: RunConfig, message: Message) -> None:
         self.messages.append((config.seed, message))
+
+    def silent(self, silence: Silence) -> None:
+        self.silences.append(silence)
 
 
 def run(folder: ResultsFolder, configs: list[RunConfig], options: WorkerOptions, **more: Any) -> Outcome:
@@ -133,6 +138,29 @@ def test_a_run_that_dies_is_recorded_and_its_siblings_go_on(
         assert "targets.py" in record.traceback
     if "signal" in asked:
         assert "Segmentation fault" in record.traceback, "the stack of a crash in native code is kept"
+
+
+def test_a_step_that_hangs_is_reported_with_its_stack_and_not_ended(results_folder: ResultsFolder, tmp_path: Path) -> None:
+    options = WorkerOptions(cache=tmp_path / "cache", silence_s=1.0)
+    hanging = configuration(0, hang_at=2, hang_s=5.0)
+    recorder = Recorder()
+    outcome = run(results_folder, [hanging, configuration(1)], options, listener=recorder)
+    assert outcome.counts == {"finished": 2}
+    told = [silence for silence in recorder.silences if silence.step == 1]
+    first = told[0]
+    assert {silence.config.seed for silence in told} == {0}
+    assert all(silence.silent_s >= 2.0**n for n, silence in enumerate(told)), "told again when the time has doubled"
+    assert first.log is not None and str(first.pid) in first.sentence() and str(first.log) in first.sentence()
+    assert "in work" in first.log.read_text(), "the stack names the function that hangs"
+    assert verify(results_folder) == []
+
+
+def test_a_run_that_has_not_spoken_yet_is_reported_and_not_signalled(results_folder: ResultsFolder, tmp_path: Path) -> None:
+    recorder = Recorder()
+    options = WorkerOptions(cache=tmp_path / "cache", silence_s=1.0)
+    outcome = run(results_folder, [configuration(0, mute_s=3.0)], options, listener=recorder)
+    assert outcome.counts == {"finished": 1}
+    assert recorder.silences and recorder.silences[0].step is None and recorder.silences[0].log is None
 
 
 def test_failed_runs_are_shown_and_retried_only_when_asked(

@@ -21,6 +21,7 @@ from peftlab.execution.progress import (
     listener_for,
 )
 from peftlab.execution.protocol import Evaluated, Finished, Started, Step
+from peftlab.execution.silence import Silence
 from tests.execution.targets import configuration
 
 ERROR = {"type": "NonFinite", "what": "the loss is [not] finite", "where": "step 3", "remedy": "lower the learning rate"}
@@ -34,6 +35,7 @@ def play(listener: Listener) -> Outcome:
     listener.message(configs[1], Started(4, 10))
     listener.message(configs[0], Step(5, 10, 0.25, 1e-3))
     listener.message(configs[1], Step(5, 10, None, 1e-3))
+    listener.silent(Silence(configs[0], 71, 600.4, 5, None))
     listener.message(configs[0], Evaluated({"accuracy": 0.97312, "top5": None}, step=10))
     listener.message(configs[0], Finished())
     endings = (
@@ -69,6 +71,8 @@ def test_plain_lines_say_it_all() -> None:
         "4 runs, 2 at a time",
         "arm seed 0: started",
         "arm seed 1: continued at step 4",
+        "arm seed 0: nothing heard for 600 s, after step 5; it goes on. If it hangs: `kill -9 71` ends it alone, and"
+        " --retry-failed continues it from its last checkpoint",
         "arm seed 0: step 10 validation accuracy 0.9731",
         "[1/4] arm seed 0: finished in 12.3 s",
         "[2/4] arm seed 1: failed: NonFinite: the loss is [not] finite -> lower the learning rate",
@@ -86,12 +90,12 @@ def test_json_lines_are_json() -> None:
     listener.message(configuration(), Step(1, 2, math.nan, 1e-3))
     found = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [e["event"] for e in found] == [
-        "begin", "started", "started", "step", "step", "evaluated", "finished", "ended", "ended", "ended", "stopping", "ended",
-        "close", "step",
+        "begin", "started", "started", "step", "step", "silent", "evaluated", "finished", "ended", "ended", "ended", "stopping",
+        "ended", "close", "step",
     ]  # fmt: skip
     assert found[3]["loss"] == 0.25 and found[-1]["loss"] is None
-    assert found[8]["error"] == ERROR and found[8]["arm"] == "arm" and found[8]["seed"] == 1
-    assert found[12] == {"event": "close", "counts": play(NullListener()).counts, "interrupted": True, "exit_code": 130}
+    assert found[9]["error"] == ERROR and found[9]["arm"] == "arm" and found[9]["seed"] == 1
+    assert found[13] == {"event": "close", "counts": play(NullListener()).counts, "interrupted": True, "exit_code": 130}
 
 
 def test_bars_on_a_terminal() -> None:
@@ -101,6 +105,7 @@ def test_bars_on_a_terminal() -> None:
     play(listener)
     shown = stream.getvalue()
     assert "arm seed 0: finished in 12.3 s" in shown
+    assert "arm seed 0: nothing heard for 600 s" in shown
     assert "the loss is [not] finite" in shown, "what looks like markup is shown as it is"
     assert "1 failed, 1 finished, 1 interrupted, 1 reused" in shown
     assert listener.bars == {} and listener.progress.finished

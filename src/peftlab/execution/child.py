@@ -27,6 +27,8 @@ from peftlab.records.store import RunFolder
 #: seconds that a worker has for its last checkpoint when the process that started it is gone
 GRACE_S = 120.0
 TERMINATED, INTERRUPTED = 75, 130
+#: sent to a run that says nothing any more: it writes the stacks of its threads into its log and goes on
+SHOW_STACK = signal.SIGUSR1
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -81,6 +83,7 @@ def _log_to(folder: RunFolder) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file=2)
+        faulthandler.register(SHOW_STACK, file=2, chain=False)  # in C: answers even where Python hangs
 
 
 def tidy_log(folder: RunFolder) -> str:

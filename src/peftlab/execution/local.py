@@ -23,6 +23,7 @@ from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, last_st
 from peftlab.execution.processes import out_of_memory_kills, process_context, signals, start_up, warm_up
 from peftlab.execution.progress import Ending, Listener, Outcome
 from peftlab.execution.protocol import Leased, Reused, WorkerOptions
+from peftlab.execution.silence import Watch
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.store import ResultsFolder, RunFolder
 
@@ -73,6 +74,7 @@ class _Worker:
     connection: Connection
     control: Connection
     out_of_memory_kills: int
+    watch: Watch
     started_s: float = field(default_factory=time.monotonic)
     leased: bool = False
     reused: bool = False
@@ -162,13 +164,14 @@ class _Execution:
             process.start()
         theirs.close()
         orders.close()
-        return _Worker(config, run, process, connection, control, out_of_memory_kills())
+        return _Worker(config, run, process, connection, control, out_of_memory_kills(), Watch(self.options.silence_s))
 
     def _wait(self, wake: int) -> None:
         waited: list[Any] = [wake]
         for worker in self.active:
             waited += [worker.process.sentinel] if worker.connection.closed else [worker.connection, worker.process.sentinel]
-        ready = set(multiprocessing.connection.wait(waited))
+        patience_s = min((worker.watch.due_in_s() for worker in self.active), default=None)
+        ready = set(multiprocessing.connection.wait(waited, patience_s))
         if wake in ready:
             os.read(wake, 4096)
         while self.signals:
@@ -179,11 +182,14 @@ class _Execution:
             if worker.process.sentinel in ready:
                 self.active.remove(worker)
                 self._conclude(worker)
+            elif silence := worker.watch.look(worker.config, worker.folder, worker.process.pid):
+                self.listener.silent(silence)
 
     def _receive(self, worker: _Worker) -> None:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
+                worker.watch.heard(message)
                 worker.leased |= isinstance(message, Leased)
                 worker.reused |= isinstance(message, Reused)
                 self.listener.message(worker.config, message)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from peftlab.execution.protocol import Evaluated, Message, Started, Step
+from peftlab.execution.silence import Silence
 from peftlab.records.journal import plain
 from peftlab.records.record import RunConfig
 
@@ -85,6 +86,10 @@ class Listener(Protocol):
         """A run says something."""
         ...
 
+    def silent(self, silence: Silence) -> None:
+        """A run has said nothing for long; it goes on."""
+        ...
+
     def ended(self, ending: Ending) -> None:
         """A run is over, for this execution."""
         ...
@@ -105,6 +110,9 @@ class NullListener:
         pass
 
     def message(self, config: RunConfig, message: Message) -> None:
+        pass
+
+    def silent(self, silence: Silence) -> None:
         pass
 
     def ended(self, ending: Ending) -> None:
@@ -146,6 +154,9 @@ class PlainListener(NullListener):
         elif isinstance(message, Evaluated):
             self._line(f"{run_name(config)}: step {message.step} {message.split} {_metrics(message)}")
 
+    def silent(self, silence: Silence) -> None:
+        self._line(f"{run_name(silence.config)}: {silence.sentence()}")
+
     def ended(self, ending: Ending) -> None:
         self.done += 1
         self._line(f"[{self.done}/{self.total}] {_sentence(ending)}")
@@ -171,6 +182,10 @@ class JsonListener(NullListener):
 
     def message(self, config: RunConfig, message: Message) -> None:
         self._line(type(message).__name__.lower(), **_identity(config), **dataclasses.asdict(message))
+
+    def silent(self, silence: Silence) -> None:
+        values = {"pid": silence.pid, "silent_s": round(silence.silent_s, 3), "log": silence.log and str(silence.log)}
+        self._line("silent", **_identity(silence.config), **values)
 
     def ended(self, ending: Ending) -> None:
         values = {"how": ending.how, "detail": ending.detail, "time_s": round(ending.time_s, 3), "error": ending.error}
@@ -215,6 +230,10 @@ class RichListener(NullListener):
             self._bar(config, completed=message.step, total=message.total or None, note=f"loss {loss}")
         elif isinstance(message, Evaluated):
             self._bar(config, note=escape(_metrics(message)))
+
+    def silent(self, silence: Silence) -> None:
+        text = escape(f"{run_name(silence.config)}: {silence.sentence()}")
+        self.progress.console.print(f"[yellow]{text}[/yellow]", highlight=False)
 
     def ended(self, ending: Ending) -> None:
         bar = self.bars.pop(_key(ending.config), None)

@@ -25,6 +25,7 @@ class WorkerOptions:
     checkpoint_every_s: float = 30.0
     checkpoint_every_steps: int | None = None
     deterministic: bool = True
+    silence_s: float = 600.0  #: a run that has said nothing for so long is reported, with its stack in its log; it is not stopped
 
 
 @dataclass(frozen=True, slots=True)
