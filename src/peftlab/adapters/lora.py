@@ -109,6 +109,10 @@ class Lora(PeftAdapter):
     def resizable(self) -> bool:
         return not self.dora  # DoRA multiplies the factors out, with no layer between them
 
+    @property
+    def initialisable(self) -> bool:
+        return self.resizable and self.init not in ("pissa", "olora")  # these took their B A out of W0
+
     def low_rank(self, adapted: Adapted) -> dict[str, LowRank]:
         return {
             name: LowRank(layer.lora_A["default"], layer.lora_B["default"], float(layer.scaling["default"]))  # pyright: ignore

@@ -66,22 +66,21 @@ class Static(Allocator):
         return (f"{self.name}: {found.remainder} of {found.budget} {found.unit} cannot be spent in whole ranks",)
 
     def hook(self, adapted) -> TrainingHook:
-        return _Report(self, adapted)
+        return Report(self, adapted, self.budget)
 
 
-class _Report(TrainingHook):
+class Report(TrainingHook):
     """Writes what was decided; does nothing during training."""
 
-    def __init__(self, allocator: Static, adapted) -> None:
-        self.name = HOOK
+    name = HOOK
+
+    def __init__(self, allocator: Allocator, adapted, budget: BudgetOption | None) -> None:
         ranks = dict(adapted.ranks)
         spent = {
             "ranks": sum(ranks.values()),
             "parameters": adapted.adapter.count(adapted.backbone, adapted.sites, {s.name: ranks[s.name] for s in adapted.sites}),
         }
-        unit, amount = (
-            next(iter(allocator.budget.items())) if isinstance(allocator.budget, Mapping) else ("ranks", spent["ranks"])
-        )
+        unit, amount = next(iter(budget.items())) if isinstance(budget, Mapping) else ("ranks", spent["ranks"])
         self.content: dict[str, Any] = {
             "allocator": allocator.spec(),
             "budget": {"unit": unit, "amount": amount, "remainder": amount - spent[unit]},

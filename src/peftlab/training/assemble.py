@@ -81,6 +81,19 @@ class Ingredients:
                 where=f"{prefix}allocator",
                 remedy="use `lora` without `dora`",
             )
+        if found.allocator is not None and found.allocator.sets_factors and not found.adapter.initialisable:
+            raise OptionError(
+                f"allocator {found.allocator.name!r} gives the adapter initial values, and adapter {found.adapter.name!r} as it is "
+                "configured takes none",
+                where=f"{prefix}allocator",
+                remedy="use `lora` without `dora`, `init: pissa` or `init: olora`",
+            )
+        if found.allocator is not None and found.allocator.needs_gradients and found.quantizer.quantizes:
+            raise OptionError(
+                f"allocator {found.allocator.name!r} needs gradients of the frozen weights, and quantized ones have none",
+                where=f"{prefix}allocator",
+                remedy="use `quantizer: none`, or an allocator that needs no gradients of the base",
+            )
         return found
 
     @property
