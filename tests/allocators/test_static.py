@@ -74,7 +74,7 @@ def test_selective_leaves_the_rest_out(keep: str, kept: set[str]) -> None:
     [
         ({"name": "selective", "keep": "atention"}, "attention"),
         ({"name": "linear-decay", "min_rank": 4, "max_rank": 3}, "max_rank 3 is below min_rank 4"),
-        ({"name": "linear-decay", "min_rank": -1}, "negative"),
+        ({"name": "linear-decay", "min_rank": -1}, "at least 0"),
         ({"name": "linear-decay", "budget": {"rank": 3}}, "ranks"),
         ({"name": "linear-decay", "budget": "lora"}, "no budget"),
         ({"name": "attention-heavy", "weight": 0.0}, "positive"),

@@ -63,6 +63,18 @@ def check_budget(budget: BudgetOption | None, where: str = "budget") -> None:
         raise OptionError(f"the budget must be at least 1, got {amount}", where=f"{where}.{unit}", remedy=remedy)
 
 
+def check_bounds(low: int, high: int | None, *, least: int = 0) -> None:
+    """Smallest and largest rank of a module.
+
+    Raises:
+        OptionError: max below min, or min below ``least``.
+    """
+    if low < least:
+        raise OptionError(f"min_rank must be at least {least}, got {low}", where="min_rank", remedy=f"e.g. {max(1, least)}")
+    if high is not None and high < max(1, low):
+        raise OptionError(f"max_rank {high} is below min_rank {max(1, low)}", where="max_rank", remedy="raise max_rank")
+
+
 def amount_of(budget: BudgetOption) -> tuple[str, int]:
     """(unit, amount).
 

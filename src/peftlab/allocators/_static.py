@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from peftlab.allocators._budget import BudgetOption, Shares, check_budget, factors, share_out
+from peftlab.allocators._budget import BudgetOption, Shares, check_bounds, check_budget, factors, share_out
 from peftlab.allocators.contract import HOOK, Allocator
 from peftlab.errors import OptionError
 from peftlab.nn.hooks import TrainingHook
@@ -31,12 +31,7 @@ class Static(Allocator):
 
     def _check_options(self) -> None:
         check_budget(self.budget)
-        if self.min_rank < 0:
-            raise OptionError(f"min_rank must not be negative, got {self.min_rank}", where="min_rank", remedy="e.g. 1")
-        if self.max_rank is not None and self.max_rank < max(1, self.min_rank):
-            raise OptionError(
-                f"max_rank {self.max_rank} is below min_rank {max(1, self.min_rank)}", where="max_rank", remedy="raise max_rank"
-            )
+        check_bounds(self.min_rank, self.max_rank)
 
     @abstractmethod
     def weights(self, sites: Sequence[Site]) -> dict[str, float]:

@@ -1,0 +1,155 @@
+"""The rules by which ranks move, on importances given by hand; and when they move."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab import registry
+from peftlab.allocators._adaptive import Adaptive, Task
+from peftlab.allocators._budget import factors
+from peftlab.allocators._timing import Timing
+from peftlab.allocators.importance.contract import Scores
+from peftlab.allocators.proportional import Proportional
+from peftlab.allocators.threshold import Threshold
+from peftlab.allocators.top_k import TopK, continued
+from peftlab.errors import OptionError
+from peftlab.nn.roles import Site
+from peftlab.study.schema import Train
+
+RULES = (Proportional, Threshold, TopK)
+SITES = [Site(name=f"{b}.{role}", role=role, block=b, d_in=32, d_out=48) for b in range(3) for role in ("q", "v")]
+
+
+def task(modules: list[float], ranks: int | list[int] = 4, *, low: int = 2, high: int = 16, **options: Any) -> Task:
+    """Six modules; without ``directions`` every direction of a module has its importance."""
+    now = [ranks] * len(SITES) if isinstance(ranks, int) else ranks
+    directions = options.pop("directions", [[value] * r for value, r in zip(modules, now, strict=True)])
+    return Task(
+        sites=options.pop("sites", SITES),
+        ranks={s.name: r for s, r in zip(SITES, now, strict=True)},
+        scores={s.name: Scores(m, torch.tensor(d)) for s, m, d in zip(SITES, modules, directions, strict=True)},
+        budget=options.pop("budget", {"ranks": sum(now)}),
+        low=low,
+        high=high,
+        cost=factors,
+    )
+
+
+def ranks_of(rule: Adaptive, given: Task) -> list[int]:
+    found = rule.decide(given)
+    return [found[site.name] for site in SITES]
+
+
+def test_proportional_is_proportional() -> None:
+    assert ranks_of(Proportional(), task([1, 1, 2, 2, 3, 3])) == [2, 2, 4, 4, 6, 6]
+    assert ranks_of(Proportional(), task([0, 0, 0, 0, 0, 0])) == [4] * 6
+    assert ranks_of(Proportional(), task([0, 0, 0, 0, 0, 9])) == [2, 2, 2, 2, 2, 14]
+
+
+def test_threshold_divides_between_the_modules_above_it() -> None:
+    assert ranks_of(Threshold(fraction=0.5), task([10, 6, 4, 4, 4, 4])) == [8, 8, 2, 2, 2, 2]
+    assert ranks_of(Threshold(), task([10, 6, 4, 4, 4, 4])) == [8, 8, 2, 2, 2, 2]
+    assert ranks_of(Threshold(quantile=0.75), task([1, 2, 3, 4, 5, 6])) == [2, 2, 2, 2, 8, 8]
+    assert ranks_of(Threshold(), task([10, 1, 1, 1, 1, 1], high=9)) == [
+        9,
+        3,
+        3,
+        3,
+        3,
+        3,
+    ]  # what it cannot take goes to the others
+
+
+def test_top_k_moves_a_direction_from_where_the_weakest_matters_least() -> None:
+    equal = [[1.0] * 4] * 6
+    assert ranks_of(TopK(), task([1] * 6, directions=equal)) == [4] * 6
+    one_strong = [[5.0] * 4, *[[4.0, 3.0, 2.0, 1.0]] * 5]
+    assert ranks_of(TopK(), task([5, *[2.5] * 5], directions=one_strong)) == [14, 2, 2, 2, 2, 2]
+    fading = [[8.0, 4.0, 2.5, 1.0], *[[8.0, 4.0, 3.0, 2.9]] * 5]  # the others would go on with 2.07: more than 1, less than 2.5
+    assert ranks_of(TopK(), task([3, *[4.5] * 5], directions=fading)) == [3, 5, 4, 4, 4, 4]
+
+
+def test_scores_are_continued_geometrically() -> None:
+    assert continued([1.0, 4.0, 2.0], 5) == pytest.approx([4.0, 2.0, 1.0, 0.5, 0.25])
+    assert continued([3.0], 3) == [3.0, 1.5, 0.75]
+    assert continued([0.0, 0.0], 4) == [0.0] * 4
+    assert continued([4.0, 3.0, 2.0], 2) == [4.0, 3.0]
+
+
+@pytest.mark.parametrize("unit", ["ranks", "parameters"])
+@pytest.mark.parametrize("rule", [Proportional(), Threshold(), Threshold(quantile=0.6), TopK()], ids=repr)
+@given(data=st.data())
+def test_the_budget_is_spent_and_the_bounds_hold_whatever_the_importances(rule: Adaptive, unit: str, data: st.DataObject) -> None:
+    now = data.draw(st.lists(st.integers(2, 9), min_size=6, max_size=6))
+    score = st.floats(0, 1e6, width=32)
+    directions = [data.draw(st.lists(score, min_size=r, max_size=r)) for r in now]
+    amount = sum(now) * (1 if unit == "ranks" else 80)
+    given_task = task([sum(d) for d in directions], now, high=12, directions=directions, budget={unit: amount})
+    found = ranks_of(rule, given_task)
+    assert all(2 <= rank <= 12 for rank in found)
+    assert sum(found) * (1 if unit == "ranks" else 80) == amount
+    shuffled = random.Random(3).sample(SITES, len(SITES))
+    again = task([sum(d) for d in directions], now, high=12, directions=directions, budget={unit: amount}, sites=shuffled)
+    assert rule.decide(again) == rule.decide(given_task)
+
+
+def test_it_starts_with_equal_ranks_within_the_budget() -> None:
+    ranks = Proportional(budget={"ranks": 26}).initial(SITES, 8)
+    assert sum(ranks.values()) == 26 and set(ranks.values()) == {4, 5}
+    assert set(Proportional().initial(SITES, 8).values()) == {8}
+
+
+def test_due_steps() -> None:
+    timing = Timing.of(100, 0.1, 0.2, 0.7)
+    assert [t for t in range(1, 101) if timing.due(t)] == [10, 30, 50, 70]
+    assert [t for t in range(1, 31) if Timing.of(30, 0, 5, 20).due(t)] == [2, 7, 12, 17]
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"min_rank": 5, "max_rank": 4}, "max_rank"),
+        ({"min_rank": 0}, "min_rank"),
+        ({"hysteresis": 1.0}, "hysteresis"),
+        ({"every": 1.5}, "every"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"importance": "magnitud"}, "importance"),
+        ({"importance": {"name": "sensitivity", "beta3": 0.5}}, "importance.beta3"),
+        ({"budget": {"rank": 3}}, "budget.rank"),
+    ],
+)
+@pytest.mark.parametrize("name", [rule.name for rule in RULES])
+def test_bad_options_are_typed_errors(name: str, options: dict[str, Any], where: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        registry.create("allocator", {"name": name, **options})
+    assert where in (caught.value.where or "")
+
+
+def test_threshold_takes_one_kind_of_threshold() -> None:
+    with pytest.raises(OptionError, match="either"):
+        Threshold(fraction=0.5, quantile=0.5)
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        Threshold(quantile=1.0)
+
+
+@pytest.mark.parametrize(("options", "total"), [({"warmup_steps": 50}, 40), ({"last_step": 5, "warmup_steps": 10}, 40), ({}, 2)])
+def test_a_reallocation_that_never_fires_is_refused(options: dict[str, Any], total: int) -> None:
+    with pytest.raises(OptionError, match="no reallocation fires"):
+        Proportional(**options).check(SITES, {}, total, Train())
+
+
+def test_what_cannot_work_is_refused_when_planned() -> None:
+    with pytest.raises(OptionError, match="below the least"):
+        Proportional(budget={"ranks": 11}).initial(SITES, 8)
+    with pytest.raises(OptionError, match="above the largest rank"):
+        Proportional(min_rank=33, max_rank=40).initial(SITES, 33)
+    with pytest.raises(OptionError, match="select: last"):
+        Proportional().check(SITES, {}, 100, Train(select="best"))
+    with pytest.raises(OptionError, match="no rank can move"):
+        Proportional().check(SITES[:1], {}, 100, Train())
