@@ -65,7 +65,7 @@ class Allocator(Component, ABC):
         return None
 
     def initialise(self, adapted: Adapted, measured: Any) -> None:
-        """Give the attached adapter other initial values."""
+        """Give the attached adapter other initial values; left out where a look was wanted and not taken (planning)."""
         return
 
     def check(self, sites: Sequence[Site], ranks: Mapping[str, int], total_steps: int, train: Train) -> None:

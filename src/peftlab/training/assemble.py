@@ -145,7 +145,7 @@ class Ingredients:
             measured = self.allocator.measure(look(backbone), sites, self.rank)
         adapted = self.adapter.attach(backbone, seed=seed, ranks=self.ranks(backbone, sites, measured))
         adapted.seed = seed
-        if measured is not None:
+        if measured is not None or not self.allocator.needs_probe:
             self.allocator.initialise(adapted, measured)
         hook = self.allocator.hook(adapted)
         if hook is not None:
