@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -63,16 +64,25 @@ def save_tensors(adapted: Adapted, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def saved_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors that :func:`save_tensors` wrote.
+
+    Raises:
+        RecordError: unreadable.
+    """
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise RecordError(f"no readable adapter: {error}", where=str(folder / WEIGHTS), remedy="export it again") from error
+
+
 def load_tensors(adapted: Adapted, folder: Path) -> nn.Module:
     """The freshly attached model with what :func:`save_tensors` wrote.
 
     Raises:
         RecordError: unreadable, or not the tensors of this adapter on this backbone.
     """
-    try:
-        saved, wanted = load_file(folder / WEIGHTS), adapted.trainable()
-    except (OSError, SafetensorError) as error:
-        raise RecordError(f"no readable adapter: {error}", where=str(folder / WEIGHTS), remedy="export it again") from error
+    saved, wanted = saved_tensors(folder), adapted.trainable()
     shapes_fit = saved.keys() == wanted.keys() and all(saved[n].shape == p.shape for n, p in wanted.items())
     if not shapes_fit:
         raise RecordError(

@@ -124,9 +124,7 @@ class PackedLinear(QuantizedLinear):
         codes, scale = torch.cat([layer.codes() for layer in layers]), torch.cat([layer.scale for layer in layers])
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         bias = nn.Parameter(torch.cat(biases), requires_grad=False) if biases else None
-        made = cls(Groups(layers[0].kind, codes, scale, shift), bias)
-        made.transposed = layers[0].transposed
-        return made.train(layers[0].training)
+        return cls(Groups(layers[0].kind, codes, scale, shift), bias).train(layers[0].training)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, kind={self.kind}, group_size={self.group_size}"

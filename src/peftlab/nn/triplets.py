@@ -44,8 +44,12 @@ class TripletLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [..., d_in] -> [..., d_out]
         result = self.base_layer(x)
-        inner = F.linear(self.dropout(x.to(self.Q.dtype)), self.Q) * self.singular_values.T
+        inner = F.linear(self.inputs(x), self.Q) * self.singular_values.T
         return result + (self.scale * F.linear(inner, self.P)).to(result.dtype)
+
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What Q sees of x."""
+        return self.dropout(x.to(self.Q.dtype))
 
     def surviving(self) -> torch.Tensor:
         """Indices of the triplets whose lambda is not zero."""

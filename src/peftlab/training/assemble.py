@@ -54,13 +54,15 @@ class Ingredients:
             BackboneError: no such backbone.
         """
         prefix = f"{where}." if where else ""
+        stored: Quantizer = create("quantizer", quantizer, where=f"{prefix}quantizer")
+        configured: Adapter = create("adapter", adapter, where=f"{prefix}adapter")
         found = cls(
             backbone=backbone,
             source=source_of(backbone),
             task=create("task", task, key="kind", where="task"),
-            adapter=create("adapter", adapter, where=f"{prefix}adapter"),
+            adapter=configured.fitted(stored, where=f"{prefix}adapter"),
             allocator=create("allocator", allocator, where=f"{prefix}allocator") if allocator is not None else None,
-            quantizer=create("quantizer", quantizer, where=f"{prefix}quantizer"),
+            quantizer=stored,
         )
         if found.allocator is not None and not found.adapter.has_rank:
             raise OptionError(
