@@ -1,4 +1,4 @@
-"""Files of a data source: what they hash to, and what a damaged one says."""
+"""Files of a data source: which there are, what they hash to, images in them as a part."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from peftlab.errors import DataError
+from peftlab.tasks.data.contract import Part
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -80,3 +84,37 @@ def _remember(note: Path, digest: str) -> None:
     except OSError:  # only costs time: hashed again by the next process
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def folders_in(root: Path) -> list[Path]:
+    """Folders directly below, by name; hidden ones are left out."""
+    try:
+        return sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+    except OSError as error:
+        raise DataError(
+            f"cannot be listed: {error.strerror}", where=str(root), remedy="check the folder's permissions"
+        ) from error
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones; links to folders are not followed, so there is no going in circles."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Those of them that are images by their suffix."""
+    return (path for path in visible_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def image_part(split: str, files: Sequence[tuple[Path, int]]) -> Part:
+    """Image files with their labels as one part."""
+
+    def decode(i: int) -> Any:
+        from PIL import Image
+
+        return Image.open(files[i][0])
+
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return Part(split=split, labels=labels, decode=decode, where=lambda i: str(files[i][0]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
-
-import numpy as np
+from typing import ClassVar, Self
 
 from peftlab.errors import DataError, nearest
-from peftlab.tasks.data._files import IMAGE_SUFFIXES, hash_files
+from peftlab.tasks.data._files import IMAGE_SUFFIXES, folders_in, hash_files, image_part, images_below, visible_files
 from peftlab.tasks.data.contract import ROLES, DataSource, Examples, Part, join
 from peftlab.tasks.data.resolve import missing
 
@@ -33,7 +29,7 @@ class ImageFolder(DataSource):
     @classmethod
     def accepts(cls, text: str) -> bool:
         root = Path(text).expanduser()
-        return root.is_dir() and any(next(_images(folder), None) for folder in _folders(root))
+        return root.is_dir() and any(next(images_below(folder), None) for folder in folders_in(root))
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -41,12 +37,12 @@ class ImageFolder(DataSource):
 
     def fingerprint(self, cache: Path | None = None) -> str:
         root = Path(self.path).expanduser()
-        files = {path.relative_to(root).as_posix(): path for folder in self._splits().values() for path in _images(folder)}
+        files = {path.relative_to(root).as_posix(): path for folder in self._splits().values() for path in images_below(folder)}
         return hashlib.sha256(f"image-folder 1 {hash_files(files, cache)}".encode()).hexdigest()
 
     def read(self) -> Examples:
         splits = self._splits()
-        files = {split: {c.name: sorted(_images(c)) for c in _folders(folder)} for split, folder in splits.items()}
+        files = {split: {c.name: sorted(images_below(c)) for c in folders_in(folder)} for split, folder in splits.items()}
         train = next((classes for split, classes in files.items() if ROLES[split] == "train"), {})
         names = [name for name, images in train.items() if images]
         for split, classes in files.items():
@@ -65,10 +61,10 @@ class ImageFolder(DataSource):
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise missing(self.path)
-        folders = {folder.name: folder for folder in _folders(root)}
+        folders = {folder.name: folder for folder in folders_in(root)}
         if any(ROLES.get(name) == "train" for name in folders) and set(folders) <= set(ROLES):
             return folders
-        if not any(next(_images(folder), None) for folder in folders.values()):
+        if not any(next(images_below(folder), None) for folder in folders.values()):
             raise missing(self.path)
         return {"train": root}
 
@@ -76,38 +72,10 @@ class ImageFolder(DataSource):
 def _part(split: str, classes: dict[str, list[Path]], names: list[str]) -> Part:
     number = {name: label for label, name in enumerate(names)}
     files = [(path, number[name]) for name, paths in classes.items() for path in paths]
-
-    def decode(i: int) -> Any:
-        from PIL import Image
-
-        return Image.open(files[i][0])
-
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return Part(split=split, labels=labels, decode=decode, where=lambda i: str(files[i][0]))
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
-    except OSError as error:
-        raise DataError(
-            f"cannot be listed: {error.strerror}", where=str(root), remedy="check the folder's permissions"
-        ) from error
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones; links to folders are not followed, so there is no going in circles."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+    return image_part(split, files)
 
 
 def _others(splits: dict[str, Path]) -> list[str]:
-    others = [
-        p for folder in splits.values() for c in _folders(folder) for p in _visible(c) if p.suffix.lower() not in IMAGE_SUFFIXES
-    ]
+    files = (p for folder in splits.values() for c in folders_in(folder) for p in visible_files(c))
+    others = [p for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     return [f"{len(others)} files without an image suffix were left out (first: {others[0]})"] if others else []
