@@ -16,7 +16,7 @@ from tests.training.test_loop import same, stop_after, weights
 
 LORA = {"name": "lora", "rank": 4, "targets": "all-linear", "dropout": 0.1}
 TRAIN = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-2}
-PROBES = [{"name": "gora", "batches": 3, "budget": {"ranks": 44}}]
+PROBES = [{"name": "gora", "batches": 3, "budget": {"ranks": 44}}, {"name": "eva", "batches": 2, "budget": {"ranks": 44}}]
 
 
 def report(trainer: Trainer) -> dict[str, Any]:

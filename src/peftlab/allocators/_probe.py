@@ -41,6 +41,17 @@ def check_batches(batches: int) -> None:
 
 
 @contextlib.contextmanager
+def same_modes(module: nn.Module) -> Iterator[None]:
+    """Training or evaluation, afterwards every part is in the mode in which it was."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
 def trainable_weights(base: BaseProbe, sites: Sequence[Site]) -> Iterator[dict[str, nn.Parameter]]:
     """Site name -> its weight. Inside, these and no other tensors ask for gradients; outside, the backbone is as it was.
 
@@ -56,19 +67,17 @@ def trainable_weights(base: BaseProbe, sites: Sequence[Site]) -> Iterator[dict[s
         )
     weights: dict[str, nn.Parameter] = {name: layer.weight for name, layer in layers.items()}  # pyright: ignore
     asked = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    modes = {part: part.training for part in module.modules()}
-    try:
-        for parameter in asked:
-            parameter.requires_grad_(False)
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        yield weights
-    finally:
-        for parameter, before in asked.items():
-            parameter.requires_grad_(before)
-            parameter.grad = None
-        for part, mode in modes.items():
-            part.training = mode
+    with same_modes(module):
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            yield weights
+        finally:
+            for parameter, before in asked.items():
+                parameter.requires_grad_(before)
+                parameter.grad = None
 
 
 def backward(base: BaseProbe, batches: int, each: Callable[[], None] = lambda: None) -> tuple[int, float]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators._budget import BudgetOption, check_budget, factors, share_out
+from peftlab.allocators._budget import BudgetOption, check_bounds, check_budget, factors, share_out
 from peftlab.allocators._probe import Measured, ProbeReport, backward, check_batches, note, trainable_weights
 from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.errors import OptionError
@@ -52,12 +52,7 @@ class Gora(Allocator):
     def __post_init__(self) -> None:
         check_budget(self.budget)
         check_batches(self.batches)
-        if self.min_rank is not None and self.min_rank < 1:
-            raise OptionError(f"min_rank must be at least 1, got {self.min_rank}", where="min_rank", remedy="e.g. 4")
-        if self.max_rank is not None and self.max_rank < (self.min_rank or 1):
-            raise OptionError(
-                f"max_rank {self.max_rank} is below min_rank {self.min_rank or 1}", where="max_rank", remedy="raise max_rank"
-            )
+        check_bounds(1 if self.min_rank is None else self.min_rank, self.max_rank, least=1)
         if not self.gamma > 0:
             raise OptionError(f"gamma must be positive, got {self.gamma}", where="gamma", remedy="e.g. 0.05")
 
@@ -115,7 +110,7 @@ class Gora(Allocator):
     @torch.no_grad()
     def initialise(self, adapted: Adapted, measured: Measured) -> None:
         for name, layer in adapted.adapter.low_rank(adapted).items():
-            a, gradient = layer.A.double(), measured.gradients[name].double()
+            a, gradient = layer.A.cpu().double(), measured.gradients[name].cpu().double()  # MPS has no float64
             rank, d_in = a.shape
             step = -self.gamma * math.sqrt(d_in / rank)
             layer.B.copy_(step / layer.scale * gradient @ torch.linalg.pinv(a))
