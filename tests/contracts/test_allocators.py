@@ -52,4 +52,5 @@ def test_uniform_spends_rank_times_modules() -> None:
     ranks = uniform.initial(sites(3), 8)
     assert set(ranks.values()) == {8}
     assert sum(ranks.values()) == 8 * 18
-    assert uniform.hook(None) is None
+    shared = registry.create("allocator", {"name": "uniform", "budget": {"ranks": 40}})
+    assert sorted(shared.initial(sites(3), 8).values()) == [2] * 14 + [3] * 4

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
-from peftlab.allocators.contract import Allocator
+from peftlab.allocators._static import Static
 from peftlab.nn.roles import Site
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Uniform(Allocator):
-    """r_m = r for every adapted module m (the rule of Hu et al. 2021)."""
+class Uniform(Static):
+    """r_m = r for every adapted module m (the rule of Hu et al. 2021), or a budget shared out equally."""
 
     name: ClassVar[str] = "uniform"
 
-    def initial(
-        self,
-        sites: Sequence[Site],
-        rank: int,
-        measured: Any = None,
-        cost: Callable[[Site, int], int] | None = None,
-    ) -> dict[str, int]:
-        return {site.name: rank for site in sites}
+    def weights(self, sites: Sequence[Site]) -> dict[str, float]:
+        return {site.name: 1.0 for site in sites}
