@@ -136,12 +136,20 @@ def naive_spectral(part: Part, seen: list, direction: int | None) -> float:
     return math.sqrt(sum(energy)) * math.exp(-sum(p * math.log(p) for p in shares if p > 0))
 
 
+def naive_weight_gradient(part: Part, seen: list, direction: int | None) -> float:
+    weights = [x for group in entries(part, [w for w, _ in seen[-1]], direction) for x in group]
+    steps = [[x for group in entries(part, [g for _, g in step], direction) for x in group] for step in seen]
+    means = [sum(values) / len(values) for values in zip(*steps, strict=True)]
+    return sum(abs(w * g) for w, g in zip(weights, means, strict=True)) / len(weights)
+
+
 NAIVE: dict[str, Callable[[Part, list, int | None], float]] = {
     "magnitude": naive_magnitude,
     "gradient_norm": naive_gradient_norm,
     "fisher": naive_fisher,
     "sensitivity": naive_sensitivity,
     "spectral": naive_spectral,
+    "weight_gradient": naive_weight_gradient,
 }
 
 
