@@ -34,6 +34,7 @@ SVD = {"name": "svd", "rank": 4, "targets": ["q", "v", "up"]}
 CASES = [
     Case(SVD, {"name": "adalora", "budget": {"ranks": 9}, "initial_steps": 3, "final_steps": 6, "every": 2}),
     Case(SVD, {"name": "sora", "threshold": 2e-2}),
+    Case({**SVD, "name": "lora"}, {"name": "dylora", "evaluate_rank": 2}),
 ]
 
 

@@ -33,6 +33,8 @@ CASES = [
         {"name": "svd", "rank": 4, "targets": "standard", "dropout": 0.1},
         {"name": "sora", "threshold": 1e-2, "max_threshold": 0.1, "levels": 3},
     ),
+    Case({"name": "lora", "rank": 4, "targets": "standard", "dropout": 0.1}, {"name": "dylora", "evaluate_rank": 2}),
+    Case({"name": "lora", "rank": 4, "targets": "standard"}, {"name": "dylora", "frozen": True, "distribution": "geometric"}),
 ]
 
 
@@ -102,3 +104,13 @@ def test_what_is_exported_is_an_ordinary_lora_with_ranks_of_its_own(lab: Lab, tm
         merged = adapted.backbone.outputs(adapted.adapter.merge(adapted).eval(), inputs)
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(merged, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_weights_on_validation_are_cut_too(lab: Lab, tmp_path: Path) -> None:
+    """DyLoRA shrinks at the end, after the best weights are back."""
+    train = {**TRAIN, "select": "best"}
+    case = CASES[1]
+    trainer = lab.trainer(tmp_path, case.adapter, train=train, allocator=case.allocator)
+    fitted = trainer.fit()
+    assert trainer.evaluate("validation").compute() == pytest.approx(fitted.validation, rel=1e-5)
+    assert set(report(trainer)["ranks"].values()) == {2}

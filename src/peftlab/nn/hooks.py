@@ -36,7 +36,7 @@ class TrainingHook:
     def after_step(self, step: int) -> None: ...
 
     def finish(self) -> None:
-        """Called after the last step. The place to raise DidNothing."""
+        """Called after the last step, with the weights in place that are tested. The place to raise DidNothing."""
 
     def close(self) -> None:
         """Called when training ends, however it ends: the place to leave contexts that are still open."""

@@ -72,13 +72,19 @@ class LowRank:
         self.A.data, self.B.data = self.A.new_zeros(rank, self.A.shape[1]), self.B.new_zeros(self.B.shape[0], rank)
         self.down.out_features = self.up.in_features = rank
 
+    @torch.no_grad()
+    def truncate(self, rank: int, factor: float) -> None:
+        """Keep the first directions, times ``factor``, at the end of training: moments do not follow."""
+        self.A.data, self.B.data = self.A.data[:rank].clone(), self.B.data[:, :rank] * factor
+        self.down.out_features = self.up.in_features = rank
+
     def _grow(self, more: int, random: torch.Generator, optimizer: torch.optim.Optimizer | None) -> None:
         bound = 1 / math.sqrt(self.A.shape[1])
         fresh = (2 * torch.rand(more, self.A.shape[1], generator=random) - 1) * bound
         for parameter, new, dim in ((self.A, fresh, 0), (self.B, torch.zeros(self.B.shape[0], more), 1)):
             new = new.to(parameter.device, parameter.dtype)
-            _replace(
-                parameter, torch.cat([parameter.data, new], dim=dim), optimizer, first=_padded(new, dim), second=_filled(new, dim)
+            replace_data(
+                parameter, torch.cat([parameter.data, new], dim=dim), optimizer, first=padded(new, dim), second=_filled(new, dim)
             )
 
     def _shrink(self, rank: int, optimizer: torch.optim.Optimizer | None) -> float:
@@ -94,8 +100,8 @@ class LowRank:
         # new_B = B T and new_A = M A, so the gradient of A goes by T^T and that of B by M^T
         to_a = (core_in.T @ kept / length).T  # T^T [rank, r]
         to_b = length * torch.linalg.pinv(core_in) @ kept  # M^T [r, rank]
-        _replace(self.A, new_a, optimizer, lambda m: to_a.to(m) @ m, lambda v: to_a.to(v).square() @ v)
-        _replace(self.B, new_b, optimizer, lambda m: m @ to_b.to(m), lambda v: v @ to_b.to(v).square())
+        replace_data(self.A, new_a, optimizer, lambda m: to_a.to(m) @ m, lambda v: to_a.to(v).square() @ v)
+        replace_data(self.B, new_b, optimizer, lambda m: m @ to_b.to(m), lambda v: v @ to_b.to(v).square())
         whole = values.norm()
         return float(values[rank:].norm() / whole) if whole > 0 else 0.0
 
@@ -103,7 +109,8 @@ class LowRank:
 _Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _padded(new: torch.Tensor, dim: int) -> _Change:
+def padded(new: torch.Tensor, dim: int) -> _Change:
+    """Moments of zero for ``new``, behind those there are."""
     return lambda m: torch.cat([m, torch.zeros_like(new)], dim=dim)
 
 
@@ -111,7 +118,7 @@ def _filled(new: torch.Tensor, dim: int) -> _Change:
     return lambda v: torch.cat([v, torch.full_like(new, float(v.mean()))], dim=dim)
 
 
-def _replace(
+def replace_data(
     parameter: nn.Parameter, data: torch.Tensor, optimizer: torch.optim.Optimizer | None, first: _Change, second: _Change
 ) -> None:
     """Give a parameter other data, and its moments with it."""

@@ -146,8 +146,9 @@ class Trainer:
                     f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue"
                 )
         assert_frozen(self.adapted.module, base)
+        selected = self._select(diverged_at)
         self.chain.finish()
-        return self._finish(diverged_at, steps)
+        return self._fitted(selected, diverged_at, steps)
 
     def _one_step(self, movement: Movement | None) -> float:
         """One optimizer step over the effective batch; returns its mean loss."""
@@ -222,12 +223,16 @@ class Trainer:
         stopping = self.train.early_stopping
         return stopping is not None and self.best["since"] >= stopping.patience
 
-    def _finish(self, diverged_at: int | None, steps: list[float]) -> Fitted:
-        selected = self.step
-        if self.train.select == "best" and self.best["weights"] and diverged_at is None:
-            for name, parameter in self.trainable.items():
-                parameter.data.copy_(self.best["weights"][name])
-            selected, self.validation = self.best["step"], self.best["metrics"]
+    def _select(self, diverged_at: int | None) -> int:
+        """The step whose weights are tested; they are in place then."""
+        if self.train.select != "best" or not self.best["weights"] or diverged_at is not None:
+            return self.step
+        for name, parameter in self.trainable.items():
+            parameter.data.copy_(self.best["weights"][name])
+        self.validation = self.best["metrics"]
+        return self.best["step"]
+
+    def _fitted(self, selected: int, diverged_at: int | None, steps: list[float]) -> Fitted:
         return Fitted(
             steps=self.step,
             selected_step=selected,
