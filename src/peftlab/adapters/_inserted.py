@@ -21,6 +21,7 @@ from peftlab.adapters._plain import load_tensors, save_tensors
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
+from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
 
@@ -93,12 +94,12 @@ class Inserting(Adapter):
                 where="adapter",
                 remedy="keep the adapter beside its backbone",
             )
-        merged = copy.deepcopy(adapted.module)
+        merged = make_dense(copy.deepcopy(adapted.module))
         for layer, insert in inserted(merged):
             with torch.no_grad():
                 self.fold(layer, insert, merged)
             take_out(layer)
-        return merged
+        return restore_conv1d(merged)
 
     def fold(self, layer: Any, insert: Insert, model: nn.Module) -> None:
         """Move what ``insert`` does into the layer's weights."""

@@ -14,7 +14,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import peft
 import torch
@@ -26,13 +26,16 @@ from torch import nn
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import DidNothing, OptionError, RecordError
+from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import seeded
-from peftlab.nn.surgery import fuse_slices, slice_fused
+from peftlab.nn.surgery import SlicedLinear, fuse_slices, slice_fused
 
 
 class PeftAdapter(Adapter):
     """Base: attach through ``peft.get_peft_model``, merge with PEFT's own merge, save in PEFT's format."""
+
+    takes_slices: ClassVar[bool] = True
 
     @abstractmethod
     def config(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None) -> peft.PeftConfig:
@@ -69,11 +72,11 @@ class PeftAdapter(Adapter):
             )
 
     def merge(self, adapted: Adapted) -> nn.Module:
-        merged = copy.deepcopy(adapted.module).merge_and_unload()  # pyright: ignore
+        merged = make_dense(copy.deepcopy(adapted.module)).merge_and_unload()  # pyright: ignore
         for name, module in list(merged.named_modules()):
             if isinstance(module, ModulesToSaveWrapper):  # PEFT's LN_TUNING merges the norms and leaves the head wrapped
                 merged.set_submodule(name, module.modules_to_save[module.active_adapter])  # pyright: ignore
-        fuse_slices(merged)
+        fuse_slices(restore_conv1d(merged))
         return merged
 
     def save(self, adapted: Adapted, folder: Path) -> None:
@@ -117,16 +120,18 @@ def target_modules(names: Sequence[str], module: nn.Module) -> list[str] | str:
 
 @contextlib.contextmanager
 def _old_names() -> Iterator[None]:
-    """PEFT asks transformers by a name that transformers is about to drop: no news for a user."""
+    """PEFT asks transformers by a name that transformers is about to drop, and does not know our layers: no news for a user."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Unsupported layer type.*SlicedLinear", category=UserWarning)
         yield
 
 
 def load_peft(module: nn.Module, folder: Path) -> nn.Module:
     """Plain ``PeftModel.from_pretrained``, plus a check that no tensor of the adapter was left out.
 
-    PEFT warns about missing tensors and goes on; here that is an error.
+    PEFT warns about missing tensors and goes on; here that is an error. A fused layer may have been taken apart, because its
+    slices were quantized one by one: LoRA then stands beside all of them.
     """
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
@@ -135,6 +140,8 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
         raise RecordError(
             f"no readable adapter: {error}", where=str(folder), remedy="it needs adapter_config.json and safetensors"
         ) from error
+    if isinstance(config, peft.LoraConfig):
+        config._register_custom_module({SlicedLinear: peft.tuners.lora.Linear})
     try:
         with _old_names():
             model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore

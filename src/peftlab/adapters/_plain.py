@@ -16,6 +16,7 @@ from torch import nn
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import DidNothing, RecordError
+from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site
 
 WEIGHTS, CONFIG = "adapter_weights.safetensors", "peftlab_adapter.json"
@@ -47,7 +48,7 @@ class InPlace(Adapter):
         return adapted
 
     def merge(self, adapted: Adapted) -> nn.Module:
-        return copy.deepcopy(adapted.module)
+        return restore_conv1d(make_dense(copy.deepcopy(adapted.module)))
 
     def save(self, adapted: Adapted, folder: Path) -> None:
         save_tensors(adapted, folder)

@@ -25,6 +25,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
 from peftlab.nn.low_rank import LowRank
+from peftlab.nn.quantized import dense_weight
 from peftlab.nn.roles import Site, select
 
 _INITIALISERS = {"kaiming": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa", "olora": "olora"}
@@ -67,6 +68,12 @@ class Lora(PeftAdapter):
             raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
         if (self.alpha is not None and self.alpha <= 0) or self.alpha_over_rank <= 0:
             raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
+
+    @property
+    def needs_float(self) -> str:
+        if self.init in ("pissa", "olora"):
+            return f"init: {self.init} moves a part of the weights into the adapter"
+        return "PEFT draws init: orthogonal in the type of the stored weights" if self.init == "orthogonal" else ""
 
     def sites(self, backbone: Backbone) -> list[Site]:
         sites = select(backbone.roles, self.targets, where="adapter.targets")
@@ -178,6 +185,6 @@ def _fuse_magnitudes(state: dict[str, torch.Tensor], adapted: Adapted) -> dict[s
         for part in "qkv":
             key = f"base_model.model.{parent}.{part}.lora_magnitude_vector"
             layer = sliced.get_submodule(part)
-            parts.append(state.pop(key) if key in state else layer.weight.detach().norm(dim=1).cpu())  # pyright: ignore
+            parts.append(state.pop(key) if key in state else dense_weight(layer).norm(dim=1).cpu())
         state[f"base_model.model.{parent}.lora_magnitude_vector"] = torch.cat(parts)
     return state

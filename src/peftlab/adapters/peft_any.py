@@ -14,6 +14,9 @@ from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError, nearest
 from peftlab.nn.roles import Site, select
 
+#: tuners that only see what goes into a layer and comes out of it (PEFT 0.21.2 cannot merge OFT and VeRA into a base made float)
+_ON_QUANTIZED = frozenset("FOURIERFT IA3 LN_TUNING".split())
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PeftTuner(PeftAdapter):
@@ -56,6 +59,11 @@ class PeftTuner(PeftAdapter):
     def zero_at_start(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """These tuners start from random updates [seen on PEFT 0.21.2]."""
         return self.type.upper() not in ("C3A", "FOURIERFT", "VBLORA")
+
+    @property
+    def needs_float(self) -> str:
+        known = self.type.upper() in _ON_QUANTIZED
+        return "" if known else f"PEFT's {self.type} computes with the weight matrix itself, or nobody has tried it"
 
     def _config_class(self) -> type:
         return peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.type.upper())]

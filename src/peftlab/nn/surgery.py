@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from peftlab.nn.quantized import dense_weight
 from peftlab.nn.roles import Site, linear_shape
 
 
@@ -24,9 +25,9 @@ class SlicedLinear(nn.Module):
     def __init__(self, fused: Any) -> None:
         super().__init__()
         d_in, d_out = linear_shape(fused) or (0, 0)
-        weight = fused.weight.detach()
+        self.in_features, self.out_features = d_in, d_out
         self.transposed = not isinstance(fused, nn.Linear)
-        weight = weight.T if self.transposed else weight
+        weight = dense_weight(fused)
         size = d_out // 3
         for i, part in enumerate("qkv"):
             layer = nn.Linear(d_in, size, bias=fused.bias is not None, device="meta")
@@ -38,6 +39,17 @@ class SlicedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [..., d_in] -> [..., 3 d]
         return torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The three weights below one another, [3 d, d_in]; libraries look at it for its dtype and device."""
+        return torch.cat([dense_weight(self.get_submodule(part)) for part in "qkv"])
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The three biases in one, [3 d]."""
+        biases = [cast("torch.Tensor | None", self.get_submodule(part).bias) for part in "qkv"]
+        return None if biases[0] is None else torch.cat(cast("list[torch.Tensor]", biases))
 
     def fuse(self) -> nn.Module:
         """The fused layer again, of the class it came from."""

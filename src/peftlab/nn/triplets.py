@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from peftlab.nn.quantized import dense_layer, device_of
 from peftlab.nn.roles import linear_shape
 
 
@@ -25,7 +26,7 @@ class TripletLinear(nn.Module):
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, random: torch.Generator) -> None:
         super().__init__()
         d_in, d_out = linear_shape(base) or (0, 0)
-        device = next(base.parameters()).device
+        device = device_of(base)
         self.base_layer = base
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
@@ -35,7 +36,7 @@ class TripletLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The frozen weight; libraries look at it for its dtype and device."""
+        """The frozen weight, codes where it is quantized; libraries look at it for its dtype and device."""
         return cast(torch.Tensor, self.base_layer.weight)
 
     @property
@@ -62,8 +63,8 @@ class TripletLinear(nn.Module):
         return down.contiguous(), up.contiguous()
 
     def merged(self) -> nn.Module:
-        """A copy of the base layer with the update folded in."""
-        layer = copy.deepcopy(self.base_layer)
+        """A copy of the base layer, in float, with the update folded in."""
+        layer = dense_layer(copy.deepcopy(self.base_layer))
         down, up = self.factors(self.surviving())
         update = self.scale * (up @ down)
         weight = cast(nn.Parameter, layer.weight)

@@ -16,7 +16,7 @@ from peftlab.errors import OptionError
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import slice_fused
-from peftlab.quantizers.contract import Quantizer
+from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.registry import create
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task
@@ -133,12 +133,29 @@ class Ingredients:
             return None
         return self.allocator.initial(sites, self.rank, measured, self.cost(backbone))
 
+    def quantize(self, backbone: Backbone) -> Conversion:
+        """Store the frozen weights in place, slices of fused layers one by one where the adapter stands on slices.
+
+        Raises:
+            OptionError: the scheme does not fit a layer.
+        """
+        if self.quantizer.quantizes and self.adapter.takes_slices:
+            slice_fused(backbone.module, self.adapter.sites(backbone))
+        return self.quantizer.convert(backbone)
+
     def attach(self, backbone: Backbone, seed: int, look: Look | None = None) -> Adapted:
         """Quantize the frozen weights, decide the starting ranks, put the adapter on.
 
         ``look`` lets the allocator see the base; without it (when a run is planned) ranks are equal where it would.
         """
-        self.quantizer.convert(backbone)
+        adapted = self._attach(backbone, seed, look)
+        hook = self.quantizer.hook(adapted)
+        if hook is not None:
+            adapted.hooks.append(hook)
+        return adapted
+
+    def _attach(self, backbone: Backbone, seed: int, look: Look | None) -> Adapted:
+        self.quantize(backbone)
         if self.allocator is None:
             return self.adapter.attach(backbone, seed=seed)
         sites, measured = self.adapter.sites(backbone), None

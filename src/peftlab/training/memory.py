@@ -29,6 +29,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.quantized import stored_tensors
 
 MB = 1e6
 #: parts of the peak, in measurement and prediction alike
@@ -197,11 +198,13 @@ class MemoryMeter:
     def result(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """JSON: ``measured_peak_mb``, ``mean_mb``, ``process_peak_mb``, ``measured`` (the peak, by :func:`split_peak`).
 
-        ``tensors_mb``: the same parts, each counted by itself to the byte.
+        ``tensors_mb``: the same parts, each counted by itself to the byte; ``quantized_mb``: what of the weights is stored in few
+        bits, scales and tables included.
         """
         trainable = list(adapted.trainable().values())
         module = adapted.module
-        everything = tensor_mb([*module.parameters(), *module.buffers()])
+        stored = [tensor for _, tensor in stored_tensors(module)]
+        everything = tensor_mb([*module.parameters(), *module.buffers(), *stored])
         adapter = tensor_mb(trainable)
         state = tensor_mb(v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v))
         peak = self._exact_peak if self._exact_peak is not None else self._peak()
@@ -220,6 +223,7 @@ class MemoryMeter:
             "process_peak_mb": round(max(self._process_peak, peak), 3),
             "measured": {name: round(value, 3) for name, value in split_peak(peak, parts).items()},
             "tensors_mb": {name: round(size, 6) for name, size in parts.items() if name != "process"},
+            "quantized_mb": round(tensor_mb(stored), 6),
             "device": self.device.type,
             "notes": list(dict.fromkeys(self.notes)),
         }

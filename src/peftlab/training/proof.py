@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from peftlab.errors import BaseChanged, DidNothing
+from peftlab.nn.quantized import stored_tensors
 from peftlab.nn.roles import Site
 
 
@@ -19,12 +20,12 @@ def tensor_hash(tensor: torch.Tensor) -> str:
 
 
 def frozen_hash(module: nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters that must not change."""
+    """SHA-256 over names and bytes of all that must not change: frozen parameters, and whatever quantized layers store."""
     digest = hashlib.sha256()
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(tensor_hash(parameter).encode())
+    frozen = ((name, parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad)
+    for name, tensor in (*frozen, *stored_tensors(module)):
+        digest.update(name.encode())
+        digest.update(tensor_hash(tensor).encode())
     return digest.hexdigest()
 
 
