@@ -66,6 +66,7 @@ class Lab:
         should_stop: Callable[[], bool] = lambda: False,
         hooks: tuple[TrainingHook, ...] = (),
         allocator: Any = None,
+        quantizer: Any = "none",
     ) -> Trainer:
         spec = {"name": adapter} if isinstance(adapter, str) else adapter
         ingredients = Ingredients.of(
@@ -73,7 +74,7 @@ class Lab:
             task={"kind": "image-classification", "data": "digits", "train_size": 90, "validation_size": 30, "test_size": 30},
             adapter=spec,
             allocator=allocator,
-            quantizer={"name": "none"},
+            quantizer={"name": quantizer} if isinstance(quantizer, str) else quantizer,
         )
         prepared = ingredients.task.prepare(ingredients.preprocessing(), self.cache)
         defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
