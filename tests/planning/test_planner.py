@@ -119,6 +119,34 @@ def test_tuning_comes_first_and_evaluation_waits_for_it(backbone: str, cache: Pa
     assert all(run.config and run.config.train["learning_rate"] == 1e-2 and run.config.tuned for run in after.runs)
 
 
+ADALORA = {"ada": {"adapter": "svd", "allocator": {"name": "adalora", "initial_steps": 5, "final_steps": 20}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"epochs": 1}},  # 17 steps; `--set train.epochs=1` is this
+        {"train": {"epochs": 5}, "tune": {"epochs": [5, 1], "seeds": [100]}},
+        {"train": {"epochs": 5}, "tune": {"max_steps": [80, 25], "seeds": [100]}},
+        {"train": {"epochs": 5}, "tune": {"effective_batch_size": [64, 320], "seeds": [100]}},
+    ],
+)
+def test_a_schedule_that_an_allocator_cannot_keep_is_refused_whichever_key_brings_it(
+    backbone: str, cache: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(OptionError, match=r"the run must be longer|no mask is due"):
+        planned(backbone, cache, arms=ADALORA, analysis={}, **changes)
+    allowed = {"train": {"epochs": 5}, "tune": {"epochs": [5, 6], "seeds": [100]}}
+    assert len(planned(backbone, cache, arms=ADALORA, analysis={}, **allowed).tuning) == 2
+
+
+def test_a_tuning_run_has_the_steps_of_its_own_values(backbone: str, cache: Path) -> None:
+    plan = planned(backbone, cache, tune={"epochs": [1, 3], "seeds": [100]}, arms={"full": {"adapter": "full"}})
+    assert [run.steps for run in plan.tuning] == [17, 51]
+    with pytest.raises(StudyError, match="greater than 0"):
+        planned(backbone, cache, tune={"learning_rate": [1e-3, -1.0], "seeds": [100]})
+
+
 def test_max_runs_caps_the_evaluation_runs_and_the_tuning_they_need(backbone: str, cache: Path) -> None:
     study = validate_study(raw(backbone, tune={"learning_rate": [1e-3, 1e-2], "seeds": [100]}))
     plan = make_plan(study, PlanOptions(cache=cache, predict=False, max_runs=3))

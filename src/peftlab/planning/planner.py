@@ -14,7 +14,7 @@ from peftlab.planning.forecast import Forecast, forecast
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions, task_name
 from peftlab.records.record import RunConfig
-from peftlab.study.expand import Cell, cells, select_cells
+from peftlab.study.expand import Cell, cells, checked_train, select_cells
 from peftlab.study.schema import Study, Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
@@ -80,6 +80,7 @@ class _Planner:
             adapter=cell.adapter,
             allocator=cell.allocator,
             quantizer=cell.quantizer,
+            quantize=cell.quantize,
             where=f"arms.{cell.arm}",
         )
         task_key, task = task_name(cell.task), ingredients.task
@@ -169,12 +170,13 @@ class _Planner:
             yield self._planned(item, seed, fold, "evaluation", chosen)
 
     def _planned(self, item: _Ready, seed: int, fold: int, purpose: str, chosen: Mapping[str, Any] | None) -> PlannedRun:
-        batch = item.train.batch_size if isinstance(item.train.batch_size, int) else 1
-        schedule = Schedule.of(item.train.model_copy(update={"batch_size": batch}), item.info.sizes["train"])
+        train = checked_train({**item.train.model_dump(), **(chosen or {})}, where="tune")
+        batch = train.batch_size if isinstance(train.batch_size, int) else 1
+        schedule = Schedule.of(train.model_copy(update={"batch_size": batch}), item.info.sizes["train"])
         allocator = item.ingredients.allocator
-        if allocator is not None:
-            allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, item.train)
-        config = None if item.refusal or chosen is None else self._config(item, seed, fold, purpose, chosen)
+        if allocator is not None and chosen is not None:  # else: checked for every value that the tuning tries
+            allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, train)
+        config = None if item.refusal or chosen is None else self._config(item, train, seed, fold, purpose, chosen)
         return PlannedRun(
             label=item.cell.label,
             backbone=item.cell.backbone,
@@ -191,8 +193,7 @@ class _Planner:
             refusal=item.refusal,
         )
 
-    def _config(self, item: _Ready, seed: int, fold: int, purpose: str, chosen: Mapping[str, Any]) -> RunConfig:
-        train = Train.model_validate({**item.train.model_dump(), **chosen})
+    def _config(self, item: _Ready, train: Train, seed: int, fold: int, purpose: str, chosen: Mapping[str, Any]) -> RunConfig:
         parts = item.ingredients
         return RunConfig(
             study=self.study.study,
@@ -207,6 +208,7 @@ class _Planner:
             adapter=parts.adapter.spec(),
             allocator=parts.allocator.spec() if parts.allocator else None,
             quantizer=parts.quantizer.spec(),
+            quantize=parts.quantize,
             train=train.model_dump(mode="json"),
             seed=seed,
             fold=fold,
