@@ -27,6 +27,7 @@ class Measured:
     importance: Mapping[str, float]  #: by site
     batches: int
     seconds: float
+    gradient_bytes: int = 0  #: of the gradients that were held at once
     gradients: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)  #: by site, [d_out, d_in]
 
     @property
@@ -109,13 +110,17 @@ def drop(weights: Mapping[str, nn.Parameter]) -> None:
         weight.grad = None
 
 
+def gradient_bytes(weights: Mapping[str, nn.Parameter]) -> int:
+    return sum(weight.nbytes for weight in weights.values())
+
+
 def note(allocator: str, sites: Sequence[Site], batches: int, copies: int) -> tuple[str, ...]:
     """For a plan: that ranks are not known yet, and the memory that finding out takes besides weights and activations.
 
     ``copies``: float32 tensors of the size of each adapted weight that are held at once.
     """
     megabytes = copies * sum(4 * site.d_in * site.d_out for site in sites) / 1e6
-    held = f", which holds {megabytes:.1f} MB of gradients and their like before training starts" if copies else ""
+    held = f", which takes {megabytes:.1f} MB for gradients before training starts" if copies else ""
     return (f"{allocator}: planned with equal ranks; a probe of {batches} batches decides{held}",)
 
 
@@ -125,7 +130,11 @@ class ProbeReport(Report):
     def __init__(self, allocator: Allocator, adapted, budget: BudgetOption | None, measured: Measured) -> None:
         super().__init__(allocator, adapted, budget)
         ranks, importance = self.content["ranks"], dict(measured.importance)
-        self.content["probe"] = {"batches": measured.batches, "seconds": round(measured.seconds, 4)}
+        self.content["probe"] = {
+            "batches": measured.batches,
+            "seconds": round(measured.seconds, 4),
+            "gradient_mb": round(measured.gradient_bytes / 1e6, 3),
+        }
         if importance:
             self.content["importance"] = importance
             self.content["equal_because_nothing_mattered"] = measured.silent

@@ -60,7 +60,7 @@ class Static(Allocator):
             return ()
         return (f"{self.name}: {found.remainder} of {found.budget} {found.unit} cannot be spent in whole ranks",)
 
-    def hook(self, adapted) -> TrainingHook:
+    def hook(self, adapted) -> TrainingHook | None:
         return Report(self, adapted, self.budget)
 
 

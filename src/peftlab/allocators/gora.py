@@ -11,7 +11,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.allocators._budget import BudgetOption, check_bounds, check_budget, factors, share_out
-from peftlab.allocators._probe import Measured, ProbeReport, backward, check_batches, note, trainable_weights
+from peftlab.allocators._probe import Measured, ProbeReport, backward, check_batches, gradient_bytes, note, trainable_weights
 from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.errors import OptionError
 from peftlab.nn.quantized import is_conv1d
@@ -105,7 +105,8 @@ class Gora(Allocator):
                 weight.grad = None
                 importance[name] = float((weight.detach() * mean).abs().mean())
                 gradients[name] = mean.T if is_conv1d(base.backbone.module.get_submodule(name)) else mean
-        return Measured(importance=importance, batches=count, seconds=seconds, gradients=gradients)
+        held = gradient_bytes(weights)
+        return Measured(importance=importance, batches=count, seconds=seconds, gradient_bytes=held, gradients=gradients)
 
     @torch.no_grad()
     def initialise(self, adapted: Adapted, measured: Measured) -> None:
