@@ -1,0 +1,52 @@
+"""How many runs at once: what memory allows, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from peftlab.errors import PlanRefused
+from peftlab.planning.estimate import Estimate
+from peftlab.planning.machine import Machine
+from peftlab.planning.plan import Plan, PlannedRun
+from peftlab.tuning.study_run import checked_jobs, jobs_that_fit
+
+MACHINE = Machine(
+    device="cpu", name="", cores=8, total_mb=4000.0, available_mb=2000.0, process_mb=600.0, product_flops_per_s=1e9,
+    bandwidth_bytes_per_s=1e9, overhead_s=0.0, efficiency=1.0, devices=("cpu",),
+)  # fmt: skip
+
+
+def plan(*own_mb: float, refused: bool = False) -> Plan:
+    """One run per value: libraries of 600 MB, and so much of its own."""
+    runs = tuple(
+        PlannedRun(
+            label="arm", backbone="b", task="t", seed=seed, fold=0, purpose="evaluation", config=None, steps=1, trainable=1,
+            total_parameters=1, predicted_s=None, refusal="no" if refused else None,
+            estimate=Estimate(
+                parts_mb={"process": 600.0, "activations": own}, evaluate_peak_mb=0.0, step_flops=1, step_time_s=1.0,
+                evaluate_time_per_example_s=1.0,
+            ),
+        )
+        for seed, own in enumerate(own_mb)
+    )  # fmt: skip
+    return Plan(study="s", question="", tuning=(), runs=runs, notes=(), machine={}, higher_is_better=True)
+
+
+def test_jobs_left_out_are_what_fits_with_no_page_shared() -> None:
+    assert jobs_that_fit(plan(300.0, 100.0), MACHINE) == 2  # 1800 MB / 900 MB
+    assert jobs_that_fit(plan(3000.0), MACHINE) == 1
+    assert jobs_that_fit(plan(3000.0, refused=True), MACHINE) == MACHINE.cores
+    assert jobs_that_fit(plan(1.0), dataclasses.replace(MACHINE, device="cuda")) == 1
+
+
+def test_jobs_asked_for_are_refused_only_where_they_cannot_fit_even_with_all_pages_shared() -> None:
+    seven = plan(*[300.0] * 7)
+    assert checked_jobs(4, seven, MACHINE) == 4  # 600 + 4 * 300 = 1800 = 0.9 * 2000
+    with pytest.raises(PlanRefused, match=r"5 runs at once need up to 2,100 MB \(predicted\) of 2,000 MB free") as caught:
+        checked_jobs(5, seven, MACHINE)
+    assert caught.value.where == "--jobs" and "--jobs 2" in caught.value.remedy
+    assert checked_jobs(50, plan(*[300.0] * 4), MACHINE) == 50, "no more run at once than there are"
+    assert checked_jobs(1, plan(5000.0), MACHINE) == 1, "one run is the planner's to refuse"
+    assert checked_jobs(9, plan(300.0, refused=True), MACHINE) == 9
