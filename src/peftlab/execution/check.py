@@ -72,6 +72,7 @@ class _Subject:
             adapter=cell.adapter,
             allocator=cell.allocator,
             quantizer=cell.quantizer,
+            quantize=cell.quantize,
             where=f"arms.{cell.arm}",
         )
         self.task: PreparedTask = self.ingredients.task.prepare(self.ingredients.preprocessing(), cache)

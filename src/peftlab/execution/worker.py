@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import signal
@@ -30,6 +31,7 @@ from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
 from peftlab.training.memory import MemoryMeter
 from peftlab.training.precision import resolve_device, resolve_precision
+from peftlab.training.quantization import FILE, examine, first_batches
 
 
 def main(config_json: str, path: str, options: WorkerOptions, connection: Connection | None = None) -> int:
@@ -115,8 +117,11 @@ class _Run:
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
             metrics = {}
-        elif self.config.evaluate_test:
-            metrics["test"] = self._test(trainer)
+        else:
+            if ingredients.quantize == "after":
+                metrics["validation"] = self._quantize_merged(ingredients, trainer, task, fitted)
+            if self.config.evaluate_test:
+                metrics["test"] = self._test(trainer)
         measured = memory.result(adapted, trainer.optimizer)
         if self.config.predicted:
             measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
@@ -152,7 +157,13 @@ class _Run:
     def _ingredients(self) -> Ingredients:
         c = self.config
         return Ingredients.of(
-            backbone=c.backbone, task=c.task, adapter=c.adapter, allocator=c.allocator, quantizer=c.quantizer, where=c.label
+            backbone=c.backbone,
+            task=c.task,
+            adapter=c.adapter,
+            allocator=c.allocator,
+            quantizer=c.quantizer,
+            quantize=c.quantize,
+            where=c.label,
         )
 
     def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
@@ -178,7 +189,8 @@ class _Run:
         memory = MemoryMeter(device)
         seed, splits = self.config.seed, task.splits(self.config.seed, self.config.fold)
         look = functools.partial(base_probe, task=task, splits=splits, train=self.attempt.train, seed=seed)
-        adapted = ingredients.build(task.info.outputs, seed, device, look)
+        batches = first_batches(task, splits.train, device)
+        adapted = ingredients.build(task.info.outputs, seed, device, look, task, batches)
         hooks: list[TrainingHook] = [*adapted.hooks]
         hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
         hooks.append(memory.hook(adapted))
@@ -198,6 +210,18 @@ class _Run:
         )
         with memory:
             return adapted, trainer, trainer.fit(), memory
+
+    def _quantize_merged(
+        self, ingredients: Ingredients, trainer: Trainer, task: PreparedTask, fitted: Fitted
+    ) -> dict[str, float | None]:
+        """From here on the trainer evaluates the merged model, quantized; returns what that scores on validation data."""
+        backbone, quantizer = ingredients.deployed(trainer.adapted), ingredients.quantizer
+        batches = first_batches(task, trainer.splits.train, trainer.device)
+        found = examine(backbone, quantizer, quantizer.convert, task, batches)
+        trainer.adapted = dataclasses.replace(trainer.adapted, module=backbone.module, backbone=backbone)
+        scores = trainer.evaluate("validation").compute() if fitted.validation else {}
+        self.folder.write_json(FILE, {**found, "validation": {"float": fitted.validation, "quantized": scores}})
+        return dict(scores)
 
     def _test(self, trainer: Trainer) -> dict[str, float | None]:
         """Test data, touched once."""

@@ -57,6 +57,7 @@ def _parameters(cell: Cell, where: str) -> int:
         adapter=cell.adapter,
         allocator=cell.allocator,
         quantizer=cell.quantizer,
+        quantize=cell.quantize,
         where=f"arms.{cell.arm}",
     )
     info: TaskInfo = parts.task.info()

@@ -54,6 +54,7 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
             ingredients.adapter.spec(),
             ingredients.allocator.spec() if ingredients.allocator else None,
             ingredients.quantizer.spec(),
+            ingredients.quantize,
             train.model_dump(
                 mode="json", exclude={"learning_rate", "epochs", "max_steps"}
             ),  # these change neither memory nor a step

@@ -80,6 +80,7 @@ class _Planner:
             adapter=cell.adapter,
             allocator=cell.allocator,
             quantizer=cell.quantizer,
+            quantize=cell.quantize,
             where=f"arms.{cell.arm}",
         )
         task_key, task = task_name(cell.task), ingredients.task
@@ -207,6 +208,7 @@ class _Planner:
             adapter=parts.adapter.spec(),
             allocator=parts.allocator.spec() if parts.allocator else None,
             quantizer=parts.quantizer.spec(),
+            quantize=parts.quantize,
             train=train.model_dump(mode="json"),
             seed=seed,
             fold=fold,

@@ -38,6 +38,7 @@ class RunConfig(Record):
     adapter: dict[str, Any]
     allocator: dict[str, Any] | None = None
     quantizer: dict[str, Any]
+    quantize: Literal["before", "after"] = "before"  #: training
     train: dict[str, Any]  #: study.schema.Train, defaults filled in, ``auto`` resolved
     seed: int
     fold: int = 0
@@ -47,10 +48,14 @@ class RunConfig(Record):
     evaluate_test: bool = True  #: False in tuning runs: they never see test data
 
     def identity(self) -> dict[str, Any]:
-        """What the hash covers: what determines the outcome, not what things are called."""
+        """What the hash covers: what determines the outcome, not what things are called.
+
+        ``quantize`` counts where it is not ``before``, so that runs from before there was a choice keep their ids.
+        """
         what = "schema_version backbone backbone_fingerprint task data_fingerprint"
         how = "adapter allocator quantizer train seed fold purpose"
-        return {key: getattr(self, key) for key in (*what.split(), *how.split())}
+        late = ["quantize"] if self.quantize != "before" else []
+        return {key: getattr(self, key) for key in (*what.split(), *how.split(), *late)}
 
     @property
     def run_id(self) -> str:

@@ -30,6 +30,7 @@ class Cell:
     adapter: Mapping[str, Any]
     allocator: Mapping[str, Any] | None
     quantizer: Mapping[str, Any]
+    quantize: str
     train: Train
 
 
@@ -69,10 +70,10 @@ def select_cells(found: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
     arm = study.arms[name]
     crossed = {**(arm.__pydantic_extra__ or {})}
-    raw: dict[str, Any] = {part: getattr(arm, part) for part in PARTS}
+    raw: dict[str, Any] = {part: getattr(arm, part) for part in (*PARTS, "quantize")}
     matrix = {key: values for key, values in study.matrix.items() if key not in ("backbone", "task")}
     backbones, tasks = _matrix_backbones(study), _matrix_tasks(study)
-    known = {*Train.model_fields, *PARTS, "backbone", "task"}
+    known = {*Train.model_fields, *raw, "backbone", "task"}
     for key, values in matrix.items():
         if key not in known:
             raise StudyError(f"unknown key {key!r}", where=f"matrix.{key}", remedy=nearest(key, known))
@@ -80,10 +81,10 @@ def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
             raise StudyError(
                 f"the arm sets {key!r}, and so does the matrix", where=f"arms.{name}.{key}", remedy="leave it to one of the two"
             )
-        (raw if key in PARTS else crossed)[key] = values
+        (raw if key in raw else crossed)[key] = values
     for backbone, task in itertools.product(backbones, tasks):
         for factors, values in _grid({**raw, **crossed}, skip=set(Train.model_fields) & {"early_stopping"}):
-            train = {**study.train.model_dump(), **{k: v for k, v in values.items() if k not in PARTS}}
+            train = {**study.train.model_dump(), **{k: v for k, v in values.items() if k not in raw}}
             label = name + (f"[{','.join(f'{k}={_show(v)}' for k, v in factors.items())}]" if factors else "")
             yield Cell(
                 arm=name,
@@ -95,6 +96,7 @@ def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
                 adapter=_spec(values["adapter"]),
                 allocator=_spec(values["allocator"]) if values["allocator"] is not None else None,
                 quantizer=_spec(values["quantizer"]),
+                quantize=values["quantize"],
                 train=checked_train(train, where=f"arms.{name}"),
             )
 

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from peftlab.errors import StudyError, nearest
-from peftlab.study.schema import Analysis, EarlyStopping, Margin, Require, Study, Train
+from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Require, Study, Train
 
 MAX_BYTES = 1_000_000
 _FRAMES: dict[str, type[BaseModel]] = {
@@ -131,7 +131,7 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def _check_arm(label: str, arm: Any, where: str) -> None:
     """Before the frame is checked: a mistyped ``adaptor`` is a better message than a missing ``adapter``."""
-    known = {*Train.model_fields, "adapter", "allocator", "quantizer"}
+    known = {*Train.model_fields, *Arm.model_fields}
     for key, _ in _items(arm):
         if key not in known:
             raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=nearest(str(key), known))

@@ -22,6 +22,7 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 #: a component: its name, or {name: ..., option: value}
 Spec = str | dict[str, Any]
+Quantize = Literal["before", "after"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -42,7 +43,7 @@ class Train(Frame):
     """How an arm is trained. Every key can be overridden per arm."""
 
     epochs: Annotated[float, Field(gt=0)] = 5
-    max_steps: Annotated[int, Field(ge=1)] | None = None  #: optimizer steps; caps ``epochs``
+    max_steps: Annotated[int, Field(ge=0)] | None = None  #: optimizer steps; caps ``epochs``; 0: evaluated without training
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64  #: examples per forward pass
     effective_batch_size: Annotated[int, Field(ge=1)] | None = None  #: examples per optimizer step; default batch_size
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -82,6 +83,7 @@ class Arm(BaseModel):
     adapter: Spec | list[Spec]
     allocator: Spec | list[Spec] | None = None
     quantizer: Spec | list[Spec] = "none"
+    quantize: Quantize | list[Quantize] = "before"  #: the frozen weights before training, or the merged model after it
 
 
 class Margin(Frame):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -20,8 +20,10 @@ from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.registry import create
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task
+from peftlab.training.quantization import Batches, QuantizationReport, examine
 from peftlab.training.schedule import Schedule
 
+Quantize = Literal["before", "after"]
 Look = Callable[[Backbone], BaseProbe]
 
 
@@ -35,6 +37,7 @@ class Ingredients:
     adapter: Adapter
     allocator: Allocator | None
     quantizer: Quantizer
+    quantize: Quantize = "before"  #: before training the frozen weights, or after it the merged model
 
     @classmethod
     def of(
@@ -45,6 +48,7 @@ class Ingredients:
         adapter: Mapping[str, Any],
         allocator: Mapping[str, Any] | None,
         quantizer: Mapping[str, Any],
+        quantize: str = "before",
         where: str = "",
     ) -> Ingredients:
         """Configured from their forms in a study.
@@ -63,7 +67,9 @@ class Ingredients:
             adapter=configured.fitted(stored, where=f"{prefix}adapter"),
             allocator=create("allocator", allocator, where=f"{prefix}allocator") if allocator is not None else None,
             quantizer=stored,
+            quantize=quantize,  # pyright: ignore
         )
+        found._check_quantization(prefix)
         if found.allocator is not None and not found.adapter.has_rank:
             raise OptionError(
                 f"adapter {found.adapter.name!r} has no rank to allocate",
@@ -90,13 +96,36 @@ class Ingredients:
                 where=f"{prefix}allocator",
                 remedy="use `lora` without `dora`, `init: pissa` or `init: olora`",
             )
-        if found.allocator is not None and found.allocator.needs_gradients and found.quantizer.quantizes:
+        if found.allocator is not None and found.allocator.needs_gradients and found.trains_quantized:
             raise OptionError(
                 f"allocator {found.allocator.name!r} needs gradients of the frozen weights, and quantized ones have none",
                 where=f"{prefix}allocator",
                 remedy="use `quantizer: none`, or an allocator that needs no gradients of the base",
             )
         return found
+
+    def _check_quantization(self, prefix: str) -> None:
+        if self.quantize not in get_args(Quantize):
+            raise OptionError(f"{self.quantize!r} is no time to quantize", where=f"{prefix}quantize", remedy="before or after")
+        if self.trains_quantized and self.adapter.needs_float:
+            raise OptionError(
+                f"adapter {self.adapter.name!r} cannot stand on quantized weights: {self.adapter.needs_float}",
+                where=f"{prefix}quantizer",
+                remedy="remove it, or use `quantize: after`, or another adapter",
+            )
+        if self.quantize == "after" and not self.quantizer.quantizes:
+            raise OptionError("there is nothing to quantize with", where=f"{prefix}quantize", remedy="name a quantizer, e.g. bnb")
+        if self.quantize == "after" and not self.adapter.mergeable:
+            raise OptionError(
+                f"adapter {self.adapter.name!r} cannot be merged, so there is no merged model to quantize",
+                where=f"{prefix}quantize",
+                remedy="use `quantize: before`",
+            )
+
+    @property
+    def trains_quantized(self) -> bool:
+        """Whether the frozen weights are quantized while the adapter trains."""
+        return self.quantizer.quantizes and self.quantize == "before"
 
     @property
     def image_size(self) -> int | None:
@@ -133,29 +162,41 @@ class Ingredients:
             return None
         return self.allocator.initial(sites, self.rank, measured, self.cost(backbone))
 
-    def quantize(self, backbone: Backbone) -> Conversion:
+    def convert(self, backbone: Backbone) -> Conversion:
         """Store the frozen weights in place, slices of fused layers one by one where the adapter stands on slices.
 
         Raises:
             OptionError: the scheme does not fit a layer.
         """
-        if self.quantizer.quantizes and self.adapter.takes_slices:
+        if not self.trains_quantized:
+            return Conversion()
+        if self.adapter.takes_slices:
             slice_fused(backbone.module, self.adapter.sites(backbone))
         return self.quantizer.convert(backbone)
 
-    def attach(self, backbone: Backbone, seed: int, look: Look | None = None) -> Adapted:
+    def deployed(self, adapted: Adapted) -> Backbone:
+        """What a trained model is evaluated as where it is quantized after training: the plain merged model, still in float."""
+        return dataclasses.replace(adapted.backbone, module=self.adapter.merge(adapted))
+
+    def attach(
+        self, backbone: Backbone, seed: int, look: Look | None = None, task: PreparedTask | None = None, batches: Batches = ()
+    ) -> Adapted:
         """Quantize the frozen weights, decide the starting ranks, put the adapter on.
 
-        ``look`` lets the allocator see the base; without it (when a run is planned) ranks are equal where it would.
+        ``look`` lets the allocator see the base; without it (when a run is planned) ranks are equal where it would. With ``task``
+        and ``batches`` of it, a hook reports what quantization did.
         """
+        report = None
+        if self.trains_quantized and task is not None:
+            report = QuantizationReport(examine(backbone, self.quantizer, self.convert, task, batches))
+        else:
+            self.convert(backbone)
         adapted = self._attach(backbone, seed, look)
-        hook = self.quantizer.hook(adapted)
-        if hook is not None:
-            adapted.hooks.append(hook)
+        acting = self.quantizer.hook(adapted) if self.trains_quantized else None
+        adapted.hooks += [hook for hook in (acting, report) if hook is not None]
         return adapted
 
     def _attach(self, backbone: Backbone, seed: int, look: Look | None) -> Adapted:
-        self.quantize(backbone)
         if self.allocator is None:
             return self.adapter.attach(backbone, seed=seed)
         sites, measured = self.adapter.sites(backbone), None
@@ -171,11 +212,19 @@ class Ingredients:
             adapted.hooks.append(hook)
         return adapted
 
-    def build(self, outputs: int, seed: int, device: torch.device | str = "cpu", look: Look | None = None) -> Adapted:
+    def build(
+        self,
+        outputs: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        look: Look | None = None,
+        task: PreparedTask | None = None,
+        batches: Batches = (),
+    ) -> Adapted:
         """The whole model of a run, on its device."""
         backbone = self.load_backbone(outputs, seed)
         backbone.module.to(device)
-        adapted = self.attach(backbone, seed, look)
+        adapted = self.attach(backbone, seed, look, task, batches)
         adapted.module.to(device)
         return adapted
 

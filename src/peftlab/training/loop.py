@@ -146,6 +146,8 @@ class Trainer:
                     f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue"
                 )
         assert_frozen(self.adapted.module, base)
+        if self.schedule.total == 0:
+            self._validate()
         selected = self._select(diverged_at)
         self.chain.finish()
         return self._fitted(selected, diverged_at, steps)
