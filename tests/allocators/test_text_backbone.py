@@ -34,6 +34,7 @@ SVD = {"name": "svd", "rank": 4, "targets": ["q", "v", "up"]}
 CASES = [
     Case(SVD, {"name": "adalora", "budget": {"ranks": 9}, "initial_steps": 3, "final_steps": 6, "every": 2}),
     Case(SVD, {"name": "sora", "threshold": 2e-2}),
+    Case(SVD, {"name": "increlora", "budget": {"ranks": 15}, "initial_steps": 3, "every": 2, "warmup": 2}),
     Case({**SVD, "name": "lora"}, {"name": "dylora", "evaluate_rank": 2}),
 ]
 
@@ -62,24 +63,26 @@ def train(backbone: Backbone, case: Case) -> tuple[Adapted, dict[str, Any], list
     optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=1e-2, weight_decay=0.0)
     hook.start(STEPS, optimizer)
     adapted.module.train()
-    losses = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for t in range(STEPS):
-            hook.before_step(t)
-            batch = tokens(t)
-            logits = adapted.backbone.outputs(adapted.module, batch)
-            loss = nn.functional.cross_entropy(logits, batch["input_ids"][:, -1] % CLASSES)
-            penalty = hook.penalty()
-            (loss if penalty is None else loss + penalty).backward()
-            hook.after_backward(t)
-            optimizer.step()
-            hook.after_step(t)
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
+        losses = [step(adapted, hook, optimizer, t) for t in range(STEPS)]
     hook.finish()
     hook.close()
     return adapted, hook.report()["ranks.json"], losses
+
+
+def step(adapted: Adapted, hook: Any, optimizer: torch.optim.Optimizer, t: int) -> float:
+    hook.before_step(t)
+    batch = tokens(t)
+    logits = adapted.backbone.outputs(adapted.module, batch)
+    loss = nn.functional.cross_entropy(logits, batch["input_ids"][:, -1] % CLASSES)
+    penalty = hook.penalty()
+    (loss if penalty is None else loss + penalty).backward()
+    hook.after_backward(t)
+    optimizer.step()
+    hook.after_step(t)
+    optimizer.zero_grad()
+    return float(loss.detach())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

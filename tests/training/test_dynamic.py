@@ -35,6 +35,10 @@ CASES = [
     ),
     Case({"name": "lora", "rank": 4, "targets": "standard", "dropout": 0.1}, {"name": "dylora", "evaluate_rank": 2}),
     Case({"name": "lora", "rank": 4, "targets": "standard"}, {"name": "dylora", "frozen": True, "distribution": "geometric"}),
+    Case(
+        {"name": "svd", "targets": "standard", "dropout": 0.1},
+        {"name": "increlora", "budget": {"ranks": 10}, "top_h": 2, "initial_steps": 3, "every": 3, "warmup": 2},
+    ),
 ]
 
 
@@ -114,3 +118,14 @@ def test_the_best_weights_on_validation_are_cut_too(lab: Lab, tmp_path: Path) ->
     fitted = trainer.fit()
     assert trainer.evaluate("validation").compute() == pytest.approx(fitted.validation, rel=1e-5)
     assert set(report(trainer)["ranks"].values()) == {2}
+
+
+def test_growth_is_the_same_with_recomputed_activations(lab: Lab, tmp_path: Path) -> None:
+    """IncreLoRA looks into the forward pass, which then runs twice."""
+    ranks = []
+    for recompute in (False, True):
+        train = {**TRAIN, "gradient_checkpointing": recompute}
+        trainer = lab.trainer(tmp_path / str(recompute), CASES[3].adapter, train=train, allocator=CASES[3].allocator)
+        trainer.fit()
+        ranks.append([line["ranks"] for line in report(trainer)["history"]])
+    assert ranks[0] == ranks[1] and len(ranks[0]) == 3
