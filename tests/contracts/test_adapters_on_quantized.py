@@ -17,11 +17,11 @@ from tests.contracts.conftest import Bench, Sample, perturb, samples, update
 from tests.contracts.test_adapters import close
 
 #: the schemes that differ in how a layer computes
-QUANTIZERS = [{"name": "bnb", "bits": 4, "double": True}, {"name": "bnb", "bits": 8}]
+QUANTIZERS = [{"name": "groupwise"}, {"name": "bnb", "bits": 4, "double": True}, {"name": "bnb", "bits": 8}]
 
 
 @pytest.fixture(
-    params=[QUANTIZERS[0], pytest.param(QUANTIZERS[1], marks=pytest.mark.slow)],
+    params=[*QUANTIZERS[:2], pytest.param(QUANTIZERS[2], marks=pytest.mark.slow)],
     ids=lambda spec: "-".join(map(str, spec.values())),
 )
 def quantizer(request: pytest.FixtureRequest) -> Quantizer:

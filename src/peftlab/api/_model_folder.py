@@ -16,6 +16,7 @@ from peftlab.adapters.contract import Adapter
 from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import BackboneError, OptionError, RecordError
+from peftlab.nn.surgery import slice_fused
 from peftlab.records import commit
 from peftlab.records.record import RunConfig
 from peftlab.registry import create
@@ -102,6 +103,8 @@ def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter
     check_backbone(config)
     source = source_of(config.backbone)
     backbone = source.load(config.backbone, outputs=outputs, image_size=config.task.get("image_size"), seed=config.seed)
+    if quantizer.quantizes and adapter.takes_slices:  # as in training: each slice is quantized by itself
+        slice_fused(backbone.module, adapter.sites(backbone))
     quantizer.convert(backbone)
     module = adapter.load(backbone, folder)
     module.requires_grad_(False)

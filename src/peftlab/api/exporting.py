@@ -18,7 +18,9 @@ from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import OptionError, RecordError, TrainingError, nearest
+from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.seeding import generator
+from peftlab.nn.surgery import fuse_slices
 from peftlab.records import commit
 from peftlab.records.record import RunConfig, RunResults, to_json
 from peftlab.records.run_folder import RunFolder
@@ -170,14 +172,15 @@ def _merge(adapter: Adapter, backbone: Backbone, module: nn.Module, preprocessin
     pixels = torch.randn(2, 3, size, size, generator=generator(0, "export"))
     with torch.inference_mode():
         before = backbone.outputs(module, {"pixel_values": pixels})
-    whole = module
     if isinstance(module, peft.PeftModel):
+        fuse_slices(make_dense(module))  # slices that were quantized one by one become the library's layer again
         try:
-            whole = module.merge_and_unload(safe_merge=True)  # pyright: ignore
+            whole: nn.Module = module.merge_and_unload(safe_merge=True)  # pyright: ignore
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise OptionError(f"PEFT cannot merge it: {error}", where="--merged", remedy=remedy) from error
     else:
         whole = adapter.merge(Adapted(module=module, backbone=backbone, adapter=adapter))
+    restore_conv1d(make_dense(whole))
     with torch.inference_mode():
         after = backbone.outputs(whole, {"pixel_values": pixels})
     difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
