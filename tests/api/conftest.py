@@ -134,6 +134,29 @@ def trained_timm(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Train
     return Trained(train(study, root / "tiny", cache), root / "vit")
 
 
+#: adapters whose update is neither a PEFT adapter nor the head alone, and can be merged
+OWN = {
+    "ssf": {"adapter": "ssf"},
+    "fact-tt": {"adapter": {"name": "fact", "form": "tt", "rank": 4}},
+    "fact-tk": {"adapter": {"name": "fact", "form": "tk", "rank": 4}},
+}
+
+
+@pytest.fixture(scope="session")
+def trained_own(trained: Trained, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Trained:
+    """The transformers ViT of ``trained``."""
+    folder = tmp_path_factory.mktemp("own") / "tiny"
+    return Trained(train(study_of(trained.backbone, OWN, [0]), folder, cache), trained.backbone)
+
+
+@pytest.fixture(scope="session")
+def trained_own_timm(trained_timm: Trained, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Trained:
+    """The timm ViT of ``trained_timm``, q, k and v fused."""
+    study = study_of(trained_timm.backbone, OWN, [0])
+    study["task"]["image_size"] = SIZE
+    return Trained(train(study, tmp_path_factory.mktemp("own-timm") / "tiny", cache), trained_timm.backbone)
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve drawings of several sizes, one of them grey, and a file that is no image."""

@@ -19,7 +19,7 @@ from peftlab.records.commit import verify_folder
 from peftlab.records.store import ResultsFolder
 from peftlab.tasks._images import resize_and_crop
 from peftlab.tasks._normalise import Normalise
-from tests.api.conftest import SIZE, Trained
+from tests.api.conftest import OWN, SIZE, Trained
 
 
 def pixels() -> torch.Tensor:
@@ -163,6 +163,51 @@ def test_merged_timm_model_is_plain(trained_timm: Trained, tmp_path: Path) -> No
     assert data["input_size"] == (3, SIZE, SIZE)
     assert (tuple(data["mean"]), tuple(data["std"])) == (exported.preprocessing.mean, exported.preprocessing.std)
     assert model.pretrained_cfg["label_names"] == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("label", OWN)
+def test_merged_ssf_and_fact_are_plain_transformers_models(trained_own: Trained, cache: Path, label: str, tmp_path: Path) -> None:
+    """Nothing of the method is left in the exported folder, and its outputs are the run's."""
+    from transformers import AutoModelForImageClassification
+
+    recorded_accuracy_is_that_of(trained_own, label, cache)
+    answer = api.export(trained_own.folder, label, tmp_path / "out", merged=True)
+    assert answer["merge_difference"] <= 1e-4
+    plain = AutoModelForImageClassification.from_pretrained(trained_own.backbone, num_labels=10, ignore_mismatched_sizes=True)
+    model, report = AutoModelForImageClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert {n: v.shape for n, v in model.state_dict().items()} == {n: v.shape for n, v in plain.state_dict().items()}
+    with torch.inference_mode():
+        assert close(model.eval()(pixel_values=pixels()).logits, run_logits(trained_own, label))
+        plain.classifier = model.classifier
+        assert not close(plain.eval()(pixel_values=pixels()).logits, run_logits(trained_own, label)), "the head is not all"
+
+
+@pytest.mark.parametrize("label", OWN)
+def test_merged_ssf_and_fact_are_plain_timm_models(trained_own_timm: Trained, cache: Path, label: str, tmp_path: Path) -> None:
+    import timm
+
+    recorded_accuracy_is_that_of(trained_own_timm, label, cache)
+    api.export(trained_own_timm.folder, label, tmp_path / "out", merged=True)
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    plain = timm.create_model(f"local-dir:{trained_own_timm.backbone}", pretrained=True, img_size=SIZE, num_classes=10).eval()
+    assert {n: v.shape for n, v in model.state_dict().items()} == {n: v.shape for n, v in plain.state_dict().items()}
+    with torch.inference_mode():
+        assert close(model(pixels()), run_logits(trained_own_timm, label))
+        plain.head = model.head
+        assert not close(plain(pixels()), run_logits(trained_own_timm, label)), "the head is not all"
+
+
+@pytest.mark.parametrize("label", OWN)
+def test_unmerged_ssf_and_fact_predict_what_the_run_does(
+    trained_own: Trained, label: str, tmp_path: Path, pictures: Path
+) -> None:
+    api.export(trained_own.folder, label, tmp_path / "adapter")
+    api.export(trained_own.folder, label, tmp_path / "merged", merged=True)
+    files = sorted(pictures.glob("*.png"))
+    told = [api.predict(tmp_path / form, files)["predictions"] for form in ("adapter", "merged")]
+    assert [p["label"] for p in told[0]] == [p["label"] for p in told[1]]
+    assert [p["confidence"] for p in told[0]] == pytest.approx([p["confidence"] for p in told[1]], abs=1e-4)
 
 
 def test_label_means_the_best_run_on_validation(trained: Trained, tmp_path: Path) -> None:
