@@ -5,9 +5,9 @@ Two peaks are reported on a CPU, because they answer two questions:
 * ``peak_mb`` is what the run *needs*: the kernel's high-water mark of the resident size over a few steps in which every tensor of
   at least :data:`EXACT_BYTES` gets pages of its own from the kernel and gives them back when it dies.
 * ``process_peak_mb`` is what the process *took* over its whole life. glibc keeps freed blocks, and cannot reuse most of
-  them for aligned requests while small objects sit between them (sourceware bug 14581); that is 1.2 to 2.8 times the
-  tensors of a step, depends on the order of allocations and says nothing about the method, but taking every block from
-  the kernel costs 10-60 % of the time.
+  them for aligned requests while small objects sit between them (sourceware bug 14581). What that adds depends on the order of
+  allocations and says nothing about the method (docs/memory.md has both peaks of 15 configurations), but taking every block from
+  the kernel costs time.
 
 So the first steps are measured exactly and the rest run fast, unless memory is so scarce that the rest must be exact too.
 No number computed by the run depends on any of this: only where tensors lie in memory changes.
@@ -38,7 +38,7 @@ PARTS = ("process", "weights", "adapter", "optimizer", "activations", "gradients
 _CLAIMS = ("weights", "adapter", "optimizer", "activations", "process", "gradients")
 EXACT_BYTES = 256 * 1024
 SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
-#: a heap has been seen at 2.8 times what lives in it; beyond this share of free memory the run stays exact
+#: a heap is taken to grow to so many times what lives in it, on the safe side; where that is not free the run stays exact
 _HEAP_FACTOR = 4.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_THRESHOLD = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
