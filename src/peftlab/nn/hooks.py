@@ -35,6 +35,9 @@ class TrainingHook:
 
     def after_step(self, step: int) -> None: ...
 
+    def non_finite(self, step: int) -> None:
+        """Called when the loss or a gradient of ``step`` is not finite and training ends; the gradients are still there."""
+
     def finish(self) -> None:
         """Called after the last step, with the weights in place that are tested. The place to raise DidNothing."""
 
@@ -93,6 +96,9 @@ class HookChain(TrainingHook):
 
     def after_step(self, step: int) -> None:
         self._each("after_step", step)
+
+    def non_finite(self, step: int) -> None:
+        self._each("non_finite", step)
 
     def finish(self) -> None:
         self._each("finish")

@@ -171,6 +171,7 @@ class Trainer:
         self.chain.after_backward(step)
         norm = clip(self.trainable.values(), self.train.clip_norm)
         if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            self.chain.non_finite(step)
             self.optimizer.zero_grad()
             raise NonFinite(f"the loss or its gradient is not finite in step {step + 1}")
         for group in self.optimizer.param_groups:

@@ -52,10 +52,10 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
-    """Clip the global gradient norm to ``limit``; returns the norm before."""
+    """Clip the global gradient norm to ``limit``; returns the norm before. One that is not finite would spoil every entry."""
     held = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in held if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if limit is not None:
+    if limit is not None and norm.isfinite():
         torch.nn.utils.clip_grads_with_norm_(held, limit, norm)
     return float(norm)

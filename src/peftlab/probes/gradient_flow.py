@@ -1,0 +1,147 @@
+"""Gradient flow: what the backward pass gives every trained module, over the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.nn.hooks import TrainingHook
+from peftlab.probes.contract import Probe
+from peftlab.records.gradient_flow import FILE, events
+
+POINTS = 50  #: at most, spread evenly over the run
+FIELDS = ("norm", "mean", "max", "zeros", "non_finite")
+HEAD = "head"
+
+
+def points(total: int) -> list[int]:
+    """Steps, counted from 1, at which gradients are looked at: the first, the last, and evenly between."""
+    number = min(POINTS, total)
+    return sorted({1 + round((total - 1) * k / max(1, number - 1)) for k in range(number)})
+
+
+class _Hook(TrainingHook):
+    name = "gradient_flow"
+
+    def __init__(self, adapted: Adapted) -> None:
+        self.adapted = adapted
+        self.sites = {site.name: site for site in sorted(adapted.backbone.roles.sites, key=lambda s: -len(s.name))}
+        self.due: Sequence[int] = []
+        self.steps: list[int] = []
+        self.values: dict[str, dict[str, list[float | None]]] = {}  #: module -> field -> one value per step
+
+    def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
+        self.due = points(total_steps)
+
+    def after_backward(self, step: int) -> None:
+        if step + 1 in self.due:
+            self._take(step + 1)
+
+    def non_finite(self, step: int) -> None:
+        if step + 1 not in self.steps:
+            self._take(step + 1)
+
+    @torch.no_grad()
+    def _take(self, done: int) -> None:
+        members: dict[str, list[_Tensor]] = defaultdict(list)
+        for name, tensor in zip(self.adapted.trainable(), _described(self.adapted), strict=True):
+            members[self._module(name)].append(tensor)
+        for module in members:
+            self.values.setdefault(module, {field: [None] * len(self.steps) for field in FIELDS})
+        self.steps.append(done)
+        for module, columns in self.values.items():
+            found = _summary(members.get(module, []))
+            for field in FIELDS:
+                columns[field].append(found[field])
+
+    def _module(self, parameter: str) -> str:
+        """The site it belongs to, the head, or else the layer that holds it."""
+        if self.adapted.is_head(parameter):
+            return HEAD
+        plain = parameter.removeprefix("base_model.model.")
+        return next((name for name in self.sites if plain.startswith(f"{name}.")), plain.rpartition(".")[0] or plain)
+
+    def _place(self, module: str) -> dict[str, Any]:
+        if (site := self.sites.get(module)) is not None:
+            return {"block": site.block, "role": site.role}
+        block = next((int(part) for part in module.split(".") if part.isdigit()), None)
+        return {"block": block, "role": HEAD if module == HEAD else "other"}
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "values": self.values}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if state:
+            self.steps, self.values = list(state["steps"]), state["values"]
+
+    def report(self) -> dict[str, Any]:
+        if not self.values:
+            return {}
+        order = dict.fromkeys(self._module(name) for name in self.adapted.trainable())  # a checkpoint does not keep it
+        values = {name: self.values[name] for name in order if name in self.values}
+        modules = {name: {**self._place(name), **columns} for name, columns in values.items()}
+        return {FILE: {"steps": self.steps, "modules": modules, "events": events(self.steps, values)}}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tensor:
+    """What is known of the gradient of one tensor; not finite where it is not."""
+
+    size: int
+    norm: float = 0.0
+    total: float = 0.0  #: sum of absolute values
+    largest: float = 0.0
+    nonzero: int = 0
+    broken: int = 0  #: entries that are not finite
+
+
+def _described(adapted: Adapted) -> list[_Tensor]:
+    """Every trained tensor, in order. One that got no gradient has zeros."""
+    parameters = list(adapted.trainable().values())
+    gradients = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
+    if not gradients:
+        return [_Tensor(p.numel()) for p in parameters]
+    norm_of = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
+    norms, totals, largest = (torch.stack(norm_of(gradients, order, torch.float32)).tolist() for order in (2, 1, math.inf))
+    counts = torch.stack([g.count_nonzero() for g in gradients]).tolist()
+    found = iter(
+        _Tensor(g.numel(), n, t, x, c, 0 if math.isfinite(t) else int((~g.isfinite()).sum()))
+        for g, n, t, x, c in zip(gradients, norms, totals, largest, counts, strict=True)
+    )
+    return [next(found) if p.grad is not None and p.grad.numel() else _Tensor(p.numel()) for p in parameters]
+
+
+def _summary(tensors: Sequence[_Tensor]) -> dict[str, float | None]:
+    size = sum(t.size for t in tensors)
+    if not size:
+        return dict.fromkeys(FIELDS)
+    values = {
+        "norm": math.hypot(*(t.norm for t in tensors)),
+        "mean": sum(t.total for t in tensors) / size,
+        "max": math.nan if any(math.isnan(t.largest) for t in tensors) else max(t.largest for t in tensors),
+        "zeros": 1 - sum(t.nonzero for t in tensors) / size,
+        "non_finite": sum(t.broken for t in tensors) / size,
+    }
+    return {key: float(f"{value:.6g}") if math.isfinite(value) else None for key, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GradientFlow(Probe):
+    """Per trained module, at up to 50 points from the first step to the last, of the gradient before clipping.
+
+    With g all entries of a module's trained tensors together: norm ||g||, mean of |g|, max of |g|, share of exact zeros, share of
+    entries that are not finite. A module is an adapted layer, the head, or another layer that holds trained tensors (norms,
+    embeddings). A run that breaks off because something is not finite has a last point there. What lies between two points is
+    not seen. Written as ``gradient_flow.json`` with ``events``: the rules of :func:`peftlab.records.gradient_flow.events`.
+    """
+
+    name: ClassVar[str] = "gradient_flow"
+
+    def hook(self, adapted: Adapted) -> TrainingHook:
+        return _Hook(adapted)
