@@ -144,7 +144,7 @@ def test_a_gradient_that_is_not_finite_is_seen_where_it_is(lab: Lab, tmp_path: P
 
 def test_early_stopping_as_the_analysis_replays_it(lab: Lab, tmp_path: Path) -> None:
     lines = Lines()
-    train = {"epochs": 30, "batch_size": 30, "learning_rate": 0.05, "early_stopping": {"patience": 2}}
+    train = {"epochs": 30, "batch_size": 30, "learning_rate": 0.05, "select": "best", "early_stopping": {"patience": 2}}
     fitted = lab.trainer(tmp_path, "linear-probe", train=train, listener=lines).fit()
     values = [line["accuracy"] for line in lines.lines if line["split"] == "validation"]
     assert fitted.steps < 90 and stops_at(values, 2) == len(values) - 1
