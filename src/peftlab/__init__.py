@@ -13,7 +13,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = frozenset("init list doctor check plan run status analyze report choose export import_results predict verify".split())
+_VERBS = frozenset(
+    "init list doctor check plan run status analyze report choose choose_ranks export import_results predict verify".split()
+)
 
 # importlib and not `import`: the layers (records and below) may read __version__ here without depending on the api.
 

@@ -167,12 +167,24 @@ def choose(
     folder: Folder,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Peak memory that a run may take, e.g. 8GB.")] = None,
     margin: Annotated[str | None, typer.Option(metavar="SHARE", help="How much worse is acceptable, e.g. 3%.")] = None,
+    ranks: Annotated[bool, typer.Option("--ranks", help="Ranks for the next study instead of an arm.")] = False,
+    arm: Annotated[str | None, typer.Option(metavar="ARM", help="With --ranks: whose layers to go by.")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="AMOUNT", help='With --ranks: "64 ranks" or "73728 parameters".')] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="With --ranks: the importance to go by.")] = None,
     as_json: Json = False,
 ) -> None:
     """Name the smallest arm that is non-inferior."""
     from peftlab import api
 
-    _show(api.choose(folder, memory=memory, margin=margin), as_json)
+    for_arms = {"--memory": memory, "--margin": margin}
+    for_ranks = {"--arm": arm, "--budget": budget, "--metric": metric}
+    _refuse(for_arms if ranks else for_ranks, "belongs to choose without --ranks" if ranks else "needs --ranks")
+    answer = (
+        api.choose_ranks(folder, arm=arm, budget=budget, metric=metric)
+        if ranks
+        else api.choose(folder, memory=memory, margin=margin)
+    )
+    _show(answer, as_json)
 
 
 @app.command()
@@ -181,12 +193,15 @@ def export(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id, or an arm's label: then its best run on validation.")],
     destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="The folder to write.")],
     merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter folded in.")] = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="With --merged: rounded to the run's quantizer again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write an adapter in PEFT format, or the merged model."""
     from peftlab import api
 
-    _show(api.export(folder, run_id, destination, merged=merged), as_json)
+    _show(api.export(folder, run_id, destination, merged=merged, requantize=requantize), as_json)
 
 
 @app.command(name="import")
@@ -220,6 +235,13 @@ def verify(folder: Folder, as_json: Json = False) -> None:
     from peftlab import api
 
     _show(api.verify(folder), as_json)
+
+
+def _refuse(options: dict[str, str | None], why: str) -> None:
+    """Options that would have no effect are errors."""
+    for option, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(why, param_hint=option)
 
 
 def _show(answer: Answer, as_json: bool) -> None:

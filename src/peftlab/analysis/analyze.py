@@ -1,4 +1,4 @@
-"""From a results folder to ``analysis/``: the tidy frame and the findings."""
+"""From a results folder to ``analysis/``: the tidy frame, the findings, and what is said about layers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from peftlab.analysis.assess import assess
+from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.errors import RecordError
@@ -15,7 +16,8 @@ from peftlab.records.record import to_json
 
 
 def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
-    """Read the records, carry out the declared plan, write ``analysis/{results.parquet,results.csv,findings.json}``.
+    """Read the records, carry out the declared plan, write ``analysis/{results.parquet,results.csv,findings.json}``, and
+    ``{importance.csv,ranks.csv,importance.json}`` where runs recorded what their layers did.
 
     Args:
         folder: ``results/<study>``.
@@ -27,13 +29,15 @@ def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     return analyze_frame(load_frame(folder), seed=seed)
 
 
-def analyze_frame(frame: Frame, *, seed: int = 0) -> Findings:
-    """:func:`analyze` for a frame that has been read already."""
+def analyze_frame(frame: Frame, *, seed: int = 0, layers: LayerTables | None = None) -> Findings:
+    """:func:`analyze` for a frame that has been read already, and layers that have been assessed already."""
     findings = assess(frame, seed=seed)
+    layers = layers or assess_layers(frame, seed=seed)
     target = frame.folder / "analysis"
     with disk_errors(target):
         frame.write(target)
         write_atomic(target / "findings.json", to_json(findings))
+        layers.write(frame)
     return findings
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ belo
     from peftlab.api.importing import import_results as import_results
     from peftlab.api.listing import list as list
     from peftlab.api.predicting import predict as predict
+    from peftlab.api.ranking import choose_ranks as choose_ranks
     from peftlab.api.running import analyze as analyze
     from peftlab.api.running import choose as choose
     from peftlab.api.running import plan as plan
@@ -38,6 +39,7 @@ _VERBS = {
     "analyze": "running",
     "report": "running",
     "choose": "running",
+    "choose_ranks": "ranking",
     "export": "exporting",
     "import_results": "importing",
     "predict": "predicting",
