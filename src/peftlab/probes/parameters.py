@@ -68,19 +68,31 @@ def _place(name: str, adapted: Adapted) -> tuple[str, str]:
     ] if digits else "outside"
 
 
+def final_ranks(adapted: Adapted) -> dict[str, int]:
+    """Site name -> rank that is left, triplets that are switched off not counted; empty where no rank can have changed."""
+    found = {name: part.switched_on for name, part in adapted.adapter.parts(adapted).items() if part.directions}
+    return found if found.keys() == {site.name for site in adapted.sites} else {}
+
+
 class _Hook(TrainingHook):
     name = "parameters"
 
     def __init__(self, adapted: Adapted) -> None:
-        self.counts = count_parameters(adapted)
+        self.adapted, self.at_start = adapted, count_parameters(adapted)
 
     def report(self) -> dict[str, Any]:
-        return {"parameters.json": self.counts}
+        """Of start and end the larger is what the run had to hold, and counts as trained."""
+        adapted, end = self.adapted, count_parameters(self.adapted)
+        most = max(self.at_start, end, key=lambda counts: counts["trainable"])
+        ranks = final_ranks(adapted)
+        left = adapted.adapter.count(adapted.backbone, adapted.sites, ranks) if ranks else end["adapter"]
+        at_end = {"trainable": left + end["head"], "adapter": left, "ranks": ranks}
+        return {"parameters.json": {**most, "ranks": self.at_start["ranks"], "at_end": at_end}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters(Probe):
-    """Total, trainable, by role and by block."""
+    """Total, trainable, by role and by block; and what is left at the end where an allocator changed ranks during training."""
 
     name: ClassVar[str] = "parameters"
 

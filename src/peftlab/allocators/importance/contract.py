@@ -34,6 +34,12 @@ class Part:
         """r; 0 where there are no directions."""
         return next((tensor.shape[dim] for tensor, dim in self.tensors if dim is not None), 0)
 
+    @property
+    def switched_on(self) -> int:
+        """Directions that no tensor [r, 1] multiplies by zero."""
+        gates = [tensor.detach().flatten() != 0 for tensor, dim in self.tensors if dim == 0 and tensor[0].numel() == 1]
+        return int(torch.stack(gates).all(dim=0).sum()) if gates else self.directions
+
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(A [r, d_in], B [d_out, r]) of the update s B A, without gradient; a tensor [r, 1] in between counts to A."""
         up = next(tensor.detach() for tensor, dim in self.tensors if dim == 1)
