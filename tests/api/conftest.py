@@ -55,7 +55,12 @@ def train(study: dict[str, Any], folder: Path, cache: Path) -> Path:
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     for cell in cells(parsed):
         parts = Ingredients.of(
-            backbone=cell.backbone, task=cell.task, adapter=cell.adapter, allocator=cell.allocator, quantizer=cell.quantizer
+            backbone=cell.backbone,
+            task=cell.task,
+            adapter=cell.adapter,
+            allocator=cell.allocator,
+            quantizer=cell.quantizer,
+            quantize=cell.quantize,
         )
         for seed in parsed.seeds:
             config = RunConfig(
@@ -70,6 +75,7 @@ def train(study: dict[str, Any], folder: Path, cache: Path) -> Path:
                 data_fingerprint=parts.task.fingerprint(),
                 adapter=parts.adapter.spec(),
                 quantizer=parts.quantizer.spec(),
+                quantize=cell.quantize,  # pyright: ignore
                 train=cell.train.model_dump(mode="json"),
                 seed=seed,
             )

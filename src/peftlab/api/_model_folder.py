@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from peftlab.adapters.contract import Adapter
+from peftlab.api._merging import merged_model, quantized_model
 from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import BackboneError, OptionError, RecordError
@@ -84,7 +85,7 @@ class Exported:
 
 
 def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter, Backbone, nn.Module]:
-    """The run's model, for inference: its backbone, its quantizer, and the adapter that lies in ``folder``.
+    """The run's model as it was trained, for inference: its backbone, its quantizer, and the adapter that lies in ``folder``.
 
     Raises:
         RecordError: the record has no adapter that peftlab can load.
@@ -103,12 +104,21 @@ def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter
     check_backbone(config)
     source = source_of(config.backbone)
     backbone = source.load(config.backbone, outputs=outputs, image_size=config.task.get("image_size"), seed=config.seed)
-    if quantizer.quantizes and adapter.takes_slices:  # as in training: each slice is quantized by itself
-        slice_fused(backbone.module, adapter.sites(backbone))
-    quantizer.convert(backbone)
+    if quantizer.quantizes and config.quantize == "before":
+        if adapter.takes_slices:  # as in training: each slice is quantized by itself
+            slice_fused(backbone.module, adapter.sites(backbone))
+        quantizer.convert(backbone)
     module = adapter.load(backbone, folder)
     module.requires_grad_(False)
     return adapter, backbone, module.eval()
+
+
+def load_deployed(config: RunConfig, folder: Path, outputs: int) -> tuple[Backbone, nn.Module]:
+    """The run's model as it was evaluated: of ``quantize: after`` the merged one, quantized."""
+    adapter, backbone, module = load_adapted(config, folder, outputs)
+    if config.quantize == "after":
+        module = quantized_model(create("quantizer", config.quantizer), backbone, merged_model(adapter, backbone, module))
+    return backbone, module.eval()
 
 
 def check_backbone(config: RunConfig) -> None:

@@ -9,18 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.api._merging import merge
 from peftlab.api._model_folder import FILE, Exported, load_adapted
 from peftlab.api.answers import Answer, lines, number, pairs
-from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
-from peftlab.errors import OptionError, RecordError, TrainingError, nearest
-from peftlab.nn.quantized import make_dense, restore_conv1d
-from peftlab.nn.seeding import generator
-from peftlab.nn.surgery import fuse_slices
+from peftlab.errors import OptionError, RecordError, nearest
 from peftlab.records import commit
 from peftlab.records.record import RunConfig, RunResults, to_json
 from peftlab.records.run_folder import RunFolder
@@ -32,7 +25,7 @@ from peftlab.tasks.contract import Preprocessing
 _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
-def export(folder: str | Path, run: str, destination: str | Path, *, merged: bool = False) -> Answer:
+def export(folder: str | Path, run: str, destination: str | Path, *, merged: bool = False, requantize: bool = False) -> Answer:
     """Write what a run learnt.
 
     Args:
@@ -40,14 +33,19 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
         run: a run id (or the beginning of one), or an arm's label: then its run with the best validation metric, never the best
             on test data.
         destination: the folder to write; must not exist, or be empty.
-        merged: the whole model, with the adapter folded into the backbone, in the backbone's own library format.
+        merged: the whole model, with the adapter folded into the backbone, in the backbone's own library format; of a quantized
+            run in float: its rounded weights plus the update.
+        requantize: with ``merged``: rounded to the grid of the run's quantizer again, written in float. What either way loses is
+            reported.
 
     Raises:
         RecordError: no such run, damaged, not finished, or without an adapter; the destination is not empty.
-        OptionError: the adapter cannot be merged.
+        OptionError: the adapter cannot be merged; ``requantize`` without ``merged`` or without a quantizer.
         BackboneError: the backbone is not there, or not the one that the run used.
         TrainingError: the merged model does not give the adapter's outputs.
     """
+    if requantize and not merged:
+        raise OptionError("only a merged model can be quantized again", where="--requantize", remedy="add --merged")
     results_folder, destination = ResultsFolder(folder), Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise RecordError("is not empty; nothing is overwritten", where=str(destination), remedy="choose another folder")
@@ -61,14 +59,15 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
         preprocessing=preprocessing_of(config),
         library="",
     )
-    difference: float | None = None
+    losses: dict[str, float] = {}
 
     def write(target: Path) -> None:
-        nonlocal difference, exported
+        nonlocal losses, exported
         adapter, backbone, module = load_adapted(config, chosen.adapter, len(labels))  # also proves that the adapter loads
         exported = dataclasses.replace(exported, library=backbone.library)
         if merged:
-            whole, difference = _merge(adapter, backbone, module, exported.preprocessing)
+            quantizer = create("quantizer", config.quantizer)
+            whole, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, requantize)
             backbone.save(whole, target)
             _FINISH[backbone.library](target, exported)
         else:
@@ -86,7 +85,8 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
         "backbone": config.backbone,
         "chosen": reason,
         "validation": results.metrics.get("validation", {}),
-        "merge_difference": difference,
+        "merge_difference": losses.get("requantized" if requantize else "float"),
+        "merge_losses": losses,
         "bytes": sum((destination / name).stat().st_size for name in commit.files_below(destination)),
     }
     return Answer(data, lambda: _shown(data))
@@ -95,8 +95,8 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
 def _shown(data: Mapping[str, Any]) -> Any:
     validation = ", ".join(f"{name} {number(value)}" for name, value in data["validation"].items())
     rows = {**data, "destination": str(data["destination"]), "validation": validation}
-    if data["merge_difference"] is None:
-        del rows["merge_difference"]
+    del rows["merge_losses"], rows["merge_difference"]
+    rows |= {f"difference, {way} merge": f"{loss:.2g}" for way, loss in data["merge_losses"].items()}
     return lines(pairs(rows), f"Use it: peftlab predict {data['destination']} IMAGES")
 
 
@@ -159,35 +159,6 @@ def _card(exported: Exported, results: RunResults) -> str:
         return card
     how = "This folder is the whole model: the backbone with the adapter folded in."
     return card.replace("library_name: peft", f"library_name: {exported.library}", 1).replace("\n## ", f"\n{how}\n\n## ", 1)
-
-
-def _merge(adapter: Adapter, backbone: Backbone, module: nn.Module, preprocessing: Preprocessing) -> tuple[nn.Module, float]:
-    """The plain model with the update folded in, and max |merged - unmerged| / max |unmerged| over logits of random pixels."""
-    import peft
-
-    remedy = "export the adapter itself (without --merged)"
-    if not adapter.mergeable:
-        raise OptionError(f"{adapter.name!r} cannot be merged", where="--merged", remedy=remedy)
-    size = preprocessing.image_size
-    pixels = torch.randn(2, 3, size, size, generator=generator(0, "export"))
-    with torch.inference_mode():
-        before = backbone.outputs(module, {"pixel_values": pixels})
-    if isinstance(module, peft.PeftModel):
-        fuse_slices(make_dense(module))  # slices that were quantized one by one become the library's layer again
-        try:
-            whole: nn.Module = module.merge_and_unload(safe_merge=True)  # pyright: ignore
-        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-            raise OptionError(f"PEFT cannot merge it: {error}", where="--merged", remedy=remedy) from error
-    else:
-        whole = adapter.merge(Adapted(module=module, backbone=backbone, adapter=adapter))
-    restore_conv1d(make_dense(whole))
-    with torch.inference_mode():
-        after = backbone.outputs(whole, {"pixel_values": pixels})
-    difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
-    if not difference <= adapter.merge_tolerance:
-        what = f"merged and unmerged outputs differ by {difference:.2g} (at most {adapter.merge_tolerance:.2g})"
-        raise TrainingError(what, where=backbone.name, remedy=remedy)
-    return whole, difference
 
 
 def _finish_transformers(folder: Path, exported: Exported) -> None:

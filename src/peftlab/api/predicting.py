@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftlab.api._model_folder import Exported, Forward, load_adapted, load_merged
+from peftlab.api._model_folder import Exported, Forward, load_deployed, load_merged
 from peftlab.api.answers import Answer, lines, table
 from peftlab.errors import DataError
 from peftlab.tasks._images import resize_and_crop, to_rgb
@@ -64,7 +64,7 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
 def _forward(folder: Path, exported: Exported) -> Forward:
     if exported.kind == "merged":
         return load_merged(folder, exported)
-    _, backbone, module = load_adapted(exported.config, folder, len(exported.label_names))
+    backbone, module = load_deployed(exported.config, folder, len(exported.label_names))
     return lambda pixels: backbone.outputs(module, {"pixel_values": pixels})
 
 

@@ -18,7 +18,6 @@ from peftlab.nn.quantized import QuantizedLinear
 from peftlab.quantizers.contract import Quantizer
 
 BLOCK, BLOCK_OF_BLOCKS = 64, 256  #: weights with one absmax; absmaxes with one absmax of their own (double quantization)
-_THRESHOLD = 6.0  #: LLM.int8, section 3.2
 _LARGEST_GAP = {"nf4": 0.15191, "fp4": 1 / 6}  #: half of the largest distance between neighbours of the code book
 #: bitsandbytes tells at every product that it casts float32 to float16, which is how LLM.int8 is defined
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -57,14 +56,13 @@ class BitsAndBytes(Quantizer):
             raise OptionError("'threshold' needs bits: 8", where="threshold", remedy="remove it, or set bits: 8")
         if self.threshold is not None and self.threshold < 0:
             raise OptionError("threshold must not be negative", where="threshold", remedy="e.g. 6")
-
-    @property
-    def book(self) -> str:
-        return self.type or "nf4"
+        option, value = ("type", "nf4") if self.bits == 4 else ("threshold", 6.0)  # LLM.int8, section 3.2
+        if getattr(self, option) is None:  # written out, so that a default and the same value given are one run
+            object.__setattr__(self, option, value)
 
     @property
     def scheme(self) -> str:
-        return "int8" if self.bits == 8 else self.book + ("-double" if self.double else "")
+        return "int8" if self.bits == 8 else f"{self.type}{'-double' if self.double else ''}"
 
     @property
     def merge_tolerance(self) -> float:
@@ -72,7 +70,7 @@ class BitsAndBytes(Quantizer):
 
     @property
     def requantized_share(self) -> float:
-        return 0.01 if self.book == "fp4" else 0.001  # fp4 has two codes for zero
+        return 0.01 if self.type == "fp4" else 0.001  # fp4 has two codes for zero
 
     @property
     def keeps_input(self) -> bool:
@@ -96,15 +94,15 @@ class BitsAndBytes(Quantizer):
         from peftlab.quantizers import _bnb_layers
 
         if self.bits == 8:
-            return _bnb_layers.Int8(layer, self.scheme, self.threshold if self.threshold is not None else _THRESHOLD)
+            return _bnb_layers.Int8(layer, self.scheme, cast(float, self.threshold))
         dtype = getattr(torch, self.compute_dtype) if self.compute_dtype else None
-        return _bnb_layers.FourBit(layer, self.scheme, self.book, self.double, dtype)
+        return _bnb_layers.FourBit(layer, self.scheme, cast(str, self.type), self.double, dtype)
 
     def error_bound(self, weight: torch.Tensor) -> torch.Tensor:
         if self.bits == 8:  # half a step, and what float16 cuts off before
             return (weight.abs().amax(1, keepdim=True) / 254 + weight.abs() * 2**-11).expand_as(weight)
         blocks = pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK).abs().amax(1)
-        bound = blocks * _LARGEST_GAP[self.book]
+        bound = blocks * _LARGEST_GAP[cast(str, self.type)]
         if self.double:  # absmaxes less their mean, at most half of the largest step of an 8-bit dynamic map away
             spread = pad(blocks - blocks.mean(), (0, -len(blocks) % BLOCK_OF_BLOCKS)).view(-1, BLOCK_OF_BLOCKS)
             bound = bound + 0.01 * spread.abs().amax(1).repeat_interleave(BLOCK_OF_BLOCKS)[: len(blocks)]
