@@ -16,7 +16,6 @@ from peftlab.nn.roles import Site
 from peftlab.registry import Component
 from peftlab.study.schema import Train
 
-
 HOOK = "allocator"  #: what the hook of every allocator is called: its seconds are found under this name
 
 
