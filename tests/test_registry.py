@@ -72,7 +72,7 @@ def test_components_say_what_they_are(kind: str, name: str) -> None:
     cls = registry.component(kind, name)
     assert cls.name == name
     assert cls.summary().endswith((".", ")", "]"))
-    assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", name)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name)
     if dataclasses.is_dataclass(cls):
         assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
