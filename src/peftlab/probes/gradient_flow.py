@@ -137,9 +137,10 @@ class GradientFlow(Probe):
     """Norms, zeros and non-finite entries of every trained module's gradient, before clipping.
 
     At up to 50 points from the first step to the last (in short runs every 4 steps), with g all entries of a module's trained
-    tensors together: norm ||g||, mean of |g|, max of |g|, share of exact zeros, share of entries that are not finite. A module is an adapted layer, the head, or another layer that holds trained tensors (norms,
-    embeddings). A run that breaks off because something is not finite has a last point there. What lies between two points is
-    not seen. Written as ``gradient_flow.json`` with ``events``: the rules of :func:`peftlab.records.gradient_flow.events`.
+    tensors together: norm ||g||, mean of |g|, max of |g|, share of exact zeros, share of entries that are not finite. A module
+    is an adapted layer, the head, or another layer that holds trained tensors (norms, embeddings). A run that breaks off
+    because something is not finite has a last point there. What lies between two points is not seen. Written as
+    ``gradient_flow.json`` with ``events``: the rules of :func:`peftlab.records.gradient_flow.events`.
     """
 
     name: ClassVar[str] = "gradient_flow"
