@@ -17,7 +17,8 @@ from typing import Any
 
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Finding, Findings
-from peftlab.analysis.words import show, show_difference, show_interval, show_p
+from peftlab.analysis.layers import AdaptiveRow, Layers, ModuleMap
+from peftlab.analysis.words import show, show_count, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
 from peftlab.study.load import load_study
@@ -36,6 +37,8 @@ def page(folder: Path, figures: Iterable[str]) -> str:
         *(_table(findings, task, backbone) for task, backbone in _settings(findings)),
         "Intervals are t intervals over seeds; differences are paired by seed; p is adjusted after Holm; *within margin* is the "
         "verdict of the one-sided non-inferiority test declared in the study.",
+        _not_found(findings),
+        _layers(folder, findings.plan.metric),
         _tuning(folder),
         *(f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)" for name in figures),
         "## To keep in mind",
@@ -97,6 +100,85 @@ def _about(name: str) -> str:
         return ""
     study = load_study(path)
     return "\n\n".join(f"{word}: {text}." for word, text in (("Source", study.source), ("Cost", study.cost)) if text)
+
+
+def _not_found(findings: Findings) -> str:
+    """Differences that the data leave open, and how large one would have had to be."""
+    metric = findings.plan.metric
+    opened = [f for f in findings.of("difference") if f.verdict == "no difference shown"]
+    if not opened:
+        return ""
+    several = len(_settings(findings)) > 1
+    lines = [f"| arm | against | difference in {metric} | interval | p |", "|---|---|--:|--:|--:|"]
+    for f in opened:
+        where = f" ({f.task}, {f.backbone})" if several else ""
+        interval = show_interval(f.interval, metric, difference=True)
+        lines.append(
+            f"| {f.arms[0]}{where} | {f.arms[1]} | {show_difference(f.estimate, metric)} | {interval} | {show_p(f.p_adjusted)} |"
+        )
+    intro = "No difference is shown for these arms. That is not evidence of equality: the interval says what is still possible."
+    return "\n\n".join(("## What was not found", intro, "\n".join(lines), *(f.sentence for f in findings.of("power"))))
+
+
+def _layers(folder: Path, metric: str) -> str:
+    """Adaptive against fixed ranks, who got the rank, and which layers matter."""
+    path = folder / "analysis" / "importance.json"
+    if not path.exists():
+        return ""
+    layers = Layers.model_validate_json(path.read_text())
+    parts = []
+    if layers.adaptive:
+        parts += ["## Adaptive against fixed ranks", _adaptive(layers.adaptive, metric)]
+        parts.append(
+            "Difference: adaptive minus fixed, paired by seed, with its interval; p Holm-adjusted over this table. Parameters: with "
+            "the head, at the end of training. Allocator: its share of the training time."
+        )
+    if layers.ranks:
+        parts += ["## Who got the rank", _ranks(layers.ranks)]
+    if layers.sentences:
+        parts += ["## Which layers matter", "\n".join(f"- {line}" for line in layers.sentences)]
+    return "\n\n".join(parts)
+
+
+def _adaptive(rows_: Iterable[AdaptiveRow], metric: str) -> str:
+    head = "| adaptive | fixed | difference | p | parameters | fixed | ranks | fixed | equal in | allocator | memory | fixed |"
+    lines = [head, "|---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|"]
+    for r in rows_:
+        equal = [word for word, so in (("parameters", r.equal_parameters), ("ranks", r.equal_ranks)) if so]
+        start = r.parameters_at_start
+        before = f" ({show_count(start)} at the start)" if start != r.parameters_at_end else ""
+        cells = (
+            r.adaptive,
+            r.fixed,
+            f"{show_difference(r.difference, metric)} {show_interval(r.interval, metric, difference=True)}",
+            show_p(r.p_adjusted),
+            show_count(r.parameters_at_end) + before,
+            show_count(r.parameters_fixed),
+            show_count(r.ranks_at_end),
+            show_count(r.ranks_fixed),
+            ", ".join(equal) or "neither",
+            "-" if r.allocator_share is None else f"{100 * r.allocator_share:.1f} %",
+            f"{show_count(r.memory_mb)} MB",
+            f"{show_count(r.memory_fixed_mb)} MB",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ranks(maps: Iterable[ModuleMap]) -> str:
+    """Mean final rank per kind of layer, and the layers with the most."""
+    maps = list(maps)
+    roles = list(dict.fromkeys(m.role for found in maps for m in found.modules))
+    several = len({(m.task, m.backbone) for m in maps}) > 1
+    lines = ["| arm | " + " | ".join(roles) + " | most | least |", "|---|" + "--:|" * len(roles) + "---|---|"]
+    for found in maps:
+        ranks = {module.site: module.mean for module in found.modules}
+        means = [[m.mean for m in found.modules if m.role == role] for role in roles]
+        cells = [f"{statistics.mean(values):.1f}" if values else "-" for values in means]
+        most, least = (", ".join(f"{site} {ranks[site]:.1f}" for site in sites[:3]) for sites in (found.most, found.least))
+        where = f" ({found.task}, {found.backbone})" if several else ""
+        lines.append(f"| {found.arm}{where} | {' | '.join(cells)} | {most} | {least} |")
+    return "\n".join(["Final ranks, mean over seeds and the layers of a kind:", "", *lines])
 
 
 def _tuning(folder: Path) -> str:
