@@ -130,8 +130,8 @@ def _layers(folder: Path, metric: str) -> str:
     if layers.adaptive:
         parts += ["## Adaptive against fixed ranks", _adaptive(layers.adaptive, metric)]
         parts.append(
-            "Difference: adaptive minus fixed, paired by seed, with its interval; p Holm-adjusted over this table. Parameters: with "
-            "the head, at the end of training. Allocator: its share of the training time."
+            "Difference: adaptive minus fixed, paired by seed, with its interval; p Holm-adjusted over this table. Parameters: "
+            "with the head, at the end of training. Allocator: its share of the training time."
         )
     if layers.ranks:
         parts += ["## Who got the rank", _ranks(layers.ranks)]
