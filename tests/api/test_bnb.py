@@ -93,6 +93,11 @@ def test_the_analysis_counts_and_compares(runs: Trained) -> None:
     assert 0 < found["outputs"]["relative_error"] < 0.5
     assert 0.8 < found["gradient"]["cosine"] < 1
     assert analysis(runs, "int8")["outputs"]["relative_error"] < found["outputs"]["relative_error"]
+    for label, rank in (("qlora", 8), ("int8", 8)):
+        taken = analysis(runs, label)["cancellation"]
+        assert taken["sites"] and all(0 < site["aligned"] <= site["bound"] for site in taken["sites"].values())
+        assert {site["rank"] for site in taken["sites"].values()} == {rank}
+    assert analysis(runs, "zero")["cancellation"]["sites"] == {}
 
 
 def test_quantized_after_training_is_the_float_run_rounded(runs: Trained) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from peftlab.allocators.importance.contract import Part
@@ -104,6 +105,17 @@ class Adapter(Component, ABC):
     def update_norms(self, adapted: Adapted) -> dict[str, float]:
         """Site name -> ||dW||, Frobenius, of its update now; empty where the update is no sum of rank-1 matrices."""
         return {name: abs(f.scale) * product_norm(f.B, f.A) for name, f in self.low_rank(adapted).items()}
+
+    @property
+    def shared_inputs(self) -> int | None:
+        """Over how many neighbouring inputs its updates are constant; None where every input has a column of its own."""
+        return None
+
+    def updates(self, adapted: Adapted) -> Iterator[tuple[str, int, torch.Tensor]]:
+        """(site name, rank, dW [d_out, d_in] as it is now), one by one; none where the update is no sum of rank-1 matrices."""
+        if self.resizable:
+            for name, f in self.low_rank(adapted).items():
+                yield name, f.rank, f.scale * (f.B.detach() @ f.A.detach())
 
     @abstractmethod
     def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -147,6 +147,14 @@ class PooledLora(Adapter):
         """sqrt(g) ||s B A||: each entry of the update stands for the g columns of its group."""
         layers = pooled_layers(adapted.module).items()
         return {name: math.sqrt(layer.group_size) * float(layer.update().detach().norm()) for name, layer in layers}
+
+    @property
+    def shared_inputs(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.group_size
+
+    def updates(self, adapted: Adapted) -> Iterator[tuple[str, int, torch.Tensor]]:
+        for name, layer in pooled_layers(adapted.module).items():
+            yield name, layer.rank, layer.update().detach().repeat_interleave(layer.group_size, dim=1)
 
     def merge(self, adapted: Adapted) -> nn.Module:
         """Packed layers stay packed (with the codes that they had); in all others the update goes into float weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -106,6 +106,11 @@ class Svd(Adapter):
     def update_norms(self, adapted: Adapted) -> dict[str, float]:
         layers = triplet_layers(adapted).items()
         return {name: self.scale * product_norm(layer.P * layer.singular_values.T, layer.Q) for name, layer in layers}
+
+    def updates(self, adapted: Adapted) -> Iterator[tuple[str, int, torch.Tensor]]:
+        for name, layer in triplet_layers(adapted).items():
+            down, up = layer.factors(layer.surviving())
+            yield name, len(down), self.scale * (up @ down)
 
     def merge(self, adapted: Adapted) -> nn.Module:
         merged = copy.deepcopy(adapted.module)

@@ -30,6 +30,11 @@ class Pooled(nn.Module):
     base_layer: nn.Module
     group_size: int
 
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """Of the update."""
+
     @abstractmethod
     def update(self) -> torch.Tensor:
         """[d_out, L], scale included."""
@@ -78,6 +83,10 @@ class PooledLinear(Pooled):
         pooled = self.dropout(group_sums(x.to(self.A.dtype), self.group_size))
         return result + (self.scale * F.linear(F.linear(pooled, self.A), self.B)).to(result.dtype)
 
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
     def update(self) -> torch.Tensor:
         return self.scale * (self.B @ self.A)
 
@@ -95,6 +104,10 @@ class PooledTriplets(TripletLinear, Pooled):
 
     def inputs(self, x: torch.Tensor) -> torch.Tensor:
         return self.dropout(group_sums(x.to(self.Q.dtype), self.group_size))
+
+    @property
+    def rank(self) -> int:
+        return len(self.surviving())
 
     def update(self) -> torch.Tensor:
         down, up = self.factors(self.surviving())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -91,8 +92,8 @@ class Ingredients:
             )
         if found.allocator is not None and found.allocator.sets_factors and not found.adapter.initialisable:
             raise OptionError(
-                f"allocator {found.allocator.name!r} gives the adapter initial values, and adapter {found.adapter.name!r} as it is "
-                "configured takes none",
+                f"allocator {found.allocator.name!r} gives the adapter initial values, and adapter {found.adapter.name!r} as it "
+                "is configured takes none",
                 where=f"{prefix}allocator",
                 remedy="use `lora` without `dora`, `init: pissa` or `init: olora`",
             )
@@ -186,14 +187,17 @@ class Ingredients:
         ``look`` lets the allocator see the base; without it (when a run is planned) ranks are equal where it would. With ``task``
         and ``batches`` of it, a hook reports what quantization did.
         """
-        report = None
+        found = None
         if self.trains_quantized and task is not None:
-            report = QuantizationReport(examine(backbone, self.quantizer, self.convert, task, batches))
+            found = examine(backbone, self.quantizer, self.convert, task, batches)
         else:
             self.convert(backbone)
         adapted = self._attach(backbone, seed, look)
-        acting = self.quantizer.hook(adapted) if self.trains_quantized else None
-        adapted.hooks += [hook for hook in (acting, report) if hook is not None]
+        if self.trains_quantized and (acting := self.quantizer.hook(adapted)) is not None:
+            adapted.hooks.append(acting)
+        if found is not None and task is not None:
+            plain = functools.partial(self.load_backbone, task.info.outputs, seed)
+            adapted.hooks.append(QuantizationReport(found, adapted, plain))
         return adapted
 
     def _attach(self, backbone: Backbone, seed: int, look: Look | None) -> Adapted:

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import parameter_sizes, stored_tensors
 from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.tasks.contract import PreparedTask
+from peftlab.training.cancellation import cancellation
 
 FILE = "quantization_analysis.json"
 BATCHES, EXAMPLES = 2, 4  #: of training data, not augmented
@@ -90,15 +92,16 @@ def examine(
 
 
 class QuantizationReport(TrainingHook):
-    """Carries the findings of :func:`examine` into the run's folder."""
+    """Carries the findings of :func:`examine` into the run's folder, and what training took back of the error."""
 
     name = "quantization-analysis"
 
-    def __init__(self, found: dict[str, Any]) -> None:
-        self.found = found
+    def __init__(self, found: dict[str, Any], adapted: Adapted, plain: Callable[[], Backbone]) -> None:
+        """``plain`` loads the same backbone in float, on the CPU."""
+        self.found, self.adapted, self.plain = found, adapted, plain
 
     def report(self) -> dict[str, Any]:
-        return {FILE: self.found}
+        return {FILE: {**self.found, "cancellation": cancellation(self.adapted, self.plain())}}
 
 
 def _look(backbone: Backbone, task: PreparedTask, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
