@@ -21,6 +21,7 @@ from peftlab.errors import PeftlabError, StudyError
 ROOT = Path(__file__).parents[1]
 VERBS = "init list doctor check plan run status analyze report choose export import predict verify".split()
 FUNCTIONS = {"import": "import_results"}
+BY_FLAG = {("choose", "ranks"): "choose_ranks"}  #: flags with which a verb calls another function
 
 
 def peftlab_process(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -53,19 +54,21 @@ def test_every_verb_is_a_function() -> None:
     for verb in VERBS:
         function = getattr(peftlab, FUNCTIONS.get(verb, verb))
         assert callable(function), verb
-    assert set(peftlab.__dir__()) >= {FUNCTIONS.get(verb, verb) for verb in VERBS}
+    assert set(peftlab.__dir__()) >= {FUNCTIONS.get(verb, verb) for verb in VERBS} | set(BY_FLAG.values())
 
 
 def test_verb_and_function_take_the_same_options() -> None:
-    """Every option of a verb, ``--json`` apart, is a parameter of its function."""
+    """Every option of a verb, ``--json`` and the flags of other functions apart, is a parameter of a function of it."""
     from peftlab import api
 
     renamed = {"as_json": None, "run_id": "run", "model": "model_folder"}
     for command in cli.app.registered_commands:
         assert command.callback is not None
         verb = command.name or command.callback.__name__
-        taken = set(inspect.signature(getattr(api, FUNCTIONS.get(verb, verb))).parameters)
-        given = {renamed.get(name, name) for name in inspect.signature(command.callback).parameters} - {None}
+        others = {flag: function for (of, flag), function in BY_FLAG.items() if of == verb}
+        functions = [FUNCTIONS.get(verb, verb), *others.values()]
+        taken = {name for function in functions for name in inspect.signature(getattr(api, function)).parameters}
+        given = {renamed.get(name, name) for name in inspect.signature(command.callback).parameters} - {None, *others}
         assert given <= taken, f"{verb}: {given - taken}"
 
 
