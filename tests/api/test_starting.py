@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from peftlab import api
 from peftlab.api import doctoring
-from peftlab.api.listing import describe
+from peftlab.api.listing import describe, sources
 from peftlab.api.starting import shipped_studies
 from peftlab.errors import OptionError, StudyError
 from peftlab.registry import PACKAGES, Component, components
@@ -82,6 +83,22 @@ def test_list_names_every_component_and_every_option() -> None:
     assert listed["adapter"]["full"]["citation"] is None
     assert listed["task"]["image-classification"]["options"][0]["required"] is True
     json.dumps(listed, allow_nan=False)
+
+
+def test_every_citation_gives_a_line_with_who_when_and_what() -> None:
+    cited = [cls.citation for kind in PACKAGES for cls in components(kind).values() if cls.citation]
+    assert cited
+    for bibtex in cited:
+        found = [*sources(bibtex)]
+        assert len(found) == bibtex.count("@")
+        assert all(re.fullmatch(r"[A-Z][^{}\\]* (19|20)\d\d, [^{}\\]{10,}", line) for line in found), found
+
+
+def test_sources_are_in_the_list_of_a_kind() -> None:
+    assert [*sources(components("adapter")["lora"].citation)] == [
+        "Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models"
+    ]
+    assert "Jie & Deng 2023" in drawn(api.list("adapter"))
 
 
 def test_one_component_by_its_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -134,8 +135,24 @@ def _of_kind(kind: str, entries: Mapping[str, Any]) -> Any:
     rows = []
     for name, entry in entries.items():
         options = ", ".join(f"{option['name']}={_default(option)}" for option in entry["options"])
-        rows.append((name, entry["summary"] + (f"\n{options}" if options else "")))
-    return lines(table([kind, "what it is, and its options with their defaults"], rows), "Types and meanings: peftlab list NAME")
+        rows.append((name, "\n".join(filter(None, (entry["summary"], options, *sources(entry["citation"] or ""))))))
+    head = [kind, "what it is, its options with their defaults, its source"]
+    return lines(table(head, rows), "Types, meanings and BibTeX: peftlab list NAME")
+
+
+def sources(bibtex: str) -> Iterator[str]:
+    """Each entry as ``Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models``."""
+    for entry in bibtex.split("@")[1:]:
+        author, year, title = (_field(entry, name) for name in ("author", "year", "title"))
+        names = [name.split(",")[0].strip() for name in author.split(" and ")]
+        who = names[0] if len(names) == 1 else " & ".join(names) if len(names) == 2 else f"{names[0]} et al."
+        yield f"{who} {year}, {title}"
+
+
+def _field(entry: str, name: str) -> str:
+    """A field of a BibTeX entry without its braces; they nest once here, as in ``{{LoRA}: Low-Rank ...}``."""
+    found = re.search(rf"\b{name}\s*=\s*\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}", entry)
+    return re.sub(r"[{}]|\\(?=&)", "", found[1]) if found else ""
 
 
 def _one(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
