@@ -95,7 +95,8 @@ def _write_run(
     config = RunConfig(
         study=study.study, arm=cell.arm, label=cell.label, slug=cell.slug, factors=dict(cell.factors), backbone=cell.backbone,
         backbone_fingerprint="ab" * 32, task={"image_size": None, **cell.task}, data_fingerprint="cd" * 32,
-        adapter=dict(cell.adapter), allocator=cell.allocator, quantizer=dict(cell.quantizer), train=cell.train.model_dump(),
+        adapter=dict(cell.adapter), allocator=dict(cell.allocator) if cell.allocator else None,
+        quantizer=dict(cell.quantizer), train=cell.train.model_dump(),
         seed=seed, fold=fold, tuned={"learning_rate": cell.train.learning_rate} if study.tune else {},
     )  # fmt: skip
     run = folder / "runs" / cell.slug / config.run_id

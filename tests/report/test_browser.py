@@ -13,6 +13,8 @@ import pytest
 
 from peftlab.report.build import build_report
 from tests.report.fixtures import LEVELS, Options, write_results
+from tests.report.gradients import write_gradients
+from tests.report.layers import write_layers
 
 pytestmark = pytest.mark.browser
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
@@ -42,6 +44,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_results(
         tmp_path_factory.mktemp("results"), Options(flags={"lora-all": ["</script><script>alert(2)</script>"]})
     )
+    write_layers(folder)
+    write_gradients(folder)
     evil = '<img src="http://198.51.100.1/x.png" onerror="document.title=1">'
     for path in folder.glob("runs/lora.rank-8/*/config.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "label": evil, "arm": "</script><b>x"}))

@@ -17,6 +17,8 @@ from peftlab.report.build import build_report
 from peftlab.report.html.render import policy, safe_json
 from peftlab.report.tables import escape_latex
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+from tests.report.gradients import write_gradients
+from tests.report.layers import write_layers
 
 
 class Page(HTMLParser):
@@ -39,6 +41,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("results"))
+    write_layers(folder)
+    write_gradients(folder)
     assert build_report(folder) == folder / "report" / "index.html"
     return folder
 
@@ -144,3 +148,12 @@ def test_damaged_extras_do_no_harm(tmp_path: Path) -> None:
         path.unlink()
     text = build_report(folder).read_text(encoding="utf-8")
     assert "No run recorded its environment" in text and "no training curves were recorded" in text
+
+
+def test_layers_are_told_where_they_were_recorded_and_passed_over_where_not(page: str, tmp_path: Path) -> None:
+    said = ["Which layers matter", "attention matters more than feed-forward", "Adaptive against fixed ranks", "jackknife"]
+    for words in [*said, 'id="layers"', "Who got the rank", "Ranks over time", "Agreement between seeds"]:
+        assert words in page
+    plain = build_report(write_results(tmp_path)).read_text(encoding="utf-8")
+    assert "Which layers matter" not in plain and "Ranks over time" not in plain
+    assert not (tmp_path / "fixture" / "analysis" / "importance.json").exists()

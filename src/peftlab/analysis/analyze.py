@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from peftlab.analysis.assess import assess
+from peftlab.analysis.assess_flow import FlowTables, assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
@@ -17,7 +18,7 @@ from peftlab.records.record import to_json
 
 def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     """Read the records, carry out the declared plan, write ``analysis/{results.parquet,results.csv,findings.json}``, and
-    ``{importance.csv,ranks.csv,importance.json}`` where runs recorded what their layers did.
+    ``{importance.csv,ranks.csv,importance.json}`` and ``gradient_flow.{csv,json}`` where runs recorded layers and gradients.
 
     Args:
         folder: ``results/<study>``.
@@ -29,15 +30,16 @@ def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     return analyze_frame(load_frame(folder), seed=seed)
 
 
-def analyze_frame(frame: Frame, *, seed: int = 0, layers: LayerTables | None = None) -> Findings:
-    """:func:`analyze` for a frame that has been read already, and layers that have been assessed already."""
+def analyze_frame(frame: Frame, *, seed: int = 0, layers: LayerTables | None = None, flow: FlowTables | None = None) -> Findings:
+    """:func:`analyze` for a frame that has been read already; layers and gradients that have been assessed already."""
     findings = assess(frame, seed=seed)
-    layers = layers or assess_layers(frame, seed=seed)
+    layers, flow = layers or assess_layers(frame, seed=seed), flow or assess_flow(frame)
     target = frame.folder / "analysis"
     with disk_errors(target):
         frame.write(target)
         write_atomic(target / "findings.json", to_json(findings))
         layers.write(frame)
+        flow.write(frame)
     return findings
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.analyze import analyze_frame
+from peftlab.analysis.assess_flow import assess_flow
+from peftlab.analysis.assess_layers import assess_layers
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
+from peftlab.analysis.literature import beside_literature
 from peftlab.records.commit import disk_errors, write_atomic
 from peftlab.registry import components
 from peftlab.report import facts
@@ -34,11 +37,12 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
         RecordError: no results folder, or it cannot be written.
     """
     frame = load_frame(folder)
-    findings = analyze_frame(frame, seed=seed)
+    tables, flow = assess_layers(frame, seed=seed), assess_flow(frame)
+    findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow)
     target = frame.folder / "report"
     settings = []
     with disk_errors(target):
-        for index, bundle in enumerate(bundles(frame, findings)):
+        for index, bundle in enumerate(bundles(frame, findings, tables, flow)):
             several = len(frame.settings) > 1
             suffix = f"-{_slug(f'{bundle.task}-{bundle.backbone}')}-{index}" if several else ""
             settings.append(_setting(bundle, findings, target, suffix))
@@ -52,6 +56,11 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
                 "fingerprints": facts.fingerprints(frame),
                 "study_yaml": yaml,
                 "study_sha": sha,
+                "sentences": tables.layers.sentences,
+                "method": tables.layers.method,
+                "layer_notes": tables.layers.notes,
+                "flow": None if flow.empty else flow.flow,
+                "beside": beside_literature(frame, findings),
             },
         )
         target.mkdir(parents=True, exist_ok=True)
@@ -63,18 +72,20 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
     """Figures and tables of one task and backbone, written and ready for the page."""
     table = rows(findings, bundle.task, bundle.backbone)
     write_tables(table, findings, target / "tables" / f"results{suffix}")
-    drawn, absent = [], []
+    drawn: dict[str, list[dict[str, Any]]] = {"figures": [], "layers": [], "gradients": []}
+    absent = []
     figures = [cls() for cls in components("figure").values() if issubclass(cls, Figure)]
     for figure in sorted(figures, key=lambda f: (f.place, f.name)):
         if reason := figure.absent(bundle):
-            absent.append(f"{figure.title}: not drawn, because {reason}.")
+            if figure.section == "figures":
+                absent.append(f"{figure.title}: not drawn, because {reason}.")
             continue
         with style():
             canvas = settle(figure.draw(bundle))
         caption = figure.caption(bundle)
         stem = f"{figure.name}{suffix}"
         save(canvas, target / "figures" / stem)
-        drawn.append(
+        drawn[figure.section].append(
             {
                 "title": figure.title,
                 "caption": caption,
@@ -97,7 +108,10 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
             }
             for row in table
         ],
-        "figures": _arranged(drawn),
+        "figures": _arranged(drawn["figures"]),
+        "layers": bundle.layers,
+        "layer_figures": _arranged(drawn["layers"]),
+        "gradient_figures": _arranged(drawn["gradients"]),
         "absent": absent,
         "csv": as_csv(table, findings),
     }

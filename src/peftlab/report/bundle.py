@@ -12,15 +12,19 @@ from typing import Any
 
 import pandas as pd
 
+from peftlab.analysis.assess_flow import FlowTables, assess_flow
+from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame
+from peftlab.analysis.layers import Layers
 from peftlab.report.figures.contract import Bundle
 
 _KEPT = ("step", "epoch", "split", "loss", "time_s")
 
 
-def bundles(frame: Frame, findings: Findings) -> list[Bundle]:
-    """One bundle per task and backbone that has arms."""
+def bundles(frame: Frame, findings: Findings, tables: LayerTables | None = None, flow: FlowTables | None = None) -> list[Bundle]:
+    """One bundle per task and backbone that has arms. ``tables`` and ``flow`` (layers, gradients) are read anew if not given."""
+    tables, flow = tables or assess_layers(frame), flow or assess_flow(frame)
     settings = list(dict.fromkeys((a.task, a.backbone) for a in findings.arms))
     primary = frame.primary()
     found = []
@@ -35,9 +39,21 @@ def bundles(frame: Frame, findings: Findings) -> list[Bundle]:
                 arms=[a for a in findings.arms if (a.task, a.backbone) == (task, backbone)],
                 runs=runs,
                 curves=_curves(frame.folder, rows, findings.plan.metric),
+                layers=layers_of(tables.layers, task, backbone),
+                ranks=tables.ranks[(tables.ranks["task"] == task) & (tables.ranks["backbone"] == backbone)],
+                gradients=flow.table[(flow.table["task"] == task) & (flow.table["backbone"] == backbone)],
             )
         )
     return found
+
+
+def layers_of(layers: Layers, task: str, backbone: str) -> Layers | None:
+    """What is said about one setting; None where nothing is."""
+    parts = {
+        name: [entry for entry in getattr(layers, name) if (entry.task, entry.backbone) == (task, backbone)]
+        for name in ("importance", "ranks", "contrasts", "agreement", "stability", "adaptive")
+    }
+    return layers.model_copy(update=parts) if any(parts.values()) else None
 
 
 def _curves(folder: Path, rows: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from peftlab.analysis.findings import ArmSummary, Findings
+from peftlab.analysis.layers import Layers
 from peftlab.registry import Component
 from peftlab.report.style import Look, looks
 from peftlab.study.schema import Margin
@@ -25,6 +26,9 @@ class Bundle:
     arms: list[ArmSummary]  #: of this setting, in the order of the study file
     runs: pd.DataFrame  #: a row per run: label, seed, fold, value (of the declared metric), imputed, costs
     curves: pd.DataFrame  #: label, seed, fold, diverged, step, epoch, split, and a column per metric
+    layers: Layers | None = None  #: what is said about the layers of this setting; None where no run recorded any
+    ranks: pd.DataFrame | None = None  #: analysis.maps.RANK_COLUMNS, of this setting
+    gradients: pd.DataFrame | None = None  #: analysis.gradient_flow.COLUMNS, of this setting
 
     @property
     def looks(self) -> dict[str, Look]:
@@ -45,10 +49,12 @@ class Figure(Component, ABC):
 
     title: ClassVar[str]
     place: ClassVar[int] = 100  #: order in the report; the lowest is the main figure
+    #: where it stands; a section other than ``figures`` is left out where nothing was recorded for it
+    section: ClassVar[Literal["figures", "layers", "gradients"]] = "figures"
 
     @abstractmethod
     def needs(self) -> tuple[str, ...]:
-        """Fields of ArmSummary that at least one arm must have, or ``"curves"``."""
+        """Fields of ArmSummary that at least one arm must have, or ``"curves"``, ``"layers"``, ``"gradients"``."""
 
     @abstractmethod
     def draw(self, bundle: Bundle) -> Canvas:
@@ -61,7 +67,13 @@ class Figure(Component, ABC):
     def absent(self, bundle: Bundle) -> str:
         """Why it cannot be drawn from this bundle; empty where it can."""
         for need in self.needs():
-            if need == "curves":
+            if need == "layers":
+                if bundle.layers is None:
+                    return "no run recorded its layers"
+            elif need == "gradients":
+                if bundle.gradients is None or bundle.gradients.empty:
+                    return "no run recorded its gradients"
+            elif need == "curves":
                 if bundle.curves.empty:
                     return "no training curves were recorded"
             elif not any(getattr(arm, need) is not None for arm in bundle.arms):

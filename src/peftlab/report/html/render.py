@@ -26,8 +26,10 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
 
     Args:
         findings: what is said.
-        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``figures``, ``absent``, ``csv``.
-        facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``.
+        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``figures``, ``absent``, ``csv``, and of
+            its layers ``layers`` (None where nothing was recorded), ``layer_figures``, ``gradient_figures``.
+        facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``; of layers ``sentences``,
+            ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``beside`` the literature.
     """
     jinja = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
