@@ -16,7 +16,7 @@ from peftlab.analysis.comparison import holm, paired_difference
 from peftlab.analysis.findings import Form
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.gradient_flow import FLOAT, Event, FlowRun, events_of, flow_runs, flow_table, write_table
-from peftlab.analysis.intervals import Interval, t_interval
+from peftlab.analysis.means import Mean, bounds, mean_of
 from peftlab.analysis.stability import best_of, stops_at
 from peftlab.analysis.words import listed, plural, show_p
 from peftlab.records.commit import write_atomic
@@ -44,14 +44,6 @@ METHOD = [
     "Early stopping is replayed on the validation metric as the training loop would apply it, min_delta 0; the schedule of the "
     "learning rate stays that of the whole run, so a run really stopped there could end better or worse.",
 ]
-
-
-class Mean(Form):
-    """Over seeds, Student's t."""
-
-    mean: float
-    interval: tuple[float, float] | None
-    n: int
 
 
 class Stopping(Form):
@@ -153,18 +145,6 @@ def _folds(runs: Sequence[FlowRun]) -> int:
     return len({run.fold for run in runs})
 
 
-def _bounds(interval: Interval) -> tuple[float, float] | None:
-    return None if interval.low is None or interval.high is None else (interval.low, interval.high)
-
-
-def _mean(values: Sequence[float | None], confidence: float, folds: int) -> Mean | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    interval = t_interval(known, confidence, folds)
-    return Mean(mean=interval.mean, interval=_bounds(interval), n=interval.n)
-
-
 def _arm(runs: Sequence[FlowRun], frame: Frame) -> ArmFlow:
     confidence, folds, first = frame.study.analysis.confidence, _folds(runs), runs[0]
     rows = frame.rows[(frame.rows["metric"] == frame.metric) & (frame.rows["task"] == first.task)]
@@ -176,10 +156,10 @@ def _arm(runs: Sequence[FlowRun], frame: Frame) -> ArmFlow:
         runs=sum(run.flow is not None for run in runs),
         diverged=sum(run.diverged for run in runs),
         events=events_of(runs),
-        stability=_mean([run.stability for run in runs], confidence, folds),
-        log_norm=_mean([run.log_norm for run in runs], confidence, folds),
-        log_depth=_mean([run.log_depth for run in runs], confidence, folds),
-        zeros=_mean([_zeros(run) for run in runs], confidence, folds),
+        stability=mean_of([run.stability for run in runs], confidence, folds),
+        log_norm=mean_of([run.log_norm for run in runs], confidence, folds),
+        log_depth=mean_of([run.log_depth for run in runs], confidence, folds),
+        zeros=mean_of([_zeros(run) for run in runs], confidence, folds),
         stopping=[s for patience in PATIENCES if (s := _stopping(runs, patience, higher, confidence)) is not None],
     )
 
@@ -202,7 +182,7 @@ def _stopping(runs: Sequence[FlowRun], patience: int, higher: bool, confidence: 
         fired += end is not None
         saved.append(0.0 if end is None else 1 - (end + 1) / len(values))
         lost.append(None if until is None else abs(best - until))
-    spared, cost = _mean(saved, confidence, _folds(runs)), _mean(lost, confidence, _folds(runs))
+    spared, cost = mean_of(saved, confidence, _folds(runs)), mean_of(lost, confidence, _folds(runs))
     if spared is None or cost is None:
         return None
     return Stopping(patience=patience, runs=len(saved), fired=fired, saved=spared, lost=cost)
@@ -238,11 +218,11 @@ def _contrast(arm: Sequence[FlowRun], base: Sequence[FlowRun], measure: Measure,
     compared = paired_difference(
         [mine[u] for u in units], [other[u] for u in units], confidence=confidence, folds=len({fold for _, fold in units})
     )
-    bounds = _bounds(compared.interval)
+    limits = bounds(compared.interval)
     told: Callable[[float], float] = (lambda x: 10.0**x) if measure in RATIOS else (lambda x: x)
     return FlowContrast(
         quantized=arm[0].arm, float_arm=base[0].arm, task=arm[0].task, backbone=arm[0].backbone, measure=measure,
-        estimate=told(compared.interval.mean), interval=None if bounds is None else (told(bounds[0]), told(bounds[1])),
+        estimate=told(compared.interval.mean), interval=None if limits is None else (told(limits[0]), told(limits[1])),
         n=compared.interval.n, p=compared.p, p_adjusted=None, family_size=0,
         same_learning_rate=arm[0].learning_rate == base[0].learning_rate,
     )  # fmt: skip

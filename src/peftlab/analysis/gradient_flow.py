@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from peftlab.analysis.findings import Form
 from peftlab.analysis.frame import Frame, safe_cell
-from peftlab.analysis.reading import read_json
+from peftlab.analysis.reading import metric_lines, read_json
 from peftlab.analysis.stability import stability
 from peftlab.records.gradient_flow import FILE, Flow, Module, events
 
@@ -110,7 +110,7 @@ def flow_runs(frame: Frame) -> tuple[list[FlowRun], list[str]]:
         folder = frame.folder / str(row["folder"])
         flow = _flow(folder / FILE, notes)
         config = read_json(folder / "config.json")
-        lines = list(_lines(folder / "metrics.jsonl"))
+        lines = list(metric_lines(folder / "metrics.jsonl"))
         quantizer, treatment, rate = _treatment(config if isinstance(config, dict) else {})
         found.append(
             FlowRun(
@@ -147,21 +147,6 @@ def _treatment(config: Mapping[str, Any]) -> tuple[str, str, float | None]:
         json.dumps({**rest, **late}, sort_keys=True, default=str),
         rate,
     )
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a metrics file; what a crash left half written is skipped."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for raw in text.splitlines():
-        try:
-            line = json.loads(raw, parse_constant=lambda _: None)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and line.get("split") in ("train", "validation"):
-            yield line
 
 
 def _number(value: Any) -> float | None:

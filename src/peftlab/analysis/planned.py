@@ -27,15 +27,20 @@ def task_name(task: Mapping[str, Any]) -> str:
 
 def task_names(tasks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Canonical JSON of a task -> a short name; where two tasks would share one, what differs is added."""
-    groups: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for task in tasks:
-        groups[task_name(task)][canonical(task)] = flatten(task)
+    return distinguished({canonical(task): (task_name(task), flatten(task)) for task in tasks})
+
+
+def distinguished(things: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Key -> short name, from key -> (base name, options); where several share a base name, the options that differ are added."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for key, (base, options) in things.items():
+        groups[base][key] = options
     names: dict[str, str] = {}
     for base, members in groups.items():
-        keys = sorted({k for flat in members.values() for k in flat})
-        differing = [k for k in keys if len({repr(flat.get(k)) for flat in members.values()}) > 1]
-        for key, flat in members.items():
-            extra = ",".join(f"{k}={flat.get(k)}" for k in differing)
+        keys = sorted({k for options in members.values() for k in options})
+        differing = [k for k in keys if len({repr(options.get(k)) for options in members.values()}) > 1]
+        for key, options in members.items():
+            extra = ",".join(f"{k}={options.get(k)}" for k in differing)
             names[key] = f"{base}[{extra}]" if extra else base
     return names
 

@@ -155,6 +155,21 @@ def _parse(path: Path, model: type[Model]) -> Model | str:
         return f"is damaged: {place + ': ' if place else ''}{first['msg']}"
 
 
+def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Training and validation lines of a metrics file; what a crash left half written is skipped."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and line.get("split") in ("train", "validation"):
+            yield line
+
+
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one level of dotted keys."""
     flat: dict[str, Any] = {}

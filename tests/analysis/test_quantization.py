@@ -1,0 +1,192 @@
+"""What quantized arms cost and save, against scipy, statsmodels' own formulas and sums written out."""
+
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
+from peftlab.analysis.convergence import area, steps_to, target
+from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.interaction import slope, two_way
+from peftlab.analysis.quantized import quantized_runs
+from tests.report.fixtures import write_results
+from tests.report.quantized import COSTS, LEVELS, PARAMETERS, RANKS, REST_BYTES, SCHEMES, arm, write_quantized
+
+stats: Any = scipy.stats
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory: pytest.TempPathFactory) -> Frame:
+    return load_frame(write_quantized(tmp_path_factory.mktemp("quantized")))
+
+
+@pytest.fixture(scope="module")
+def tables(frame: Frame) -> QuantizationTables:
+    return assess_quantization(frame)
+
+
+def values(frame: Frame) -> pd.DataFrame:
+    return frame.values(*frame.settings[0])
+
+
+def test_the_table_has_every_scheme_of_every_treatment(tables: QuantizationTables) -> None:
+    cells = {(c.treatment, c.scheme): c for c in tables.quantization.cells}
+    assert set(cells) == {(f"lora[rank={r}]", s) for r in RANKS for s in SCHEMES} | {("linear-probe", "float")}
+    found = cells["lora[rank=2]", "nf4"]
+    whole, stored = 4 * PARAMETERS + REST_BYTES, PARAMETERS * 4.5 / 8 + REST_BYTES
+    assert found.times_smaller == pytest.approx(whole / stored)
+    assert found.weight_error == pytest.approx(COSTS["nf4"][2], rel=0.05)
+    assert found.prediction_error == pytest.approx(0.03)
+    assert cells["lora[rank=2]", "float"].times_smaller is None
+
+
+def test_changes_are_paired_t_tests_with_holm(tables: QuantizationTables, frame: Frame) -> None:
+    effects = tables.quantization.effects
+    assert len(effects) == 6 and {e.family_size for e in effects} == {6}
+    table = values(frame)
+    expected = []
+    for e in effects:
+        mine, other = table[e.arm], table[e.float_arm]
+        assert e.float_arm == arm("float", int(e.arm[4]))
+        result = stats.ttest_rel(mine, other)
+        low, high = result.confidence_interval(0.95)
+        assert e.change == pytest.approx(float((mine - other).mean()))
+        assert e.interval == pytest.approx((low, high))
+        assert e.p == pytest.approx(result.pvalue)
+        expected.append(result.pvalue)
+    from statsmodels.stats.multitest import multipletests
+
+    assert [e.p_adjusted for e in effects] == pytest.approx(multipletests(expected, method="holm")[1])
+
+
+def test_memory_saved_is_a_ratio_without_the_process(tables: QuantizationTables, frame: Frame) -> None:
+    effect = next(e for e in tables.quantization.effects if e.arm == arm("nf4", 8))
+
+    def peaks(label: str) -> np.ndarray:
+        rows = frame.primary()
+        folders = rows[rows["label"] == label].sort_values("seed")["folder"]
+        return np.array([json.loads((frame.folder / f / "memory.json").read_text())["measured_peak_mb"] - 600 for f in folders])
+
+    assert effect.peak_saved is not None
+    assert effect.peak_saved.mean == pytest.approx(1 - stats.gmean(peaks(effect.arm) / peaks(effect.float_arm)))
+    assert effect.peak_saved.interval is not None and effect.peak_saved.interval[0] < effect.peak_saved.mean
+    whole, stored = 4 * PARAMETERS + REST_BYTES, PARAMETERS * 4.5 / 8 + REST_BYTES
+    assert effect.stored_saved == pytest.approx(1 - stored / whole)
+
+
+def test_interaction_is_the_difference_of_differences(tables: QuantizationTables, frame: Frame) -> None:
+    """With two ranks a factor of four apart the slope is half of it, and its test the paired t test."""
+    table = values(frame)
+    found = {i.scheme: i for i in tables.quantization.interactions}
+    assert set(found) == set(SCHEMES) - {"float"}
+    for scheme, interaction in found.items():
+        low, high = ((table[arm(scheme, r)] - table[arm("float", r)]).to_numpy() for r in RANKS)
+        assert interaction.slope == pytest.approx((high - low).mean() / 2)
+        assert interaction.p == pytest.approx(stats.ttest_1samp(high - low, 0).pvalue)
+    assert found["nf4"].slope > 0 and found["nf4"].n == 5
+
+
+def test_two_by_two_analysis_of_variance_is_the_squared_t() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 2, 2))
+    t = stats.ttest_1samp(values[:, 1, 1] - values[:, 1, 0] - values[:, 0, 1] + values[:, 0, 0], 0)
+    test = two_way(values)
+    assert test is not None and test.degrees == (1, 5)
+    assert test.f == pytest.approx(t.statistic**2) and test.p == pytest.approx(t.pvalue)
+
+
+def test_a_larger_design_against_sums_of_squares() -> None:
+    y = np.random.default_rng(1).normal(size=(5, 3, 4)) + np.arange(12).reshape(3, 4) ** 1.5
+    n, r, q = y.shape
+    cells = y.mean(0)
+    part = cells - cells.mean(1, keepdims=True) - cells.mean(0) + cells.mean()
+    between = n * (part**2).sum()
+    rest = y - y.mean((1, 2), keepdims=True) - y.mean(0) + y.mean()
+    rows = (y.mean(2) - y.mean((1, 2))[:, None] - y.mean((0, 2)) + y.mean())[:, :, None]
+    columns = (y.mean(1) - y.mean((1, 2))[:, None] - y.mean((0, 1)) + y.mean())[:, None, :]
+    within = ((rest - rows - columns) ** 2).sum()
+    degrees = ((r - 1) * (q - 1), (n - 1) * (r - 1) * (q - 1))
+    test = two_way(y)
+    assert test is not None and test.degrees == degrees
+    assert test.f == pytest.approx(between / degrees[0] / (within / degrees[1]))
+    assert test.p == pytest.approx(stats.f.sf(test.f, *degrees))
+
+
+def test_nothing_that_varies_is_no_test() -> None:
+    assert two_way(np.ones((5, 2, 2))) is None
+    assert two_way(np.random.default_rng(0).normal(size=(1, 2, 2))) is None
+
+
+def test_slope_rejects_a_true_null_as_often_as_it_says() -> None:
+    """2,000 studies without an interaction: 5 % +- 3 standard errors of rejections at level 0.05."""
+    random, ranks = np.random.default_rng(2), np.array([2.0, 4.0, 8.0])
+    rejected = sum((slope(random.normal(size=(5, 3)) - 0.3, ranks).p or 1) <= 0.05 for _ in range(2000))
+    assert abs(rejected / 2000 - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_curves() -> None:
+    curve = [(0, 0.0), (10, 1.0), (30, 1.0)]
+    assert area(curve) == pytest.approx((5 + 20) / 30)
+    assert area(curve[:1]) is None
+    assert target(0.9, 0.1, higher_is_better=True) == pytest.approx(0.86)
+    assert target(0.38, 2.3, higher_is_better=False) == pytest.approx(0.4)
+    assert steps_to(curve, 0.5, higher_is_better=True) == 10
+    assert steps_to(curve, 1.1, higher_is_better=True) is None
+    assert steps_to([(1, 2.0), (2, 0.3)], 0.4, higher_is_better=False) == 2
+
+
+def test_arms_that_never_arrive_have_no_mean(tables: QuantizationTables) -> None:
+    for cell in tables.quantization.cells:
+        assert cell.runs == 5 and 0 <= cell.arrived <= 5
+        assert (cell.steps_to_goal is None) == (cell.arrived < 5)
+        assert cell.area is not None
+
+
+def test_sentences_say_what_was_found(tables: QuantizationTables) -> None:
+    said = "\n".join(tables.quantization.sentences)
+    assert "lora2-nf4: " in said and "fewer bytes stored" in said
+    assert "not evidence of equality" in said
+    assert "rank x quantizer F(3, 12)" in said
+    assert "take back at most 16 %" in said and "off by at most 3.0 %" in said
+
+
+def test_files(tables: QuantizationTables, frame: Frame) -> None:
+    tables.write(frame)
+    rows = list(csv.DictReader((frame.folder / "analysis" / "quantization.csv").open()))
+    assert len(rows) == 5 * len(LEVELS)
+    read = json.loads((frame.folder / "analysis" / "quantization.json").read_text())
+    assert len(read["effects"]) == 6
+    one = next(r for r in rows if r["arm"] == "lora8-int8")
+    assert float(one["bits_per_parameter"]) == 8.1 and float(one["bound"]) == 0.16
+
+
+def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
+    said = assess_quantization(load_frame(write_quantized(tmp_path, seeds=(0,)))).quantization
+    assert all(e.p is None and e.interval is None for e in said.effects)
+    assert not said.two_way and all(i.p is None for i in said.interactions)
+
+
+def test_diverged_and_missing_runs(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"diverged": ((arm("nf4", 2), 1),), "skip": ((arm("float", 2), 0),)}
+    said = assess_quantization(load_frame(write_quantized(tmp_path, **options))).quantization
+    effect = next(e for e in said.effects if e.arm == arm("nf4", 2))
+    assert effect.n == 4  # the diverged run counts, at chance level
+    assert effect.interval is not None and effect.interval[0] < -0.1
+
+
+def test_a_study_without_quantized_arms_says_nothing(tmp_path: Path) -> None:
+    frame = load_frame(write_results(tmp_path))
+    found = assess_quantization(frame)
+    assert quantized_runs(frame) == [] and found.empty
+    found.write(frame)
+    assert not (frame.folder / "analysis").exists()
