@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from peftlab.analysis.words import plural
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import DASHES, WIDE_IN, short
 
@@ -51,8 +52,10 @@ class GradientFlow(Figure):
                 )
                 color, dash = looks[place]
                 panel.plot(here.index, here["mean"], color=color, linestyle=dash, zorder=3)
-                panel.fill_between(here.index, here["min"], here["max"], color=color, alpha=0.15, linewidth=0, zorder=2)
+                panel.fill_between(here.index, here["min"], here["max"], color=color, alpha=0.1, linewidth=0, zorder=2)
             panel.set_yscale("log")
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_title(short(arm, 24), loc="left", fontsize=11)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.tick_params(labelbottom=True)
@@ -74,7 +77,7 @@ class GradientFlow(Figure):
         left = _arms(bundle)[MOST_ARMS:]
         if len(set(block_norms(bundle)["place"]) - {HEAD}) > MOST_BLOCKS:
             text += f" {MOST_BLOCKS} blocks, evenly spread in depth, stand for all."
-        return text + (f" {len(left)} more arms are in gradient_flow.csv." if left else "")
+        return text + (f" Not drawn, in analysis/gradient_flow.csv: {plural(len(left), 'arm')}." if left else "")
 
 
 def block_norms(bundle: Bundle) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from peftlab.analysis.layers import ModuleMap
+from peftlab.analysis.words import plural
 from peftlab.report.figures._modules import axes_of, cells, grid_of, ink, scale, ticks
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import WIDE_IN, short
@@ -60,7 +61,7 @@ class ImportanceMap(Figure):
                     panel.text(0.5, 0.5, "not\nrecorded", transform=panel.transAxes, ha="center", va="center", fontsize=9)
             row[0].set_ylabel(f"{short(arm, 22)}\nblock", fontsize=10.5)
         for panel, metric in zip(panels[0], metrics, strict=True):
-            panel.set_title(metric.replace("_", " "), fontsize=10.5)
+            panel.set_title(metric.replace("_", "\n"), fontsize=10.5)
         bar = figure.colorbar(
             ScalarMappable(norm, colors), ax=panels, location="bottom", shrink=0.6, aspect=38, pad=0.02, extend="both"
         )
@@ -79,7 +80,7 @@ class ImportanceMap(Figure):
             "of training. Dots: the interval over seeds, not adjusted for the number of layers, lies wholly on one side of it."
         )
         left = len({m.arm for m in bundle.layers.importance}) - len(_arms(bundle)) if bundle.layers else 0
-        return text + (f" {left} more arms are in analysis/importance.csv." if left else "")
+        return text + (f" Not drawn, in analysis/importance.csv: {plural(left, 'arm')}." if left else "")
 
 
 def _arms(bundle: Bundle) -> dict[str, dict[str, ModuleMap]]:

@@ -12,6 +12,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure as Canvas
 
 from peftlab.analysis.layers import ModuleMap
+from peftlab.analysis.words import plural
 from peftlab.report.figures._modules import Grid, axes_of, cells, grid_of, ink, scale, ticks
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import COLUMN_WIDTH_IN, short
@@ -59,7 +60,7 @@ class RankMap(Figure):
         if any(m.interval for found in maps for m in found.modules):
             text += "; ± is half the width of its interval over seeds"
         left = len(_all(bundle)) - len(maps)
-        return text + "." + (f" {left} more arms are in analysis/ranks.csv." if left else "")
+        return text + "." + (f" Not drawn, in analysis/ranks.csv: {plural(left, 'arm')}." if left else "")
 
 
 def _all(bundle: Bundle) -> list[ModuleMap]:
