@@ -13,7 +13,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from peftlab.analysis.assess import assess
+from peftlab.analysis.assess_quantization import assess_quantization
 from peftlab.analysis.frame import load_frame
+from peftlab.analysis.reading import read_study
 from peftlab.registry import components
 from peftlab.report.bundle import bundles
 from peftlab.report.figures.contract import Bundle, Figure
@@ -21,19 +23,26 @@ from peftlab.report.style import MARKERS, PALETTE, inline_svg, looks, save, sett
 from tests.report.fixtures import STUDY, Options, write_results
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
+from tests.report.quantized import write_quantized
 
+BUNDLED = ("curves", "layers", "gradients", "quantization")  #: needs that are parts of the bundle, not fields of its arms
 FIGURES = [cls for cls in components("figure").values() if issubclass(cls, Figure)]
 
 
 def bundle_of(folder: Path) -> Bundle:
     frame = load_frame(folder)
-    return bundles(frame, assess(frame))[0]
+    drawn = bundles(frame, assess(frame))[0]
+    other = folder.parent / "beside" / "quantized"  # arms that the other figures do without
+    return dataclasses.replace(
+        drawn, quantization=assess_quantization(load_frame(other)).quantization if other.exists() else None
+    )
 
 
 def recorded(folder: Path) -> Path:
     """The same folder, with what probes record."""
     write_layers(folder)
     write_gradients(folder)
+    write_quantized(folder.parent / "beside", seeds=tuple(read_study(folder).seeds))
     return folder
 
 
@@ -113,9 +122,11 @@ def test_thin_data(cls: type[Figure], thin: Bundle) -> None:
 
 @pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
 def test_what_is_needed_and_absent_is_said(cls: type[Figure], bundle: Bundle) -> None:
-    empty: dict[str, Any] = {need: None for need in cls().needs() if need not in ("curves", "layers", "gradients")}
+    empty: dict[str, Any] = {need: None for need in cls().needs() if need not in BUNDLED}
     arms = [arm.model_copy(update=empty) for arm in bundle.arms]
-    bare = dataclasses.replace(bundle, arms=arms, curves=bundle.curves.iloc[:0], layers=None, ranks=None, gradients=None)
+    bare = dataclasses.replace(
+        bundle, arms=arms, curves=bundle.curves.iloc[:0], layers=None, ranks=None, gradients=None, quantization=None
+    )
     assert "no " in cls().absent(bare)
 
 

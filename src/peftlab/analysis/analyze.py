@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from peftlab.analysis.assess import assess
 from peftlab.analysis.assess_flow import FlowTables, assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
+from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.errors import RecordError
@@ -18,7 +19,8 @@ from peftlab.records.record import to_json
 
 def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     """Read the records, carry out the declared plan, write ``analysis/{results.parquet,results.csv,findings.json}``, and
-    ``{importance.csv,ranks.csv,importance.json}`` and ``gradient_flow.{csv,json}`` where runs recorded layers and gradients.
+    ``{importance.csv,ranks.csv,importance.json}``, ``gradient_flow.{csv,json}`` and ``quantization.{csv,json}`` where runs
+    recorded layers and gradients, or were quantized.
 
     Args:
         folder: ``results/<study>``.
@@ -30,16 +32,25 @@ def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     return analyze_frame(load_frame(folder), seed=seed)
 
 
-def analyze_frame(frame: Frame, *, seed: int = 0, layers: LayerTables | None = None, flow: FlowTables | None = None) -> Findings:
-    """:func:`analyze` for a frame that has been read already; layers and gradients that have been assessed already."""
+def analyze_frame(
+    frame: Frame,
+    *,
+    seed: int = 0,
+    layers: LayerTables | None = None,
+    flow: FlowTables | None = None,
+    quantized: QuantizationTables | None = None,
+) -> Findings:
+    """:func:`analyze` for a frame that has been read already; layers, gradients and quantized arms assessed already."""
     findings = assess(frame, seed=seed)
     layers, flow = layers or assess_layers(frame, seed=seed), flow or assess_flow(frame)
+    quantized = quantized or assess_quantization(frame)
     target = frame.folder / "analysis"
     with disk_errors(target):
         frame.write(target)
         write_atomic(target / "findings.json", to_json(findings))
         layers.write(frame)
         flow.write(frame)
+        quantized.write(frame)
     return findings
 
 

@@ -70,7 +70,7 @@ def assess_quantization(frame: Frame) -> QuantizationTables:
 
 def _higher(frame: Frame) -> bool:
     rows = frame.rows[frame.rows["metric"] == frame.metric]
-    return bool(rows["higher_is_better"].fillna(True).all())
+    return all(value is not False for value in rows["higher_is_better"].tolist())
 
 
 def _folds(runs: Arm) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from peftlab.analysis.analyze import analyze_frame
 from peftlab.analysis.assess_flow import assess_flow
 from peftlab.analysis.assess_layers import assess_layers
+from peftlab.analysis.assess_quantization import assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.literature import beside_literature
@@ -38,11 +39,12 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
     """
     frame = load_frame(folder)
     tables, flow = assess_layers(frame, seed=seed), assess_flow(frame)
-    findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow)
+    quantized = assess_quantization(frame)
+    findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized)
     target = frame.folder / "report"
     settings = []
     with disk_errors(target):
-        for index, bundle in enumerate(bundles(frame, findings, tables, flow)):
+        for index, bundle in enumerate(bundles(frame, findings, tables, flow, quantized)):
             several = len(frame.settings) > 1
             suffix = f"-{_slug(f'{bundle.task}-{bundle.backbone}')}-{index}" if several else ""
             settings.append(_setting(bundle, findings, target, suffix))
@@ -60,6 +62,7 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
                 "method": tables.layers.method,
                 "layer_notes": tables.layers.notes,
                 "flow": None if flow.empty else flow.flow,
+                "quantized": None if quantized.empty else quantized.quantization,
                 "beside": beside_literature(frame, findings),
             },
         )
@@ -72,7 +75,7 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
     """Figures and tables of one task and backbone, written and ready for the page."""
     table = rows(findings, bundle.task, bundle.backbone)
     write_tables(table, findings, target / "tables" / f"results{suffix}")
-    drawn: dict[str, list[dict[str, Any]]] = {"figures": [], "layers": [], "gradients": []}
+    drawn: dict[str, list[dict[str, Any]]] = {"figures": [], "layers": [], "gradients": [], "quantization": []}
     absent = []
     figures = [cls() for cls in components("figure").values() if issubclass(cls, Figure)]
     for figure in sorted(figures, key=lambda f: (f.place, f.name)):
@@ -112,6 +115,7 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
         "layers": bundle.layers,
         "layer_figures": _arranged(drawn["layers"]),
         "gradient_figures": _arranged(drawn["gradients"]),
+        "quantization_figures": _arranged(drawn["quantization"]),
         "absent": absent,
         "csv": as_csv(table, findings),
     }

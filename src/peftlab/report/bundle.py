@@ -14,6 +14,7 @@ import pandas as pd
 
 from peftlab.analysis.assess_flow import FlowTables, assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
+from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.layers import Layers
@@ -22,9 +23,18 @@ from peftlab.report.figures.contract import Bundle
 _KEPT = ("step", "epoch", "split", "loss", "time_s")
 
 
-def bundles(frame: Frame, findings: Findings, tables: LayerTables | None = None, flow: FlowTables | None = None) -> list[Bundle]:
-    """One bundle per task and backbone that has arms. ``tables`` and ``flow`` (layers, gradients) are read anew if not given."""
-    tables, flow = tables or assess_layers(frame), flow or assess_flow(frame)
+def bundles(
+    frame: Frame,
+    findings: Findings,
+    tables: LayerTables | None = None,
+    flow: FlowTables | None = None,
+    quantized: QuantizationTables | None = None,
+) -> list[Bundle]:
+    """One bundle per task and backbone that has arms.
+
+    ``tables``, ``flow`` and ``quantized``: of layers, gradients and quantized arms; read anew if not given.
+    """
+    tables, flow, quantized = tables or assess_layers(frame), flow or assess_flow(frame), quantized or assess_quantization(frame)
     settings = list(dict.fromkeys((a.task, a.backbone) for a in findings.arms))
     primary = frame.primary()
     found = []
@@ -41,6 +51,7 @@ def bundles(frame: Frame, findings: Findings, tables: LayerTables | None = None,
                 curves=_curves(frame.folder, rows, findings.plan.metric),
                 layers=layers_of(tables.layers, task, backbone),
                 ranks=tables.ranks[(tables.ranks["task"] == task) & (tables.ranks["backbone"] == backbone)],
+                quantization=quantized.quantization.of(task, backbone),
                 gradients=flow.table[(flow.table["task"] == task) & (flow.table["backbone"] == backbone)],
             )
         )

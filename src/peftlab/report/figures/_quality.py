@@ -8,7 +8,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from peftlab.analysis.words import is_share, show_margin
+from peftlab.analysis.words import is_share, show_difference, show_margin
 from peftlab.report.figures.contract import Bundle
 
 
@@ -21,6 +21,11 @@ def axis_name(metric: str, split: str = "") -> str:
 def scale_quality(axes: Axes, metric: str) -> None:
     if is_share(metric):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+
+
+def tick(value: float, metric: str) -> str:
+    """A difference beside an axis."""
+    return "0" if abs(value) < 1e-12 else show_difference(value, metric, 1)
 
 
 def quality_limits(bundle: Bundle, *, seeds: bool = True) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.analysis.layers import Layers
+from peftlab.analysis.quantization import QuantizationFindings
 from peftlab.registry import Component
 from peftlab.report.style import Look, looks
 from peftlab.study.schema import Margin
@@ -29,6 +30,7 @@ class Bundle:
     layers: Layers | None = None  #: what is said about the layers of this setting; None where no run recorded any
     ranks: pd.DataFrame | None = None  #: analysis.maps.RANK_COLUMNS, of this setting
     gradients: pd.DataFrame | None = None  #: analysis.gradient_flow.COLUMNS, of this setting
+    quantization: QuantizationFindings | None = None  #: of this setting; None where no arm was quantized
 
     @property
     def looks(self) -> dict[str, Look]:
@@ -50,11 +52,12 @@ class Figure(Component, ABC):
     title: ClassVar[str]
     place: ClassVar[int] = 100  #: order in the report; the lowest is the main figure
     #: where it stands; a section other than ``figures`` is left out where nothing was recorded for it
-    section: ClassVar[Literal["figures", "layers", "gradients"]] = "figures"
+    section: ClassVar[Literal["figures", "layers", "gradients", "quantization"]] = "figures"
 
     @abstractmethod
     def needs(self) -> tuple[str, ...]:
-        """Fields of ArmSummary that at least one arm must have, or ``"curves"``, ``"layers"``, ``"gradients"``."""
+        """Fields of ArmSummary that at least one arm must have, or ``"curves"``, ``"layers"``, ``"gradients"``,
+        ``"quantization"``."""
 
     @abstractmethod
     def draw(self, bundle: Bundle) -> Canvas:
@@ -73,6 +76,9 @@ class Figure(Component, ABC):
             elif need == "gradients":
                 if bundle.gradients is None or bundle.gradients.empty:
                     return "no run recorded its gradients"
+            elif need == "quantization":
+                if bundle.quantization is None or not bundle.quantization.effects:
+                    return "no arm was run both quantized and in float"
             elif need == "curves":
                 if bundle.curves.empty:
                     return "no training curves were recorded"

@@ -27,9 +27,11 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
     Args:
         findings: what is said.
         settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``figures``, ``absent``, ``csv``, and of
-            its layers ``layers`` (None where nothing was recorded), ``layer_figures``, ``gradient_figures``.
+            its layers ``layers`` (None where nothing was recorded), ``layer_figures``, ``gradient_figures``,
+            ``quantization_figures``.
         facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``; of layers ``sentences``,
-            ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``beside`` the literature.
+            ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``quantized``
+            (None where nothing was), ``beside`` the literature.
     """
     jinja = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,

@@ -1,0 +1,43 @@
+"""The section on quantized arms: there where there are some, its numbers those of the findings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftlab.report.build import build_report
+from tests.report.fixtures import write_results
+from tests.report.quantized import RANKS, SCHEMES, write_quantized
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_quantized(tmp_path_factory.mktemp("quantized"))
+    build_report(folder)
+    return folder
+
+
+def section(folder: Path) -> str:
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    start = page.find('<section id="quantization"')
+    return page[start : page.index("</section>", start)] if start >= 0 else ""
+
+
+def test_every_scheme_stands_beside_every_adapter(folder: Path) -> None:
+    text, said = section(folder), json.loads((folder / "analysis" / "quantization.json").read_text())
+    assert len(said["cells"]) == len(RANKS) * len(SCHEMES) + 1
+    for effect in said["effects"]:
+        assert f'<th scope="row">{effect["arm"]}</th><td class="text">{effect["float_arm"]}</td>' in text
+        assert f"{100 * effect['change']:+.2f}".replace("-", "−") in text
+        assert f"{100 * effect['stored_saved']:.1f} %" in text
+    assert text.count("<figure") == 2
+    assert all((folder / "report" / "figures" / f"quantization_{name}.png").exists() for name in ("map", "savings"))
+
+
+def test_without_quantized_arms_there_is_no_section(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    build_report(folder)
+    assert not section(folder)
+    assert "#quantization" not in (folder / "report" / "index.html").read_text(encoding="utf-8")
