@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_a_budget_of_ranks_is_met_exactly_and_in_proportion(weights: list[float]
     ranks = share_out(array, amount, ones, 100 * ones)
     assert ranks.sum() == amount and ranks.min() >= 1 and ranks.max() <= 100
     order = np.argsort(array, kind="stable")
-    assert all(ranks[b] >= ranks[a] for a, b in zip(order, order[1:], strict=False) if array[b] > array[a])
+    assert all(ranks[b] >= ranks[a] for a, b in pairwise(order) if array[b] > array[a])
     free = [i for i in range(n) if 1 < ranks[i] < 100]  # where no bound holds, Webster's quotients are within one of each other
     for i in free:
         for j in free:

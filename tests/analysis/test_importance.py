@@ -1,5 +1,8 @@
 """Importance maps, contrasts and agreement against naive computations with numpy and scipy; error rates by simulation."""
 
+# scipy's results have attributes that its stubs do not know:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalIterable=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import itertools
@@ -19,7 +22,7 @@ from peftlab.analysis.frame import load_frame
 from peftlab.analysis.importance import Group, contrasts, module_map
 from peftlab.analysis.maps import Place
 from tests.report.fixtures import Options, write_results
-from tests.report.layers import BLOCKS, METRICS, SITES, STEPS, write_layers
+from tests.report.layers import BLOCKS, METRICS, SITES, STEPS, price, write_layers
 
 ADAPTIVE = "lora[rank=8]"
 
@@ -122,7 +125,9 @@ def test_adaptive_against_fixed(folder: Path, tables: LayerTables) -> None:
     assert row.difference == pytest.approx(difference.mean())
     assert row.p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
     assert row.allocator_share == pytest.approx(0.02)
-    assert (row.ranks_fixed, row.parameters_at_start) == (4 * len(SITES), 13_258)
+    assert (row.ranks_fixed, row.parameters_at_most, row.effective_scale) == (4 * len(SITES), 13_258, 2.0)
+    ends = [json.loads(p.read_text())["ranks"] for p in (folder / "runs" / "lora.rank-8").glob("*/ranks.json")]
+    assert row.parameters_at_end == pytest.approx(970 + np.mean([price(ranks) for ranks in ends]))
 
 
 def test_damaged_and_absent_files_do_no_harm(tmp_path: Path) -> None:

@@ -42,12 +42,13 @@ def write_layers(folder: Path, arms: dict[str, float] | None = None, seed: int =
             content = {"sites": SITES, "steps": STEPS, "window": 1, "metrics": metrics}
             (path.parent / "importance.json").write_text(json.dumps(content))
             ranks = {site: 1 + int(5 * v) for site, v in zip(SITES, (own - own.min()) / np.ptp(own), strict=True)}
+            results = json.loads(path.read_text())
             if slug == ADAPTIVE:
                 _write_ranks(path.parent, ranks)
+                results["parameters"]["at_end"] = {"trainable": results["parameters"]["head"] + price(ranks)}
             else:
                 ranks = dict.fromkeys(SITES, 4)
             (path.parent / "rank_utilisation.json").write_text(json.dumps({"sites": {s: used(s, r) for s, r in ranks.items()}}))
-            results = json.loads(path.read_text())
             results["time"]["hooks_s"] = {"allocator": 0.02 * results["time"]["train_s"]}
             path.write_text(json.dumps(results))
 
@@ -60,12 +61,21 @@ def _write_ranks(run: Path, final: dict[str, int]) -> None:
         {"step": 30, "ranks": halfway, "importance": dict.fromkeys(SITES, 0.5)},
         {"step": 60, "ranks": final, "importance": dict.fromkeys(SITES, 0.25)},
     ]
-    spent = {
-        "ranks": sum(final.values()),
-        "parameters": sum(r * (SITES[s]["d_in"] + SITES[s]["d_out"]) for s, r in final.items()),
+    spent = {"ranks": sum(final.values()), "parameters": price(final)}
+    content = {
+        "allocator": {"name": "top_k"},
+        "effective_scale": 2.0,
+        "ranks_at_start": start,
+        "ranks": final,
+        "history": history,
+        "spent": spent,
     }
-    content = {"allocator": {"name": "top_k"}, "ranks_at_start": start, "ranks": final, "history": history, "spent": spent}
     (run / "ranks.json").write_text(json.dumps(content))
+
+
+def price(ranks: dict[str, int]) -> int:
+    """Parameters of LoRA at these ranks."""
+    return sum(rank * (SITES[site]["d_in"] + SITES[site]["d_out"]) for site, rank in ranks.items())
 
 
 def used(site: str, rank: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,10 +99,14 @@ def _sentences(contrasts: Sequence[Contrast], agreement: Sequence[Agreement]) ->
         here = [a for a in agreement if (a.task, a.backbone, a.kind) == (task, backbone, "seeds")]
         for arm in dict.fromkeys(a.arm for a in here):
             found.append(prefix + _agree([a for a in here if a.arm == arm]))
+        quiet: dict[str, list[str]] = defaultdict(list)
         for arm in dict.fromkeys(c.arm for c in contrasts if (c.task, c.backbone) == (task, backbone)):
-            found += [
-                prefix + text for text in _differ([c for c in contrasts if (c.arm, c.task, c.backbone) == (arm, task, backbone)])
-            ]
+            members = [c for c in contrasts if (c.arm, c.task, c.backbone) == (arm, task, backbone)]
+            texts = _differ(members)
+            found += [f"{prefix}{arm}: {text}" for text in texts]
+            if not texts:
+                quiet[_no_difference(members)].append(arm)
+        found += [f"{prefix}{listed(arms)}: {text}" for text, arms in quiet.items()]
     return found
 
 
@@ -122,19 +127,21 @@ def _agree(found: Sequence[Agreement]) -> str:
 
 
 def _differ(found: Sequence[Contrast]) -> list[str]:
-    """Which kind of layer matters more, for one arm: said only where the adjusted test and the seeds say so."""
+    """Which kind of layer matters more, for one arm: only where the adjusted test and the seeds say so."""
     texts = []
     for what in dict.fromkeys(c.what for c in found):
         members = [c for c in found if c.what == what]
         first, second = what.split(" − ")
         more = [c.metric for c in members if c.shown and c.estimate > 0]
         less = [c.metric for c in members if c.shown and c.estimate < 0]
-        texts += [f"{members[0].arm}: {first} matters more than {second} by {listed(more)}."] if more else []
-        texts += [f"{members[0].arm}: {second} matters more than {first} by {listed(less)}."] if less else []
-    if not texts:
-        blocks, family = max(c.blocks for c in found), found[0].family_size
-        smallest = min(1.0, family * smallest_sign_flip_p(blocks))
-        text = f"{found[0].arm}: no difference between kinds of layers is shown; that is not evidence of equality."
-        few = f" With {blocks} blocks and {family} tests no adjusted p can go below {smallest:.2g}."
-        return [text + (few if smallest > 0.05 else "")]
+        texts += [f"{first} matters more than {second} by {listed(more)}."] if more else []
+        texts += [f"{second} matters more than {first} by {listed(less)}."] if less else []
     return texts
+
+
+def _no_difference(found: Sequence[Contrast]) -> str:
+    blocks, family = max(c.blocks for c in found), found[0].family_size
+    smallest = min(1.0, family * smallest_sign_flip_p(blocks))
+    text = "no difference between kinds of layers is shown; that is not evidence of equality."
+    few = f" With {blocks} blocks and {family} tests no adjusted p can go below {smallest:.2g}."
+    return text + (few if smallest > 0.05 else "")

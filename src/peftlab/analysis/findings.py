@@ -68,7 +68,8 @@ class ArmSummary(Form):
     values: list[float | None]  #: one per seed and fold, in the order of ``Findings.pairs``
     imputed: int = 0  #: diverged runs counted at chance level
     failed: int = 0
-    trainable: float | None = None
+    trainable: float | None = None  #: the most that a run held
+    trainable_at_end: float | None = None  #: mean over runs; less where an allocator took ranks away
     total: float | None = None
     trainable_percent: float | None = None
     percent_of_baseline: float | None = None  #: trainable parameters, of the baseline's

@@ -92,13 +92,14 @@ class AdaptiveRow(Form):
     n: int  #: pairs
     p: float | None
     p_adjusted: float | None  #: Holm over all rows of the setting
-    parameters_at_start: float | None
-    parameters_at_end: float | None  #: mean over seeds, head included
+    parameters_at_most: float | None  #: the most that a run held; mean over seeds, head included
+    parameters_at_end: float | None
     parameters_fixed: float | None
     ranks_at_end: float | None
     ranks_fixed: float | None
     equal_parameters: bool  #: within 1 %
     equal_ranks: bool
+    effective_scale: float | None  #: of the adaptive arm's update, as its allocator recorded it
     allocator_share: float | None  #: time in the allocator / training time
     memory_mb: float | None  #: measured peak, mean over seeds
     memory_fixed_mb: float | None

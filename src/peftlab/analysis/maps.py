@@ -69,6 +69,7 @@ class RecordedRanks(_Read):
     ranks_at_start: dict[str, int] | None = None
     initial_rank: int | None = None
     spent: dict[str, int] = {}
+    effective_scale: float | None = None
     history: list[Decision] = []
 
     @property

@@ -84,9 +84,10 @@ def _row(
         adaptive=arm, fixed=fixed, task=setting[0], backbone=setting[1], metric=plan.metric,
         difference=compared.interval.mean if compared.interval.n else None, interval=bounds_of(compared.interval),
         n=compared.interval.n, p=compared.p, p_adjusted=None,
-        parameters_at_start=mine["start"], parameters_at_end=mine["end"], parameters_fixed=other["end"],
+        parameters_at_most=mine["most"], parameters_at_end=mine["end"], parameters_fixed=other["end"],
         ranks_at_end=mine["ranks"], ranks_fixed=other["ranks"],
         equal_parameters=_close(mine["end"], other["end"], CLOSE), equal_ranks=_close(mine["ranks"], other["ranks"], 0.0),
+        effective_scale=mine["scale"],
         allocator_share=mine["allocator"], memory_mb=mine["memory"], memory_fixed_mb=other["memory"],
     )  # fmt: skip
 
@@ -96,15 +97,17 @@ def _close(first: float | None, second: float | None, share: float) -> bool:
 
 
 def _costs(runs: Sequence[ModuleRun]) -> dict[str, float | None]:
-    """Means over the runs of one arm: trainable parameters at start and end, ranks, share of time in the allocator, memory."""
+    """Means over the runs of one arm: parameters, ranks, scale of the update, share of time in the allocator, memory."""
     found: dict[str, list[float | None]] = defaultdict(list)
     for run in runs:
         results = read_json(run.folder / "results.json") or {}
         parameters, time = results.get("parameters") or {}, results.get("time") or {}
         trainable, head = _number(parameters.get("trainable")), _number(parameters.get("head"))
         spent = _number(run.ranks.spent.get("parameters")) if run.ranks is not None and run.ranks.dynamic else None
-        found["start"].append(trainable)
-        found["end"].append(spent + head if spent is not None and head is not None else trainable)
+        left = _number((parameters.get("at_end") or {}).get("trainable"))  # earlier records lack it
+        found["most"].append(trainable)
+        found["end"].append(left if left is not None else spent + head if spent is not None and head is not None else trainable)
+        found["scale"].append(run.ranks.effective_scale if run.ranks is not None else None)
         found["ranks"].append(float(sum(site.rank for site in run.utilisation.sites.values())) if run.utilisation else None)
         hooks, train = time.get("hooks_s") or {}, _number(time.get("train_s"))
         seconds = _number(hooks.get(ALLOCATOR))
