@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -128,6 +129,16 @@ def test_what_is_needed_and_absent_is_said(cls: type[Figure], bundle: Bundle) ->
         bundle, arms=arms, curves=bundle.curves.iloc[:0], layers=None, ranks=None, gradients=None, quantization=None
     )
     assert "no " in cls().absent(bare)
+
+
+def test_ranks_of_all_arms_lie_within_the_axis_they_share(bundle: Bundle) -> None:
+    assert bundle.ranks is not None
+    grown = bundle.ranks.assign(arm="lora-all", rank=10 * bundle.ranks["rank"])
+    figure = next(cls for cls in FIGURES if cls.name == "ranks_over_time")()
+    with style():
+        canvas = figure.draw(dataclasses.replace(bundle, ranks=pd.concat([bundle.ranks, grown])))
+    highest = max(np.max(line.get_ydata()) for axes in canvas.axes for line in axes.lines)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert canvas.axes[0].get_ylim()[1] >= highest > 10
 
 
 def test_hostile_names_are_drawn_as_text(bundle: Bundle) -> None:

@@ -52,7 +52,7 @@ class RanksOverTime(Figure):
                 _line(panel, table[table["role"] == role], looks[role])
             panel.set_title(f"{short(arm)} (n = {table['seed'].nunique()})", loc="left", fontsize=11)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            panel.set_ylim(bottom=0)
+        panels[0].set_ylim(bottom=0)  # last: it ends the scaling that all panels share
         for panel in panels[len(arms) :]:
             panel.set_visible(False)
         for panel in panels[max(0, len(arms) - columns) : len(arms)]:
