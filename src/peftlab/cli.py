@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import typer
 
@@ -193,15 +193,22 @@ def export(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id, or an arm's label: then its best run on validation.")],
     destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="The folder to write.")],
     merged: Annotated[bool, typer.Option("--merged", help="The whole model with the adapter folded in.")] = False,
+    packed: Annotated[bool, typer.Option("--packed", help="The same, group-wise quantized weights as they are stored.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="The same for onnxruntime; packed where --packed would be exact.")] = False,
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="With --merged: rounded to the run's quantizer again.")
+        bool, typer.Option("--requantize", help="With one of these: rounded to the run's quantizer again.")
     ] = False,
+    activations: Annotated[
+        Literal["float", "int8"], typer.Option(help="With --onnx: inputs of packed weights; int8: faster, not exact.")
+    ] = "float",
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Score what was written on the run's test split.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write an adapter in PEFT format, or the merged model."""
+    """Write an adapter in PEFT format, or the whole model."""
     from peftlab import api
 
-    _show(api.export(folder, run_id, destination, merged=merged, requantize=requantize), as_json)
+    options: dict[str, Any] = {"merged": merged, "packed": packed, "onnx": onnx, "requantize": requantize}
+    _show(api.export(folder, run_id, destination, **options, activations=activations, evaluate=evaluate), as_json)
 
 
 @app.command(name="import")

@@ -122,9 +122,9 @@ def test_both_merges_and_what_they_lose(runs: Trained, tmp_path: Path) -> None:
     with torch.inference_mode():
         _, backbone, module = load_adapted(config, runs.run("qlora").adapter, 10)
         unmerged = backbone.outputs(module, {"pixel_values": pixels()})
-        from peftlab.api._model_folder import Exported, load_merged
+        from peftlab.api._model_folder import Exported, load_forward
 
-        merged = {way: load_merged(tmp_path / way, Exported.read(tmp_path / way))(pixels()) for way in ("float", "requantized")}
+        merged = {way: load_forward(tmp_path / way, Exported.read(tmp_path / way))(pixels()) for way in ("float", "requantized")}
     assert close(merged["float"], unmerged)
     assert not close(merged["requantized"], unmerged)
 

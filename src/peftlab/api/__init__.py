@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ belo
     from peftlab.api.exporting import export as export
     from peftlab.api.importing import import_results as import_results
     from peftlab.api.listing import list as list
+    from peftlab.api.loading import load_packed as load_packed
     from peftlab.api.predicting import predict as predict
     from peftlab.api.ranking import choose_ranks as choose_ranks
     from peftlab.api.running import analyze as analyze
@@ -42,6 +43,7 @@ _VERBS = {
     "choose_ranks": "ranking",
     "export": "exporting",
     "import_results": "importing",
+    "load_packed": "loading",
     "predict": "predicting",
     "verify": "verifying",
 }

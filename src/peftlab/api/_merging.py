@@ -1,23 +1,56 @@
-"""The plain model that an adapted one stands for, in float or rounded again to the grid of its quantizer."""
+"""The plain model that an adapted one stands for: in float, with its codes kept, or rounded to its quantizer's grid again."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from typing import Literal
 
 import torch
 from torch import nn
 
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
+from peftlab.deployment.packed import packed_layers
 from peftlab.errors import OptionError, TrainingError
-from peftlab.nn.quantized import make_dense, restore_conv1d
+from peftlab.nn.packed import PackedLinear
+from peftlab.nn.quantized import dense_weight, make_dense, restore_conv1d
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import fuse_slices
 from peftlab.quantizers.contract import Quantizer
 from peftlab.tasks.contract import Preprocessing
 
-_REMEDY = "export the adapter itself (without --merged)"
+_REMEDY = "export the adapter itself (without --merged, --packed and --onnx)"
+#: what became of the weights: float, their codes kept, or rounded again
+Way = Literal["float", "exact", "requantized"]
+
+
+def packed_model(adapter: Adapter, backbone: Backbone, module: nn.Module) -> nn.Module | None:
+    """The merged model with all the codes that ``module`` has; None where the update changes some of its packed weights.
+
+    A layer stays packed where its zero points or offsets took up the update, or where there was none: its merged weight is what
+    its codes stand for, to the bit.
+    """
+    import peft
+
+    layers = packed_layers(module)
+    if not layers or not adapter.mergeable or isinstance(module, peft.PeftModel):
+        return None
+    whole = adapter.merge(Adapted(module=module, backbone=backbone, adapter=adapter))
+    found = dict(whole.named_modules())
+    for name, layer in layers.items():
+        merged = found.get(name)
+        if merged is None or isinstance(merged, PackedLinear) or not torch.equal(dense_weight(merged), layer.dequantize()):
+            continue
+        kept = copy.copy(layer)
+        kept._parameters = {"bias": merged._parameters["bias"]}
+        whole.set_submodule(name, kept)
+    return whole if _parameters(packed_layers(whole)) == _parameters(layers) else None
+
+
+def _parameters(layers: dict[str, PackedLinear]) -> int:
+    return sum(layer.in_features * layer.out_features for layer in layers.values())
 
 
 def merged_model(adapter: Adapter, backbone: Backbone, module: nn.Module) -> nn.Module:
@@ -46,19 +79,28 @@ def quantized_model(quantizer: Quantizer, backbone: Backbone, whole: nn.Module) 
     return whole
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What kind of merged model is asked for."""
+
+    requantize: bool = False  #: rounded to the quantizer's grid again
+    packed: Literal["no", "if exact", "always"] = "no"  #: keep codes rather than float weights
+
+
 def merge(
-    adapter: Adapter, quantizer: Quantizer, backbone: Backbone, module: nn.Module, preprocessing: Preprocessing, requantize: bool
-) -> tuple[nn.Module, dict[str, float]]:
-    """The merged model to export, and what each way of merging loses: max |merged - unmerged| / max |unmerged|.
+    adapter: Adapter, quantizer: Quantizer, backbone: Backbone, module: nn.Module, preprocessing: Preprocessing, wanted: Wanted
+) -> tuple[nn.Module, Way, dict[str, float]]:
+    """The merged model to export, how its weights came about, and what each way loses: max |merged - unmerged| / max |unmerged|.
 
     The loss is that of logits of two random images. ``float``: the weights that the layers multiply with, plus the update.
-    ``requantized`` (where there is a quantizer): those rounded to the quantizer's grid again, which is lossy; written in float.
+    ``requantized`` (where there is a quantizer): those rounded to the quantizer's grid again, which is lossy; in float, or packed
+    where that is wanted. ``exact``: the codes as they are, the update in zero points or offsets.
 
     Raises:
-        OptionError: the adapter cannot be merged, or there is no quantizer to round with.
-        TrainingError: the float merge does not give the adapter's outputs.
+        OptionError: the adapter cannot be merged, not exactly where that is asked for, or there is no quantizer to round with.
+        TrainingError: the float or the exact merge does not give the adapter's outputs.
     """
-    if requantize and not quantizer.quantizes:
+    if wanted.requantize and not quantizer.quantizes:
         raise OptionError("the run had no quantizer to round with", where="--requantize", remedy="leave --requantize out")
     size = preprocessing.image_size
     pixels = torch.randn(2, 3, size, size, generator=generator(0, "export"))
@@ -68,17 +110,31 @@ def merge(
             return backbone.outputs(model, {"pixel_values": pixels})
 
     before = logits(module)
+
+    def loss(model: nn.Module, allowed: float = math.inf) -> float:
+        found = float((logits(model) - before).abs().max() / before.abs().max().clamp_min(1e-12))
+        if not found <= allowed:
+            what = f"merged and unmerged outputs differ by {found:.2g} (at most {allowed:.2g})"
+            raise TrainingError(what, where=backbone.name, remedy=_REMEDY)
+        return found
+
+    allowed = max(adapter.merge_tolerance, quantizer.merge_tolerance)
+    if wanted.packed != "no" and not wanted.requantize:
+        exact = packed_model(adapter, backbone, module)
+        if exact is not None:
+            return exact, "exact", {"exact": loss(exact, allowed)}
+        if wanted.packed == "always":
+            raise OptionError(
+                f"the update of {adapter.name!r} does not fit into what {quantizer.name!r} stores",
+                where="--packed",
+                remedy="add --requantize to round the merged weights again (lossy), or export --merged",
+            )
     whole = merged_model(adapter, backbone, module)
-
-    def loss(model: nn.Module) -> float:
-        return float((logits(model) - before).abs().max() / before.abs().max().clamp_min(1e-12))
-
-    losses, allowed = {"float": loss(whole)}, max(adapter.merge_tolerance, quantizer.merge_tolerance)
-    if not losses["float"] <= allowed:
-        what = f"merged and unmerged outputs differ by {losses['float']:.2g} (at most {allowed:.2g})"
-        raise TrainingError(what, where=backbone.name, remedy=_REMEDY)
+    losses = {"float": loss(whole, allowed)}
     if quantizer.quantizes:
-        rounded = quantized_model(quantizer, backbone, whole if requantize else copy.deepcopy(whole))
+        rounded = quantized_model(quantizer, backbone, whole if wanted.requantize else copy.deepcopy(whole))
         losses["requantized"] = loss(rounded)
-        whole = restore_conv1d(make_dense(rounded)) if requantize else whole
-    return whole, losses
+        if wanted.requantize:
+            keep = wanted.packed != "no" and packed_layers(rounded)
+            return rounded if keep else restore_conv1d(make_dense(rounded)), "requantized", losses
+    return whole, "float", losses

@@ -16,7 +16,11 @@ from peftlab.adapters.contract import Adapter
 from peftlab.api._merging import merged_model, quantized_model
 from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
+from peftlab.deployment.onnx_engine import FILE as ONNX
+from peftlab.deployment.onnx_engine import OnnxModel
+from peftlab.deployment.packed import read_packed
 from peftlab.errors import BackboneError, OptionError, RecordError
+from peftlab.nn.seeding import seeded
 from peftlab.nn.surgery import slice_fused
 from peftlab.records import commit
 from peftlab.records.record import RunConfig
@@ -24,6 +28,7 @@ from peftlab.registry import create
 from peftlab.tasks.contract import Preprocessing
 
 FILE = "peftlab.json"
+Kind = Literal["adapter", "merged", "packed", "onnx"]
 Forward = Callable[[torch.Tensor], torch.Tensor]
 _EXPORT_AGAIN = "export it again with `peftlab export`"
 
@@ -32,7 +37,7 @@ _EXPORT_AGAIN = "export it again with `peftlab export`"
 class Exported:
     """Content of ``peftlab.json``: all that prediction needs besides the weights."""
 
-    kind: Literal["adapter", "merged"]
+    kind: Kind
     config: RunConfig
     label_names: tuple[str, ...]
     preprocessing: Preprocessing
@@ -78,7 +83,7 @@ class Exported:
             raise RecordError(f"damaged: {str(error).splitlines()[0]}", where=str(path), remedy=_EXPORT_AGAIN) from error
         listed = commit.read_manifest(folder)
         if isinstance(listed, dict):  # README.md is for the reader to edit
-            kept = {name: entry for name, entry in listed.items() if name.endswith((".safetensors", ".json"))}
+            kept = {name: entry for name, entry in listed.items() if name.endswith((".safetensors", ".json", ".onnx"))}
             if problems := commit.check_manifest(folder, kept):
                 raise RecordError(problems[0], where=str(folder), remedy=_EXPORT_AGAIN)
         return found
@@ -142,30 +147,60 @@ def check_backbone(config: RunConfig) -> None:
         )
 
 
-def load_merged(folder: Path, exported: Exported) -> Forward:
-    """Pixels [B, 3, S, S] -> logits [B, K], by the library's own loader."""
+def load_forward(folder: Path, exported: Exported) -> Forward:
+    """Pixels [B, 3, S, S] -> logits [B, K], of an exported model in any form.
+
+    Raises:
+        RecordError: packed or ONNX, and damaged.
+        BackboneError: merged and damaged, or an adapter without its backbone.
+        MissingExtra: ONNX, and onnxruntime is not installed.
+    """
+    if exported.kind == "onnx":
+        model = OnnxModel(folder / ONNX, threads=torch.get_num_threads())
+        return lambda pixels: torch.from_numpy(model.logits(pixel_values=pixels.numpy()))
+    if exported.kind == "adapter":
+        backbone, whole = load_deployed(exported.config, folder, len(exported.label_names))
+        return lambda pixels: backbone.outputs(whole, {"pixel_values": pixels})
+    module = packed_module(folder, exported) if exported.kind == "packed" else _opened(folder, exported, weights=True)
+    return lambda pixels: _LOGITS[exported.library](module, pixels)
+
+
+def packed_module(folder: Path, exported: Exported) -> nn.Module:
+    """The library's own model, its quantized layers packed."""
+    return read_packed(folder, _opened(folder, exported, weights=False)).eval()
+
+
+def _opened(folder: Path, exported: Exported, *, weights: bool) -> nn.Module:
     try:
-        return _PLAIN[exported.library](folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        return _OPEN[exported.library](folder, weights).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise BackboneError(
             f"cannot be loaded: {str(error).splitlines()[0][:200]}", where=str(folder), remedy=_EXPORT_AGAIN
         ) from error
 
 
-def _plain_transformers(folder: Path) -> Forward:
-    from transformers import AutoModelForImageClassification
+def _open_transformers(folder: Path, weights: bool) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
-    return lambda pixels: model(pixel_values=pixels).logits
+    if weights:
+        logging.disable_progress_bar()
+        return AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with seeded(0, "packed"):  # values that are drawn and then all replaced
+        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
 
 
-def _plain_timm(folder: Path) -> Forward:
+def _open_timm(folder: Path, weights: bool) -> nn.Module:
     import timm
 
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with seeded(0, "packed"):
+        return timm.create_model(f"local-dir:{folder}", pretrained=weights)
 
 
-#: library -> how a finished model is opened with nothing but that library
-_PLAIN: Mapping[str, Callable[[Path], Forward]] = {"transformers": _plain_transformers, "timm": _plain_timm}
+#: library -> how a finished model, or one of its shape, is opened with nothing but that library
+_OPEN: Mapping[str, Callable[[Path, bool], nn.Module]] = {"transformers": _open_transformers, "timm": _open_timm}
+_LOGITS: Mapping[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
+    "transformers": lambda module, pixels: module(pixel_values=pixels).logits,
+    "timm": lambda module, pixels: module(pixels),
+}

@@ -1,18 +1,25 @@
-"""From a finished run to a folder that others can load: the adapter in PEFT's format, or the whole model in its library's."""
+"""From a finished run to a folder that others can load.
+
+The adapter in PEFT's format, or the whole model: in its library's own format, packed, or as an ONNX file.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
-from peftlab.api._merging import merge
-from peftlab.api._model_folder import FILE, Exported, load_adapted
+from peftlab.api._evaluation import evaluated
+from peftlab.api._library_format import CARD, write_model
+from peftlab.api._merging import Wanted, Way, merge
+from peftlab.api._model_folder import FILE, Exported, Kind, load_adapted
 from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.backbones.resolve import source_of
+from peftlab.deployment.onnx_graph import require_onnx
+from peftlab.deployment.onnx_layers import Activations
 from peftlab.errors import OptionError, RecordError, nearest
 from peftlab.records import commit
 from peftlab.records.record import RunConfig, RunResults, to_json
@@ -22,10 +29,19 @@ from peftlab.registry import create
 from peftlab.study.load import parse_yaml, validate_study
 from peftlab.tasks.contract import Preprocessing
 
-_RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
-
-def export(folder: str | Path, run: str, destination: str | Path, *, merged: bool = False, requantize: bool = False) -> Answer:
+def export(
+    folder: str | Path,
+    run: str,
+    destination: str | Path,
+    *,
+    merged: bool = False,
+    packed: bool = False,
+    onnx: bool = False,
+    requantize: bool = False,
+    activations: Activations = "float",
+    evaluate: bool = False,
+) -> Answer:
     """Write what a run learnt.
 
     Args:
@@ -33,45 +49,52 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
         run: a run id (or the beginning of one), or an arm's label: then its run with the best validation metric, never the best
             on test data.
         destination: the folder to write; must not exist, or be empty.
-        merged: the whole model, with the adapter folded into the backbone, in the backbone's own library format; of a quantized
-            run in float: its rounded weights plus the update.
-        requantize: with ``merged``: rounded to the grid of the run's quantizer again, written in float. What either way loses is
-            reported.
+        merged: the whole model, with the adapter folded in, in the backbone's own library format and in float.
+        packed: the whole model, its group-wise quantized weights as they are stored; for :func:`peftlab.load_packed`.
+        onnx: the whole model as an ONNX file: packed where the run's weights are group-wise quantized, else in float.
+        requantize: of a merged, packed or ONNX model: its weights rounded to the grid of the run's quantizer again, which loses
+            something; what either way loses is reported. ``quantize: after`` means that for ``packed`` and ``onnx`` anyway.
+        activations: of an ONNX model: ``int8`` multiplies packed weights with inputs rounded to 8 bits, faster and not exact.
+        evaluate: score what was written on the run's test split, read back from the folder.
 
     Raises:
         RecordError: no such run, damaged, not finished, or without an adapter; the destination is not empty.
-        OptionError: the adapter cannot be merged; ``requantize`` without ``merged`` or without a quantizer.
+        OptionError: options that contradict one another; the adapter cannot be merged, or not into packed weights.
+        MissingExtra: ``onnx`` without the extra.
         BackboneError: the backbone is not there, or not the one that the run used.
         TrainingError: the merged model does not give the adapter's outputs.
     """
-    if requantize and not merged:
-        raise OptionError("only a merged model can be quantized again", where="--requantize", remedy="add --merged")
+    kind = _kind(merged, packed, onnx, requantize, activations)
     results_folder, destination = ResultsFolder(folder), Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise RecordError("is not empty; nothing is overwritten", where=str(destination), remedy="choose another folder")
     chosen, reason = _choose(results_folder, run)
     config, results = _finished(chosen)
+    if kind == "packed":
+        _check_packable(config)
     labels = _label_names(chosen, config)
     exported = Exported(
-        kind="merged" if merged else "adapter",
+        kind=kind,
         config=config,
         label_names=labels,
         preprocessing=preprocessing_of(config),
         library="",
     )
     losses: dict[str, float] = {}
+    way: Way | None = None
 
     def write(target: Path) -> None:
-        nonlocal losses, exported
+        nonlocal losses, exported, way
         adapter, backbone, module = load_adapted(config, chosen.adapter, len(labels))  # also proves that the adapter loads
         exported = dataclasses.replace(exported, library=backbone.library)
-        if merged:
-            quantizer = create("quantizer", config.quantizer)
-            whole, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, requantize)
-            backbone.save(whole, target)
-            _FINISH[backbone.library](target, exported)
-        else:
+        if kind == "adapter":
             shutil.copytree(chosen.adapter, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(commit.MANIFEST))
+        else:
+            keeps: Literal["no", "if exact", "always"] = "no" if merged else "always" if packed else "if exact"
+            wanted = Wanted(requantize=requantize or (config.quantize == "after" and not merged), packed=keeps)
+            quantizer = create("quantizer", config.quantizer)
+            whole, way, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, wanted)
+            write_model(whole, backbone, target, exported, activations)
         (target / "README.md").write_text(_card(exported, results), encoding="utf-8")
         (target / FILE).write_text(to_json(exported.as_dict()), encoding="utf-8")
 
@@ -85,19 +108,53 @@ def export(folder: str | Path, run: str, destination: str | Path, *, merged: boo
         "backbone": config.backbone,
         "chosen": reason,
         "validation": results.metrics.get("validation", {}),
-        "merge_difference": losses.get("requantized" if requantize else "float"),
+        "weights": way,
+        "merge_difference": losses.get(way or ""),
         "merge_losses": losses,
         "bytes": sum((destination / name).stat().st_size for name in commit.files_below(destination)),
     }
+    if evaluate:
+        data |= {"test": evaluated(destination, exported), "test_of_the_run": results.metrics.get("test", {})}
     return Answer(data, lambda: _shown(data))
 
 
+def _kind(merged: bool, packed: bool, onnx: bool, requantize: bool, activations: Activations) -> Kind:
+    asked = [kind for kind, flag in (("merged", merged), ("packed", packed), ("onnx", onnx)) if flag]
+    if len(asked) > 1:
+        flags = " and ".join(f"--{kind}" for kind in asked)
+        raise OptionError("one folder holds one form of a model", where=flags, remedy="export twice, into two folders")
+    if requantize and not asked:
+        raise OptionError("only a merged model can be quantized again", where="--requantize", remedy="add --merged or --packed")
+    if activations not in get_args(Activations):
+        raise OptionError(
+            f"no such thing as {activations!r}", where="--activations", remedy=nearest(activations, get_args(Activations))
+        )
+    if activations != "float" and not onnx:
+        raise OptionError("only an ONNX model fixes how it is multiplied", where="--activations", remedy="add --onnx")
+    if onnx:
+        require_onnx()
+    return cast(Kind, asked[0]) if asked else "adapter"
+
+
+def _check_packable(config: RunConfig) -> None:
+    if create("quantizer", config.quantizer).shared_inputs is None:
+        raise OptionError(
+            f"this run's quantizer is {config.quantizer['name']!r}, whose weights are not stored in groups of inputs",
+            where="--packed",
+            remedy="export --merged, or a run with `quantizer: groupwise`",
+        )
+
+
 def _shown(data: Mapping[str, Any]) -> Any:
-    validation = ", ".join(f"{name} {number(value)}" for name, value in data["validation"].items())
-    rows = {**data, "destination": str(data["destination"]), "validation": validation}
+    rows = {**data, "destination": str(data["destination"])}
     del rows["merge_losses"], rows["merge_difference"]
     rows |= {f"difference, {way} merge": f"{loss:.2g}" for way, loss in data["merge_losses"].items()}
+    rows |= {key: _metrics(data[key]) for key in ("validation", "test", "test_of_the_run") if key in data}
     return lines(pairs(rows), f"Use it: peftlab predict {data['destination']} IMAGES")
+
+
+def _metrics(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
 
 
 def _choose(folder: ResultsFolder, asked: str) -> tuple[RunFolder, str]:
@@ -151,63 +208,14 @@ def preprocessing_of(config: RunConfig) -> Preprocessing:
 
 
 def _card(exported: Exported, results: RunResults) -> str:
-    """The run's model card; that of a merged model names the library that loads it."""
+    """The run's model card; that of a whole model names what loads it."""
     from peftlab.report.model_card import model_card
 
     card = model_card(exported.config, results)
     if exported.kind == "adapter":
         return card
-    how = "This folder is the whole model: the backbone with the adapter folded in."
-    return card.replace("library_name: peft", f"library_name: {exported.library}", 1).replace("\n## ", f"\n{how}\n\n## ", 1)
-
-
-def _finish_transformers(folder: Path, exported: Exported) -> None:
-    """Label names into the configuration, and a processor that does to images what was done in training."""
-    names, wanted = exported.label_names, exported.preprocessing
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["id2label"] = {str(number): name for number, name in enumerate(names)}
-    config["label2id"] = {name: number for number, name in enumerate(names)}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    edge = wanted.image_size
-    processor = {  # CLIP's resizes the shorter side and cuts out the centre; ViT's own would squash the image into a square
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": round(edge / wanted.crop)},
-        "resample": _RESAMPLING[wanted.interpolation],
-        "do_center_crop": True,
-        "crop_size": {"height": edge, "width": edge},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(wanted.mean),
-        "image_std": list(wanted.std),
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
-
-
-def _finish_timm(folder: Path, exported: Exported) -> None:
-    """Label names and preprocessing into timm's configuration."""
-    wanted = exported.preprocessing
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["label_names"] = list(exported.label_names)
-    if exported.config.task.get("image_size"):
-        config["model_args"] = {"img_size": wanted.image_size, **config.get("model_args", {})}
-    pretrained = config.setdefault("pretrained_cfg", {})
-    pretrained.update(
-        input_size=[3, wanted.image_size, wanted.image_size],
-        interpolation=wanted.interpolation,
-        crop_pct=wanted.crop,
-        crop_mode="center",
-        mean=list(wanted.mean),
-        std=list(wanted.std),
+    loader, how = CARD[exported.kind]
+    how = f"This folder is the whole model: the backbone with the adapter folded in{how}."
+    return card.replace("library_name: peft", f"library_name: {loader or exported.library}", 1).replace(
+        "\n## ", f"\n{how}\n\n## ", 1
     )
-    for source in ("test_input_size", "test_crop_pct"):
-        pretrained.pop(source, None)
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-#: library -> what its own saving leaves out
-_FINISH: Mapping[str, Callable[[Path, Exported], None]] = {"transformers": _finish_transformers, "timm": _finish_timm}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftlab.api._model_folder import Exported, Forward, load_deployed, load_merged
+from peftlab.api._model_folder import Exported, load_forward
 from peftlab.api.answers import Answer, lines, table
 from peftlab.errors import DataError
 from peftlab.tasks._images import resize_and_crop, to_rgb
@@ -20,7 +20,7 @@ BATCH, TOP = 32, 3
 
 
 def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
-    """Label images with an exported adapter or merged model, prepared exactly as in training.
+    """Label images with what ``export`` wrote, in whatever form, prepared exactly as in training.
 
     Args:
         model_folder: written by ``export``.
@@ -34,11 +34,12 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
         DataError: an input is not there, or there is no image among them.
         RecordError: no exported model, or a changed one.
         BackboneError: the adapter's backbone is not there.
+        MissingExtra: an ONNX model, and onnxruntime is not installed.
     """
     folder = Path(model_folder)
     exported = Exported.read(folder)
     files = _files([inputs] if isinstance(inputs, str | Path) else inputs)
-    forward = _forward(folder, exported)
+    forward = load_forward(folder, exported)
     found: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     normalise = Normalise(exported.preprocessing)
@@ -59,13 +60,6 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
         "unreadable": unreadable,
     }
     return Answer(data, lambda: _shown(found, unreadable), exit_code=DataError.exit_code if unreadable else 0)
-
-
-def _forward(folder: Path, exported: Exported) -> Forward:
-    if exported.kind == "merged":
-        return load_merged(folder, exported)
-    backbone, module = load_deployed(exported.config, folder, len(exported.label_names))
-    return lambda pixels: backbone.outputs(module, {"pixel_values": pixels})
 
 
 def _files(inputs: Iterable[str | Path]) -> list[Path]:

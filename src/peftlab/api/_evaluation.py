@@ -1,0 +1,31 @@
+"""The test metrics of an exported model, as its folder holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from peftlab.api._model_folder import Exported, load_forward
+from peftlab.api.running import cache_folder
+from peftlab.registry import create
+from peftlab.tasks.contract import PreparedTask
+
+_BATCH = 64
+
+
+def evaluated(folder: Path, exported: Exported) -> dict[str, float]:
+    """Metric -> value on the test split of the run's own task and preprocessing.
+
+    Raises:
+        DataError: the data are not there any more.
+    """
+    config = exported.config
+    task: PreparedTask = create("task", config.task, key="kind", where="task").prepare(exported.preprocessing, cache_folder())
+    forward, meter = load_forward(folder, exported), task.meter()
+    indices = task.splits(config.seed, config.fold).test
+    with torch.inference_mode():
+        for start in range(0, len(indices), _BATCH):
+            batch = task.batch(indices[start : start + _BATCH])
+            meter.update(forward(task.inputs(batch)["pixel_values"]), batch)
+    return meter.compute()

@@ -1,0 +1,98 @@
+"""Writing a whole model in each of its forms, with label names and the preprocessing of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from peftlab.api._model_folder import Exported, Kind
+from peftlab.backbones.contract import Backbone
+from peftlab.deployment.onnx_engine import FILE
+from peftlab.deployment.onnx_graph import write_onnx
+from peftlab.deployment.onnx_layers import Activations
+from peftlab.deployment.packed import write_packed
+
+_RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+#: what a model card says of a whole model: what loads it ("": the library it came from), and how it is kept
+CARD: Mapping[Kind, tuple[str, str]] = {
+    "merged": ("", ""),
+    "packed": ("peftlab", ", its weights packed (`peftlab.load_packed`)"),
+    "onnx": ("onnx", f", for onnxruntime (`{FILE}`)"),
+}
+
+
+def write_model(whole: nn.Module, backbone: Backbone, target: Path, exported: Exported, activations: Activations) -> None:
+    """Write a merged model, which is consumed."""
+    if exported.kind == "onnx":
+        size, names = exported.preprocessing.image_size, list(exported.label_names)
+        metadata = {
+            "label_names": names,
+            "preprocessing": dataclasses.asdict(exported.preprocessing),
+            "run_id": exported.config.run_id,
+        }
+        example = {"pixel_values": torch.zeros(2, 3, size, size)}
+        write_onnx(whole, backbone.outputs, example, target / FILE, activations=activations, metadata=metadata)
+        return
+    backbone.save(whole, target)
+    if exported.kind == "packed":
+        for name in target.glob("*.safetensors*"):  # the library would take them for weights of its own
+            name.unlink()
+        write_packed(whole, target)
+    _FINISH[backbone.library](target, exported)
+
+
+def _finish_transformers(folder: Path, exported: Exported) -> None:
+    """Label names into the configuration, and a processor that does to images what was done in training."""
+    names, wanted = exported.label_names, exported.preprocessing
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    edge = wanted.image_size
+    processor = {  # CLIP's resizes the shorter side and cuts out the centre; ViT's own would squash the image into a square
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": round(edge / wanted.crop)},
+        "resample": _RESAMPLING[wanted.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": edge, "width": edge},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(wanted.mean),
+        "image_std": list(wanted.std),
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+
+
+def _finish_timm(folder: Path, exported: Exported) -> None:
+    """Label names and preprocessing into timm's configuration."""
+    wanted = exported.preprocessing
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["label_names"] = list(exported.label_names)
+    if exported.config.task.get("image_size"):
+        config["model_args"] = {"img_size": wanted.image_size, **config.get("model_args", {})}
+    pretrained = config.setdefault("pretrained_cfg", {})
+    pretrained.update(
+        input_size=[3, wanted.image_size, wanted.image_size],
+        interpolation=wanted.interpolation,
+        crop_pct=wanted.crop,
+        crop_mode="center",
+        mean=list(wanted.mean),
+        std=list(wanted.std),
+    )
+    for source in ("test_input_size", "test_crop_pct"):
+        pretrained.pop(source, None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+#: library -> what its own saving leaves out
+_FINISH: Mapping[str, Callable[[Path, Exported], None]] = {"transformers": _finish_transformers, "timm": _finish_timm}
