@@ -43,7 +43,7 @@ def read_constraints(text: str) -> Pins:
 
 
 def write_constraints(pins: Pins) -> str:
-    titles = {"run": "what peftlab needs", "develop": "added by the dev group", "build": "builds peftlab itself"}
+    titles = {"run": "what peftlab needs", "develop": "added by the dev group and the extras", "build": "builds peftlab itself"}
     text = HEAD.format(option=" --freeze", source=" from a tested environment")
     for section, packages in pins.items():
         text += f"\n# --- {section} --- {titles[section]}\n"
@@ -66,9 +66,10 @@ def environment(pins: Pins) -> str:
 def declared() -> dict[str, list[Requirement]]:
     """Section -> what pyproject.toml asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = (item for items in project["project"]["optional-dependencies"].values() for item in items)
     asked = {
         "run": project["project"]["dependencies"],
-        "develop": project["dependency-groups"]["dev"],
+        "develop": [*project["dependency-groups"]["dev"], *extras],
         "build": project["build-system"]["requires"],
     }
     return {section: [Requirement(item) for item in items] for section, items in asked.items()}

@@ -213,7 +213,7 @@ def _device(name: str) -> str:
 
 
 def _optional() -> Iterator[Line]:
-    for name, purpose in {"bitsandbytes": "QLoRA", "onnxruntime": "ONNX export", "ray": "runs on several machines"}.items():
+    for name, purpose in {"bitsandbytes": "QLoRA", "onnxruntime": "running ONNX", "ray": "runs on several machines"}.items():
         if find_spec(name) is None:
             found, remedy = f"not installed; needed for {purpose} only", f"pip install {name}"
             yield Line(group="optional", name=name, state="warn", found=found, remedy=remedy)
