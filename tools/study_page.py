@@ -18,7 +18,7 @@ from typing import Any
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Finding, Findings
 from peftlab.analysis.layers import AdaptiveRow, Layers, ModuleMap
-from peftlab.analysis.words import show, show_count, show_difference, show_interval, show_p
+from peftlab.analysis.words import listed, show, show_count, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
 from peftlab.study.load import load_study
@@ -172,13 +172,14 @@ def _ranks(maps: Iterable[ModuleMap]) -> str:
     several = len({(m.task, m.backbone) for m in maps}) > 1
     lines = ["| arm | " + " | ".join(roles) + " | most | least |", "|---|" + "--:|" * len(roles) + "---|---|"]
     for found in maps:
-        ranks = {module.site: module.mean for module in found.modules}
+        named = {m.site: f"{m.site if m.block is None else f'{m.role} {m.block}'}: {m.mean:.3g}" for m in found.modules}
         means = [[m.mean for m in found.modules if m.role == role] for role in roles]
         cells = [f"{statistics.mean(values):.1f}" if values else "-" for values in means]
-        most, least = (", ".join(f"{site} {ranks[site]:.1f}" for site in sites[:3]) for sites in (found.most, found.least))
+        most, least = (", ".join(named[site] for site in sites[:3]) for sites in (found.most, found.least))
         where = f" ({found.task}, {found.backbone})" if several else ""
         lines.append(f"| {found.arm}{where} | {' | '.join(cells)} | {most} | {least} |")
-    return "\n".join(["Final ranks, mean over seeds and the layers of a kind:", "", *lines])
+    intro = "Final ranks, mean over seeds and the layers of a kind; the layers with most and least are named by kind and block:"
+    return "\n".join([intro, "", *lines])
 
 
 def _tuning(folder: Path) -> str:
@@ -192,6 +193,11 @@ def _tuning(folder: Path) -> str:
     for choice in raw["chosen"]:
         values = ", ".join(f"{key} {value:g}" for key, value in choice["values"].items())
         lines.append(f"| {choice['label']} | {values} | {choice['mean']:.4g} | {', '.join(choice['at_edge'])} |")
+    if edge := [choice["label"] for choice in raw["chosen"] if choice["at_edge"]]:
+        lines += [
+            "",
+            f"A rate beyond the grid might have suited {listed(edge)} better: differences that count against them are not sure.",
+        ]
     return "\n".join(lines)
 
 
