@@ -132,6 +132,7 @@ def test_early_stopping_is_replayed(tables: FlowTables) -> None:
     arm = next(a for a in tables.flow.arms if a.arm == "lora")
     assert [s.patience for s in arm.stopping] == [1, 2, 3]  # five evaluations: a patience of five can never end one
     assert all(0 <= s.saved.mean < 1 and s.lost.mean >= 0 and s.fired <= s.runs == 5 for s in arm.stopping)
+    assert all(m.interval is not None and m.interval[0] >= 0 for s in arm.stopping for m in (s.saved, s.lost))
 
 
 def test_the_table_is_what_was_recorded(folder: Path, tables: FlowTables, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -156,12 +157,20 @@ def _arm(runs: Sequence[FlowRun], frame: Frame) -> ArmFlow:
         runs=sum(run.flow is not None for run in runs),
         diverged=sum(run.diverged for run in runs),
         events=events_of(runs),
-        stability=mean_of([run.stability for run in runs], confidence, folds),
+        stability=_clipped(mean_of([run.stability for run in runs], confidence, folds)),
         log_norm=mean_of([run.log_norm for run in runs], confidence, folds),
         log_depth=mean_of([run.log_depth for run in runs], confidence, folds),
-        zeros=mean_of([_zeros(run) for run in runs], confidence, folds),
+        zeros=_clipped(mean_of([_zeros(run) for run in runs], confidence, folds)),
         stopping=[s for patience in PATIENCES if (s := _stopping(runs, patience, higher, confidence)) is not None],
     )
+
+
+def _clipped(mean: Mean | None, low: float = 0.0, high: float = 1.0) -> Mean | None:
+    """Its interval cut where no value can lie."""
+    if mean is None or mean.interval is None:
+        return mean
+    ends = (max(low, mean.interval[0]), min(high, mean.interval[1]))
+    return mean.model_copy(update={"interval": ends})
 
 
 def _zeros(run: FlowRun) -> float | None:
@@ -182,7 +191,8 @@ def _stopping(runs: Sequence[FlowRun], patience: int, higher: bool, confidence: 
         fired += end is not None
         saved.append(0.0 if end is None else 1 - (end + 1) / len(values))
         lost.append(None if until is None else abs(best - until))
-    spared, cost = mean_of(saved, confidence, _folds(runs)), mean_of(lost, confidence, _folds(runs))
+    spared = _clipped(mean_of(saved, confidence, _folds(runs)))
+    cost = _clipped(mean_of(lost, confidence, _folds(runs)), high=math.inf)
     if spared is None or cost is None:
         return None
     return Stopping(patience=patience, runs=len(saved), fired=fired, saved=spared, lost=cost)
