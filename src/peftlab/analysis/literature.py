@@ -43,6 +43,8 @@ class Row(Form):
     adapter: dict[str, Any] | None = None
     allocator: dict[str, Any] | None = None
     quantizer: dict[str, Any] | None = None
+    study: str | None = None  #: shipped study file, of a GPU's size, that measures it
+    arm: str | None = None  #: its arm
     same: dict[Column, list[str]] = {}  #: column -> shell patterns of our records that agree with it
 
     @property
