@@ -14,7 +14,7 @@ from peftlab.analysis.layers import Module, ModuleMap
 
 ROLES = ("q", "k", "v", "o", "qkv", "up", "gate", "down", "other")
 DARK, LIGHT, EMPTY = "#010101", "#FFFFFF", "#8C8C8C"  #: not pure black: the page recolours that
-LEVELS = 49  #: odd: a diverging scale has its middle; below 50 matplotlib draws the colour bar in vectors, not as an image
+LEVELS = 47  #: odd: a diverging scale has its middle; below 49 matplotlib draws the colour bar in vectors, not as an image
 Grid = dict[tuple[int, str], Module]
 
 
