@@ -91,13 +91,16 @@ def test_everything_the_reader_needs_is_said(folder: Path, page: str) -> None:
         assert words in text
 
 
-def test_tables_agree_with_the_findings(folder: Path) -> None:
+def test_tables_agree_with_the_findings(folder: Path, page: str) -> None:
     findings = analyze(folder)
     with (folder / "report" / "tables" / "results.csv").open(encoding="utf-8") as stream:
         rows = {row["arm"]: row for row in csv.DictReader(stream)}
     assert set(rows) == set(LEVELS)
     for arm in findings.arms:
         assert float(rows[arm.label]["mean"]) == arm.mean
+    at_end = {label: float(row["trainable_at_end"]) for label, row in rows.items()}
+    assert [label for label, row in rows.items() if at_end[label] != float(row["trainable"])] == ["lora[rank=8]"]
+    assert f"{at_end['lora[rank=8]']:,.0f} at the end" in page
     assert rows["bitfit"]["failed"] == "1" and rows["lora[rank=32]"]["diverged"] == "1"
 
 

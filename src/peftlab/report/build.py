@@ -107,6 +107,7 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
                 "difference": row.difference,
                 "margin": row.margin,
                 "flags": row.flags,
+                "at_end": row.at_end,
                 "mini": mini(row.arm, limits, base.mean if base else None, margin_limit(bundle)),
             }
             for row in table

@@ -29,6 +29,12 @@ class Row:
     equivalence: Finding | None
 
     @property
+    def at_end(self) -> str:
+        """Trainable parameters at the end of training; empty where there are as many as before."""
+        end = show_count(self.arm.trainable_at_end, missing="")
+        return end if end != show_count(self.arm.trainable) else ""
+
+    @property
     def flags(self) -> list[str]:
         """Everything a reader of the row must know."""
         arm, found = self.arm, list(self.arm.flags)
@@ -63,7 +69,8 @@ def plain(row: Row, findings: Findings) -> dict[str, Any]:
         "difference_low": d_low, "difference_high": d_high, "p_adjusted": d.p_adjusted if d else None,
         "p_sign_flip": d.p_sign_flip if d else None, "margin_verdict": m.verdict if m else None,
         "margin_p_adjusted": m.p_adjusted if m else None, "equivalence_verdict": e.verdict if e else None,
-        "trainable": arm.trainable, "percent_of_baseline": arm.percent_of_baseline, "trainable_percent": arm.trainable_percent,
+        "trainable": arm.trainable, "trainable_at_end": arm.trainable_at_end,
+        "percent_of_baseline": arm.percent_of_baseline, "trainable_percent": arm.trainable_percent,
         "measured_peak_mb": arm.measured_peak_mb, "predicted_peak_mb": arm.predicted_peak_mb, "train_s": arm.train_s,
         "diverged": arm.imputed, "failed": arm.failed, "flags": "; ".join(row.flags),
     }  # fmt: skip
@@ -99,7 +106,8 @@ def as_latex(table: list[Row], findings: Findings) -> str:
             arm.label + ("*" if row.flags else ""), str(arm.n), show(arm.mean, plan.metric).removesuffix(" %"),
             show_interval(arm.interval, plan.metric), show_difference(d.estimate if d else None, plan.metric),
             show_interval(d.interval if d else None, plan.metric, difference=True), show_p(d.p_adjusted if d else None),
-            "baseline" if arm.baseline else m.verdict if m else "–", show_count(arm.trainable), show_count(arm.measured_peak_mb),
+            "baseline" if arm.baseline else m.verdict if m else "–",
+            show_count(arm.trainable) + (f" ({row.at_end} at the end)" if row.at_end else ""), show_count(arm.measured_peak_mb),
             "–" if arm.train_s is None else f"{arm.train_s:.3g}",
         ]  # fmt: skip
         # [ at the start of a row would be read as the optional argument of the line break before it
