@@ -109,7 +109,7 @@ def beside_literature(frame: Frame, findings: Findings, rows: tuple[Row, ...] | 
     """Every arm beside the published figures of its method family in the same metric, those that agree most first."""
     published = literature()[0] if rows is None else rows
     folders = frame.rows.drop_duplicates(["label", "task", "backbone"])
-    places = {(r.label, r.task, r.backbone): str(r.folder) for r in folders.itertuples()}
+    places = {(r["label"], r["task"], r["backbone"]): str(r["folder"]) for r in folders.to_dict("records")}
     found = []
     for arm in findings.arms:
         folder = places.get((arm.label, arm.task, arm.backbone))
