@@ -22,9 +22,11 @@ from peftlab.api._model_folder import load_adapted, load_deployed
 from peftlab.deployment.packed import WEIGHTS, packed_layers
 from peftlab.errors import MissingExtra, OptionError, RecordError
 from peftlab.records import commit
+from peftlab.registry import create
 from tests.api.conftest import Trained, study_of, train
-from tests.api.test_exporting import close, pixels, run_logits
+from tests.api.test_exporting import api_preprocessing, close, pixels, run_logits
 from tests.contracts.tiny import make
+from tests.tasks.builders import SHARED
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,7 +188,7 @@ def test_onnx_scores_as_the_run_did_with_onnxruntime_alone(runs: Trained, label:
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     answer = api.export(runs.folder, label, tmp_path / "out", onnx=True, evaluate=True)
     results = runs.run(label).results()
-    assert results is not None and answer["weights"] == "exact"
+    assert results is not None and answer["weights"] == "exact" and 0 < answer["engine_difference"] <= 1e-5
     assert answer["test"]["accuracy"] == results.metrics["test"]["accuracy"]
     assert answer["test"]["loss"] == pytest.approx(results.metrics["test"]["loss"], rel=1e-4)
     files = [str(file) for file in sorted(pictures.glob("*.png"))]
@@ -228,3 +230,53 @@ def test_onnx_of_other_runs(runs: Trained, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RecordError, match=r"model\.onnx"):
         api.predict(tmp_path / "out", [])
+
+
+SCORE = """
+import json, sys
+import numpy as np, onnxruntime
+
+data = np.load(sys.argv[2])
+logits = onnxruntime.InferenceSession(sys.argv[1]).run(None, {"pixel_values": data["pixel_values"]})[0]
+assert not {"torch", "transformers", "timm", "peftlab"} & set(sys.modules)
+print(json.dumps({"accuracy": float((logits.argmax(1) == data["labels"]).mean()), "largest": float(np.abs(logits).max())}))
+"""
+VIT_TINY = SHARED.parent / "weights" / "vit_tiny_patch16_224"
+REAL = {
+    "bundled": ("bundled:vit-nano", {"data": "digits"}),
+    "vit-tiny": (str(VIT_TINY), {"data": str(SHARED / "cifar10"), "image_size": 96}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_a_trained_backbone_scores_the_same_in_onnxruntime_alone(name: str, tmp_path: Path, cache: Path) -> None:
+    """QA-LoRA on real weights, merged into INT4; the whole test split in a fresh process that has no torch."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    backbone, data = REAL[name]
+    if name == "vit-tiny" and not VIT_TINY.is_dir():
+        pytest.skip("the shared weights are not here")
+    quantizer = {"name": "groupwise", "type": "int4", "group_size": 32}
+    study = study_of(Path(backbone), {"qa-lora": {"adapter": POOLED, "quantizer": quantizer}}, [0])
+    study |= {"backbone": backbone, "task": study["task"] | data}
+    study["train"] |= {"max_steps": 24, "learning_rate": 0.003}
+    trained = Trained(train(study, tmp_path / "study", cache), Path(backbone))
+    run = trained.run("qa-lora")
+    results = run.results()
+    assert results is not None and results.metrics["test"]["accuracy"] > 2 * results.chance["accuracy"], "it has learnt something"
+    api.export(trained.folder, "qa-lora", tmp_path / "out", onnx=True)
+    preprocessing = api_preprocessing(run.config())
+    task = create("task", run.config().task, key="kind").prepare(preprocessing, cache)
+    batch = task.batch(task.splits(0).test)
+    np.savez(tmp_path / "test.npz", pixel_values=task.inputs(batch)["pixel_values"].numpy(), labels=batch["labels"].numpy())
+    model, given = tmp_path / "out" / "model.onnx", tmp_path / "test.npz"
+    done = subprocess.run([sys.executable, "-c", SCORE, model, given], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] == pytest.approx(results.metrics["test"]["accuracy"])
+    packed = api.export(trained.folder, "qa-lora", tmp_path / "packed", packed=True)
+    dense = api.export(trained.folder, "qa-lora", tmp_path / "merged", merged=True)
+    if name == "vit-tiny":
+        assert (tmp_path / "packed" / WEIGHTS).stat().st_size <= 0.25 * (tmp_path / "merged" / "model.safetensors").stat().st_size
+        assert model.stat().st_size <= 0.25 * (tmp_path / "merged" / "model.safetensors").stat().st_size
+    assert packed["bytes"] < dense["bytes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from torch import nn
 
 from peftlab.api._model_folder import Exported, Kind
 from peftlab.backbones.contract import Backbone
-from peftlab.deployment.onnx_engine import FILE
+from peftlab.deployment.onnx_engine import FILE, OnnxModel
 from peftlab.deployment.onnx_graph import write_onnx
 from peftlab.deployment.onnx_layers import Activations
 from peftlab.deployment.packed import write_packed
+from peftlab.errors import TrainingError
+from peftlab.nn.seeding import generator
 
 _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+#: largest relative difference between onnxruntime and torch; what is rounded has no bound
+_ALLOWED: Mapping[Activations, float] = {"float": 1e-4, "int8": math.inf}
 #: what a model card says of a whole model: what loads it ("": the library it came from), and how it is kept
 CARD: Mapping[Kind, tuple[str, str]] = {
     "merged": ("", ""),
@@ -26,24 +31,40 @@ CARD: Mapping[Kind, tuple[str, str]] = {
 }
 
 
-def write_model(whole: nn.Module, backbone: Backbone, target: Path, exported: Exported, activations: Activations) -> None:
-    """Write a merged model, which is consumed."""
+def write_model(whole: nn.Module, backbone: Backbone, target: Path, exported: Exported, activations: Activations) -> float | None:
+    """Write a merged model, which is consumed; of ONNX how far onnxruntime is from it: max |difference| / max |logit|.
+
+    Raises:
+        TrainingError: onnxruntime does not give the model's outputs, though nothing was to be rounded.
+    """
     if exported.kind == "onnx":
-        size, names = exported.preprocessing.image_size, list(exported.label_names)
-        metadata = {
-            "label_names": names,
-            "preprocessing": dataclasses.asdict(exported.preprocessing),
-            "run_id": exported.config.run_id,
-        }
-        example = {"pixel_values": torch.zeros(2, 3, size, size)}
-        write_onnx(whole, backbone.outputs, example, target / FILE, activations=activations, metadata=metadata)
-        return
+        return _write_onnx(whole, backbone, target / FILE, exported, activations)
     backbone.save(whole, target)
     if exported.kind == "packed":
         for name in target.glob("*.safetensors*"):  # the library would take them for weights of its own
             name.unlink()
         write_packed(whole, target)
     _FINISH[backbone.library](target, exported)
+    return None
+
+
+def _write_onnx(whole: nn.Module, backbone: Backbone, path: Path, exported: Exported, activations: Activations) -> float:
+    size = exported.preprocessing.image_size
+    example = {"pixel_values": torch.randn(2, 3, size, size, generator=generator(0, "export"))}
+    with torch.inference_mode():
+        wanted = backbone.outputs(whole, example)
+    metadata = {
+        "label_names": list(exported.label_names),
+        "preprocessing": dataclasses.asdict(exported.preprocessing),
+        "run_id": exported.config.run_id,
+    }
+    write_onnx(whole, backbone.outputs, example, path, activations=activations, metadata=metadata)
+    found = torch.from_numpy(OnnxModel(path).logits(pixel_values=example["pixel_values"].numpy()))
+    difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    if not difference <= _ALLOWED[activations]:
+        what = f"onnxruntime and torch differ by {difference:.2g} (at most {_ALLOWED[activations]:.2g})"
+        raise TrainingError(what, where=backbone.name, remedy="use --packed or --merged, and report this")
+    return difference
 
 
 def _finish_transformers(folder: Path, exported: Exported) -> None:

@@ -82,9 +82,10 @@ def export(
     )
     losses: dict[str, float] = {}
     way: Way | None = None
+    engine: float | None = None
 
     def write(target: Path) -> None:
-        nonlocal losses, exported, way
+        nonlocal losses, exported, way, engine
         adapter, backbone, module = load_adapted(config, chosen.adapter, len(labels))  # also proves that the adapter loads
         exported = dataclasses.replace(exported, library=backbone.library)
         if kind == "adapter":
@@ -94,7 +95,7 @@ def export(
             wanted = Wanted(requantize=requantize or (config.quantize == "after" and not merged), packed=keeps)
             quantizer = create("quantizer", config.quantizer)
             whole, way, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, wanted)
-            write_model(whole, backbone, target, exported, activations)
+            engine = write_model(whole, backbone, target, exported, activations)
         (target / "README.md").write_text(_card(exported, results), encoding="utf-8")
         (target / FILE).write_text(to_json(exported.as_dict()), encoding="utf-8")
 
@@ -111,6 +112,7 @@ def export(
         "weights": way,
         "merge_difference": losses.get(way or ""),
         "merge_losses": losses,
+        "engine_difference": engine,
         "bytes": sum((destination / name).stat().st_size for name in commit.files_below(destination)),
     }
     if evaluate:
@@ -147,8 +149,10 @@ def _check_packable(config: RunConfig) -> None:
 
 def _shown(data: Mapping[str, Any]) -> Any:
     rows = {**data, "destination": str(data["destination"])}
-    del rows["merge_losses"], rows["merge_difference"]
+    del rows["merge_losses"], rows["merge_difference"], rows["engine_difference"]
     rows |= {f"difference, {way} merge": f"{loss:.2g}" for way, loss in data["merge_losses"].items()}
+    if data["engine_difference"] is not None:
+        rows["difference, onnxruntime"] = f"{data['engine_difference']:.2g}"
     rows |= {key: _metrics(data[key]) for key in ("validation", "test", "test_of_the_run") if key in data}
     return lines(pairs(rows), f"Use it: peftlab predict {data['destination']} IMAGES")
 
