@@ -160,10 +160,12 @@ def _write_tuning(folder: Path, study: Study, generator: np.random.Generator) ->
     for cell in cells(study):
         for rate in study.tune.grid["learning_rate"]:
             for seed in study.tune.seeds:
-                value = None if (cell.label, rate) == ("full", 3e-3) else 0.95 - abs(math.log10(rate) + 3) * 0.02
+                level = LEVELS[cell.label][0] if cell.label in LEVELS else 0.95
+                value = None if (cell.label, rate) == ("full", 3e-3) else level - abs(math.log10(rate) + 3) * 0.02
                 noise = 0.001 * generator.normal()
                 about = {"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": rate}, "seed": seed}
                 trials.append({**about, "value": None if value is None else value + noise})
         chosen.append({"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": 1e-3}})
-    form = {"grid": study.tune.grid, "seeds": study.tune.seeds, "metric": "accuracy", "trials": trials, "chosen": chosen}
+    about = {"grid": study.tune.grid, "seeds": study.tune.seeds, "metric": "accuracy", "on": "validation"}
+    form = {**about, "trials": trials, "chosen": chosen}
     (folder / "tuning.json").write_text(to_json(form), encoding="utf-8")

@@ -29,6 +29,7 @@ from peftlab.analysis.headlines import headlines, notes
 from peftlab.analysis.intervals import t_interval
 from peftlab.analysis.pareto import front_probability
 from peftlab.analysis.setting import Comparison, Setting
+from peftlab.analysis.tuning_luck import tuning_luck
 from peftlab.study.expand import cells
 from peftlab.study.schema import Margin
 
@@ -71,7 +72,7 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
         pairs=[(int(a), int(b)) for a, b in pairs],
         findings=numbered,
         notes=notes(frame, settings, summaries, plan),
-        warnings=[*frame.warnings, *_warnings(frame, settings)],
+        warnings=[*frame.warnings, *_warnings(frame, settings), *tuning_luck(frame)],
         problems=[p.as_json() for p in frame.problems],
         runs={"completed": completed, **dict(sorted(problems.items()))},
         versions={"peftlab": peftlab.__version__, **{name: _version(name) for name in ("numpy", "scipy", "pandas")}},

@@ -1,0 +1,82 @@
+"""Did the tuning runs promise what the evaluation runs keep?"""
+
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr
+
+from peftlab.analysis.frame import Frame
+from peftlab.analysis.words import plural, show
+
+LEVEL = 0.05  #: shared by the values of the grid, because what is promised is the best of them
+LEAST_RUNS = 3
+
+
+def surprise(promised: float, trials: int, kept: Sequence[float]) -> float | None:
+    """p of a tuning mean so far above that of n evaluation runs, had all runs come from one normal distribution.
+
+    One-sided, by the prediction interval of Student's t: T = (promised - mean) / (s sqrt(1/trials + 1/n)), n - 1 degrees of
+    freedom. None below three evaluation runs.
+    """
+    if len(kept) < LEAST_RUNS or trials < 1:
+        return None
+    values = np.asarray(kept, dtype=np.float64)
+    gap, spread = promised - float(values.mean()), float(values.std(ddof=1)) * math.sqrt(1 / trials + 1 / values.size)
+    if spread == 0:
+        return 0.0 if gap > 0 else 1.0
+    return float(stdtr(values.size - 1, -gap / spread))
+
+
+def tuning_luck(frame: Frame) -> list[str]:
+    """A sentence for every arm whose chosen values did far better in tuning than in its evaluation runs, on the same split.
+
+    Far: p of :func:`surprise` at most 0.05 over the number of values that the arm was tuned over (Bonferroni).
+    """
+    tuning = frame.tuning or {}
+    metric, split = str(tuning.get("metric", "")), str(tuning.get("on", ""))
+    trials: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tried: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    picked = {_arm(entry): entry.get("values") for entry in _entries(tuning.get("chosen"))}
+    for trial in _entries(tuning.get("trials")):
+        value = trial.get("value")
+        if trial.get("values") not in tried[_arm(trial)]:
+            tried[_arm(trial)].append(trial.get("values"))
+        if trial.get("values") == picked.get(_arm(trial)) and isinstance(value, int | float) and math.isfinite(value):
+            trials[_arm(trial)].append(float(value))
+    tasks = Counter(str(entry.get("label")) for entry in _entries(tuning.get("chosen")))
+    rows = frame.rows[(frame.rows["metric"] == metric) & (frame.rows["split"] == split) & frame.rows["value"].notna()]
+    found = []
+    for (label, setting), values in trials.items():
+        if tasks[label] > 1:  # several settings: their names in tuning.json are not those of the frame
+            continue
+        here = rows[rows["label"] == label].to_dict("list")
+        kept = np.asarray(here["value"], dtype=np.float64)
+        sign = -1.0 if False in here["higher_is_better"] else 1.0  # a missing direction counts as higher
+        promised = float(np.mean(values))
+        p = surprise(sign * promised, len(values), [*(sign * kept)])
+        if p is not None and p <= LEVEL / len(tried[label, setting]):
+            options = picked[label, setting] or {}
+            chosen = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in options.items())
+            found.append(
+                f"{label}: {chosen} was chosen for {show(promised, metric)} {metric} on {split} "
+                f"({plural(len(values), 'tuning run')}), its {kept.size} evaluation runs reach "
+                f"{show(float(kept.mean()), metric)} there. The choice may be luck: tune on more seeds before a difference "
+                "counts against this arm."
+            )
+    return found
+
+
+def _entries(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _arm(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return str(entry.get("label", "")), f"{entry.get('task', '')} {entry.get('backbone', '')}"
