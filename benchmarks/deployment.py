@@ -36,17 +36,13 @@ from peftlab.api._model_folder import Exported, load_forward
 from peftlab.backbones.resolve import source_of
 from peftlab.deployment.onnx_engine import OnnxModel
 from peftlab.deployment.onnx_graph import write_onnx
+from peftlab.deployment.onnx_layers import LEVELS
 from peftlab.deployment.packed import WEIGHTS, packed_layers, write_packed
 from peftlab.errors import OptionError
 from peftlab.nn.packed import PackedLinear
 from peftlab.registry import create
 
 D_IN, D_OUT, GROUP = 768, 3072, 32
-VARIANTS: dict[str, tuple[bool, Any]] = {
-    "float32": (False, "float"),
-    "int4": (True, "float"),
-    "int4, 8-bit inputs": (True, "int8"),
-}
 #: name -> options of ``export``
 FORMS: dict[str, dict[str, Any]] = {
     "adapter on its base": {},
@@ -90,22 +86,36 @@ class Layers(nn.Module):
         return torch.stack([layer(x).sum(-1) for layer in self.layers]).sum(0) if len(self.layers) > 1 else self.layers[0](x)
 
 
+def variants(
+    floats: nn.Module, packed: nn.Module, outputs: Any, example: dict[str, torch.Tensor], folder: Path
+) -> dict[str, Path]:
+    """Name -> file. 8-bit inputs are an attribute of the operators, so that graph need not be recorded again."""
+    import onnx
+
+    paths = {name: folder / f"{name}.onnx" for name in ("float32", "int4", "int4, 8-bit inputs")}
+    write_onnx(floats, outputs, example, paths["float32"])
+    write_onnx(packed, outputs, example, paths["int4"])
+    model = onnx.load(paths["int4"])
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = LEVELS["int8"]
+    onnx.save(model, paths["int4, 8-bit inputs"])
+    return paths
+
+
 def merged_layer(layer: PackedLinear) -> PackedLinear:
     """With an update in its zero points."""
     return layer.shifted(1e-3 * torch.randn(layer.scale.shape))
 
 
 def layer_rows(folder: Path, repeats: int) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     for count, rows in ((1, (1, 197)), (12, (1,))):
         floats = [nn.Linear(D_IN, D_OUT) for _ in range(count)]
-        models: dict[str, OnnxModel] = {}
-        for name, (packed, activations) in VARIANTS.items():
-            parts = [merged_layer(PackedLinear.of(x, GROUP, "int4", bounds=False)) if packed else x for x in floats]
-            path = folder / "layer.onnx"
-            example = {"x": torch.zeros(2, D_IN)}
-            write_onnx(Layers(copy.deepcopy(parts)), lambda m, i: m(i["x"]), example, path, activations=activations)
-            models[name] = OnnxModel(path, threads=1)
+        packed = [merged_layer(PackedLinear.of(layer, GROUP, "int4", bounds=False)) for layer in floats]
+        paths = variants(Layers(floats), Layers(packed), lambda m, i: m(i["x"]), {"x": torch.zeros(2, D_IN)}, folder)
+        models = {name: OnnxModel(path, threads=1) for name, path in paths.items()}
         for n in rows:
             x = np.random.default_rng(0).standard_normal((n, D_IN), dtype=np.float32)
             calls = {name: (lambda model=model, x=x: model.logits(x=x)) for name, model in models.items()}
@@ -131,15 +141,9 @@ def model_rows(folder: Path, repeats: int) -> tuple[list[dict[str, Any]], dict[s
     save_file(plain.state_dict(), folder / "float.safetensors")
     write_packed(backbone.module, folder)
     sizes = {"safetensors": {"float32": (folder / "float.safetensors").stat().st_size, "int4": (folder / WEIGHTS).stat().st_size}}
-    sizes["onnx"] = {}
-    models = {}
-    for name, (packed, activations) in VARIANTS.items():
-        path = folder / "model.onnx"
-        example = {"pixel_values": torch.zeros(2, 3, 224, 224)}
-        module = copy.deepcopy(backbone.module if packed else plain).eval()
-        write_onnx(module, backbone.outputs, example, path, activations=activations)
-        sizes["onnx"][name] = path.stat().st_size
-        models[name] = OnnxModel(path, threads=1)
+    paths = variants(plain, backbone.module.eval(), backbone.outputs, {"pixel_values": torch.zeros(2, 3, 224, 224)}, folder)
+    models = {name: OnnxModel(path, threads=1) for name, path in paths.items()}
+    sizes["onnx"] = {name: path.stat().st_size for name, path in paths.items()}
     for form in sizes.values():
         form["ratio"] = round(form["int4"] / form["float32"], 4)
     rows = []
@@ -195,8 +199,9 @@ def main() -> None:
                 (folder / str(i)).mkdir()
                 found["runs"][run] = run_rows(results, run, folder / str(i), options.repeats)
         else:
-            rows, sizes = model_rows(folder, options.repeats)
-            found |= {"rows": layer_rows(folder, options.repeats) + rows, "bytes": sizes}
+            found["layer"] = layer_rows(folder, options.repeats)
+            print(json.dumps(found["layer"]), flush=True)
+            found["model"], found["bytes"] = model_rows(folder, options.repeats)
     found["load_after"] = [round(load, 1) for load in os.getloadavg()]
     text = json.dumps(found, indent=1)
     print(text)

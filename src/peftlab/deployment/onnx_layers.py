@@ -23,7 +23,7 @@ from peftlab.nn.pooled import group_sums
 
 Activations = Literal["float", "int8"]
 #: accuracy_level of MatMulNBits: what the inputs may be rounded to inside the product
-_LEVELS: dict[str, int] = {"float": 1, "int8": 4}
+LEVELS: dict[str, int] = {"float": 1, "int8": 4}
 _BLOCKS = (256, 128, 64, 32, 16)
 _DOMAIN = "com.microsoft"
 
@@ -79,7 +79,7 @@ class _Integers(_GroupTerm):
         self.register_buffer("codes", blocks[..., ::2] | (blocks[..., 1::2] << 4) if bits == 4 else blocks.contiguous())
         self.register_buffer("scale", self.scales(layer.scale))
         self.options = {"K": layer.in_features, "N": layer.out_features, "bits": bits, "block_size": self.block}
-        self.options["accuracy_level"] = _LEVELS[activations]
+        self.options["accuracy_level"] = LEVELS[activations]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.complete(x, _operator("MatMulNBits", x, (self.codes, self.scale), self.options))
