@@ -19,6 +19,7 @@ from peftlab.report.style import COLUMN_WIDTH_IN, short
 
 MOST_ARMS = 6
 MOST_BLOCKS = 13  #: more, and numbers no longer fit into the cells
+NARROW = 6  #: blocks, at most, of which two panels fit side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +44,18 @@ class RankMap(Figure):
         high = max(module.mean for grid in grids for module in grid.values())
         colors, norm = scale("cividis"), Normalize(0, max(high, 1.0))
         height = 0.36 * len(roles) + 0.42
-        figure = Canvas(figsize=(COLUMN_WIDTH_IN, height * len(maps) + 0.75), layout="constrained")
-        panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True)[:, 0]
-        for panel, found, grid in zip(panels, maps, grids, strict=True):
+        columns = 2 if len(blocks) <= NARROW and len(maps) > 2 else 1
+        rows = -(-len(maps) // columns)
+        figure = Canvas(figsize=(COLUMN_WIDTH_IN, height * rows + 0.75), layout="constrained")
+        table = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for panel, found, grid in zip(table.flat, maps, grids, strict=False):
             _panel(panel, grid, (blocks, roles), colors, norm)
-            panel.set_title(f"{short(found.arm)} (n = {found.n})", loc="left", fontsize=11)
-        panels[-1].set_xlabel("block")
-        bar = figure.colorbar(ScalarMappable(norm, colors), ax=list(panels), fraction=0.04, pad=0.02)
+            panel.set_title(f"{short(found.arm, 44 // columns)} (n = {found.n})", loc="left", fontsize=11)
+        for panel in table.flat[len(maps) :]:
+            panel.set_visible(False)
+        for panel in table[-1]:
+            panel.set_xlabel("block")
+        bar = figure.colorbar(ScalarMappable(norm, colors), ax=table, fraction=0.04, pad=0.02)
         bar.set_label("final rank, mean over seeds")
         bar.outline.set_visible(False)  # pyright: ignore
         return figure
