@@ -1,4 +1,6 @@
-"""Predicted against measured peak memory and step time: ``python benchmarks/memory_prediction.py [--output FILE] [--only TEXT]``.
+"""Predicted against measured peak memory and step time.
+
+    python benchmarks/memory_prediction.py [--output FILE] [--only TEXT] [--cache FOLDER]
 
 Real runs through the program's own plan and fork server, one process each, a few steps long; prints JSON. Backbones have random
 weights (memory does not depend on them) and are written to a temporary folder; the data are scikit-learn's digits, resized.
@@ -29,6 +31,7 @@ from peftlab.study.load import dump, validate_study
 STEPS = 6
 LORA = {"name": "lora", "rank": 8, "targets": "standard"}
 ALL = {"name": "lora", "rank": 8, "targets": "all-linear"}
+POOLED = {"name": "pooled", "rank": 8, "targets": "standard"}
 CHECKPOINTING = {"gradient_checkpointing": True}
 #: (backbone, pixels) -> arms
 SETS: dict[tuple[str, int], dict[str, dict[str, Any]]] = {
@@ -46,6 +49,18 @@ SETS: dict[tuple[str, int], dict[str, dict[str, Any]]] = {
         "lora-b64": {"adapter": LORA, "batch_size": 64},
         "all-b16-checkpointing": {"adapter": ALL, "batch_size": 16, **CHECKPOINTING},
     },
+    ("timm-vit-small", 96): {
+        "lora-b16": {"adapter": LORA, "batch_size": 16},
+        "lora-int8-b16": {"adapter": LORA, "quantizer": {"name": "bnb", "bits": 8}, "batch_size": 16},
+        "lora-nf4-b16": {"adapter": LORA, "quantizer": {"name": "bnb", "bits": 4}, "batch_size": 16},
+        "lora-nf4-double-b64": {"adapter": LORA, "quantizer": {"name": "bnb", "bits": 4, "double": True}, "batch_size": 64},
+        "qa-int4-b16": {"adapter": POOLED, "quantizer": {"name": "groupwise", "type": "int4"}, "batch_size": 16},
+        "qa-int8-linear-b16": {
+            "adapter": POOLED,
+            "quantizer": {"name": "groupwise", "type": "int8", "schedule": "linear"},
+            "batch_size": 16,
+        },
+    },
     ("transformers-vit", 96): {
         "full-b64": {"adapter": "full", "batch_size": 64},
         "lora-b16": {"adapter": LORA, "batch_size": 16},
@@ -60,12 +75,13 @@ def backbone(kind: str, folder: Path) -> str:
     """Write a backbone with random weights."""
     path = folder / kind
     path.mkdir()
-    if kind == "timm-vit-tiny":
+    if kind.startswith("timm-"):
         import timm
         from safetensors.torch import save_file
 
-        save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), path / "model.safetensors")
-        (path / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "num_classes": 1000}')
+        architecture = kind.removeprefix("timm-").replace("-", "_") + "_patch16_224"
+        save_file(timm.create_model(architecture).state_dict(), path / "model.safetensors")
+        (path / "config.json").write_text(json.dumps({"architecture": architecture, "num_classes": 1000}))
     else:
         from transformers import ViTConfig, ViTForImageClassification
 
@@ -74,7 +90,7 @@ def backbone(kind: str, folder: Path) -> str:
     return str(path)
 
 
-def run_set(kind: str, pixels: int, arms: dict[str, Any], folder: Path, weights: str) -> list[dict[str, Any]]:
+def run_set(kind: str, pixels: int, arms: dict[str, Any], folder: Path, weights: str, cache: Path) -> list[dict[str, Any]]:
     """Plan and run one set of arms; one row each."""
     study = validate_study(
         {
@@ -94,12 +110,12 @@ def run_set(kind: str, pixels: int, arms: dict[str, Any], folder: Path, weights:
         }
     )
     begin = time.perf_counter()
-    plan = make_plan(study, PlanOptions(cache=folder / "cache", device="cpu"))
+    plan = make_plan(study, PlanOptions(cache=cache, device="cpu"))
     planned_s = (time.perf_counter() - begin) / len(arms)
     results = ResultsFolder(folder / study.study)
     results.open_or_create(dump(study))
     configs = [run.config for run in plan.runs if run.config]
-    options = WorkerOptions(cache=folder / "cache", device="cpu", checkpoint_every_s=1e9)
+    options = WorkerOptions(cache=cache, device="cpu", checkpoint_every_s=1e9)
     execute(results, configs, jobs=1, options=options, listener=listener_for(Console(stderr=True)))
     rows = []
     for run in plan.runs:
@@ -136,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", default="", help="sets whose name contains this")
+    parser.add_argument("--cache", type=Path, help="where this machine's figures already are; default: measured anew")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -144,7 +161,7 @@ def main() -> None:
         for (kind, pixels), arms in SETS.items():
             if options.only in f"{kind}-{pixels}":
                 made.setdefault(kind, "") or made.update({kind: backbone(kind, folder)})
-                rows += run_set(kind, pixels, arms, folder, made[kind])
+                rows += run_set(kind, pixels, arms, folder, made[kind], options.cache or folder / "cache")
     errors = [abs(row["ratio"] - 1) for row in rows]
     report = {
         "benchmark": "memory_prediction",
