@@ -143,3 +143,25 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra):
         OnnxModel(tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+def test_a_text_model_of_two_inputs(tmp_path: Path) -> None:
+    """BERT's classifier, with a mask; the length of a row is that of the example."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from peftlab.backbones.resolve import source_of
+    from peftlab.registry import create
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForSequenceClassification(BertConfig(vocab_size=64, max_position_embeddings=32, **sizes)).save_pretrained(tmp_path)
+    backbone = source_of(str(tmp_path)).load(str(tmp_path), outputs=3, head="sequence-classification")
+    create("quantizer", {"name": "groupwise", "type": "int4", "group_size": 16}).convert(backbone)
+    mask = torch.ones(3, 12, dtype=torch.int64)
+    mask[1, 7:] = 0
+    inputs = {"input_ids": torch.arange(36).view(3, 12), "attention_mask": mask}
+    with torch.inference_mode():
+        wanted = backbone.outputs(backbone.module.eval(), inputs).numpy()
+    write_onnx(backbone.module, backbone.outputs, inputs, tmp_path / "m.onnx")
+    found = OnnxModel(tmp_path / "m.onnx", threads=1).logits(**{name: tensor.numpy() for name, tensor in inputs.items()})
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
