@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from peftlab.execution.fallback import Attempt, is_device_failure, is_out_of_memory
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.execution.worker import main
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
+from peftlab.registry import create
 from peftlab.study.schema import Train
 from tests.contracts.tiny import make
 
@@ -55,6 +59,65 @@ def test_higher_precision_ends_at_float32() -> None:
     again, flag = following
     assert again.precision == "float32" and "step 7" in flag
     assert again.after_divergence(6) is None
+
+
+def test_higher_precision_reaches_the_products_of_quantized_layers() -> None:
+    half = create("quantizer", {"name": "bnb", "bits": 4, "compute_dtype": "float16"})
+    start = Attempt(device=CPU, precision="float32", train=Train(batch_size=32, on_non_finite="higher-precision"), quantizer=half)
+    following = start.after_divergence(2)
+    assert following is not None
+    again, flag = following
+    assert again.quantizer is not None and again.quantizer.spec() == {**half.spec(), "compute_dtype": "float32"}
+    assert "step 3" in flag and "quantized layers" in flag
+    assert again.name != start.name
+    assert again.after_divergence(2) is None
+    for spec in ({"name": "bnb", "bits": 4}, {"name": "bnb", "bits": 8}, {"name": "groupwise"}):
+        assert create("quantizer", spec).exact is None  # nothing to raise: divergence is the outcome
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """A worker has a process for itself and sets what is the process's; here it is put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    exact = torch.are_deterministic_algorithms_enabled()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.use_deterministic_algorithms(exact)
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("policy", ["fail", "higher-precision"])
+def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, policy: str) -> None:
+    """The weights of one layer in each block, two million times as large, pass float16's 65,504; float32 and norms cope."""
+    backbone = make("vit", tmp_path / "vit")
+    weights = load_file(backbone / "model.safetensors")
+    large = {n: t * 2e6 if n.endswith("intermediate.dense.weight") else t.clone() for n, t in weights.items()}
+    save_file(large, backbone / "model.safetensors", metadata={"format": "pt"})
+    config = RunConfig(
+        study="overflow",
+        arm="qlora",
+        label="qlora",
+        slug="qlora",
+        backbone=str(backbone),
+        backbone_fingerprint="large",
+        task={"kind": "image-classification", "data": "digits", "train_size": 64, "test_size": 32},
+        data_fingerprint="digits",
+        adapter={"name": "lora", "rank": 2},
+        quantizer={"name": "bnb", "bits": 4, "compute_dtype": "float16"},
+        train=Train(max_steps=2, batch_size=8, learning_rate=1e-4, on_non_finite=policy).model_dump(mode="json"),  # pyright: ignore
+        seed=0,
+    )
+    run = RunFolder(tmp_path / config.run_id).create(config)
+    main(config.model_dump_json(), str(run.path), WorkerOptions(cache=tmp_path / "cache"))
+    results = run.results()
+    assert results is not None
+    if policy == "fail":
+        assert results.status == "diverged" and "diverged in step 1" in results.flags
+        return
+    assert results.status == "completed" and results.steps == 2
+    assert results.flags == ["not finite in float32 with quantized layers in lower precision in step 1: run again in float32"]
+    assert run.config().quantizer["compute_dtype"] == "float16"  # what was asked for stays what was asked for
 
 
 def test_errors_are_told_apart() -> None:

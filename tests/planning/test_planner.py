@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
 from peftlab.planning import planner as planning
@@ -223,6 +224,23 @@ def test_a_run_that_cannot_fit_is_refused_with_the_largest_batch_that_would(
     with_memory(monkeypatch, cache, 6.0)
     with pytest.raises(PlanRefused, match="largest batch_size that would fit is"):
         planned(backbone, cache, predict=True, train={"batch_size": 512})
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="a device that bitsandbytes cannot run on is needed")
+def test_a_quantizer_that_the_device_cannot_run_is_refused(backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = dataclasses.replace(Machine.here(cache), device="mps")
+
+    class Elsewhere(Machine):
+        @classmethod
+        def here(cls, cache: Path, *, device: str = "auto", worker: str = "") -> Machine:
+            return machine
+
+    monkeypatch.setattr(planning, "Machine", Elsewhere)
+    arms = {"lora": {"adapter": "lora"}, "qlora": {"adapter": "lora", "quantizer": {"name": "bnb", "bits": 4}}}
+    plan = planned(backbone, cache, arms=arms, analysis={})
+    assert {run.label for run in plan.refusals} == {"qlora"}
+    assert "mps cannot run bitsandbytes nf4" in (plan.refusals[0].refusal or "")
+    assert plan.refusals[0].config is None
 
 
 def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_one(

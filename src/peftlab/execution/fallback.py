@@ -4,7 +4,7 @@
 key of ``train``           value                       answer
 =========================  ==========================  =====================================================================
 ``on_out_of_memory``       ``accumulate``              half the micro-batch, twice the accumulation, same effective batch
-``on_non_finite``          ``higher-precision``        the run again in float32
+``on_non_finite``          ``higher-precision``        the run again in float32, products of quantized layers included
 ``on_device_failure``      ``cpu``                     the run again on the CPU
 =========================  ==========================  =====================================================================
 
@@ -18,6 +18,7 @@ import dataclasses
 
 import torch
 
+from peftlab.quantizers.contract import Quantizer
 from peftlab.study.schema import Train
 from peftlab.training.precision import Precision, higher
 
@@ -28,24 +29,29 @@ _DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "MPS back
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """How a run is tried: device, precision and micro-batch."""
+    """How a run is tried: device, precision, micro-batch, and the quantizer of weights that are quantized while it trains."""
 
     device: torch.device
     precision: Precision
     train: Train
+    quantizer: Quantizer | None = None
+    again: bool = False  #: with another quantizer than the run's
 
     @property
     def name(self) -> str:
         """Folder of this attempt's checkpoints: those of another attempt are never continued."""
-        return f"{self.device.type}-{self.precision}-{self.train.batch_size}"
+        return f"{self.device.type}-{self.precision}-{self.train.batch_size}{'-exact' if self.again else ''}"
 
     def after_divergence(self, step: int) -> tuple[Attempt, str] | None:
         """The next attempt and its flag, or None: divergence is the outcome."""
         safer = higher(self.precision)
-        if self.train.on_non_finite != "higher-precision" or safer is None:
+        exact = self.quantizer.exact if self.quantizer is not None else None
+        if self.train.on_non_finite != "higher-precision" or (safer is None and exact is None):
             return None
-        flag = f"not finite in {self.precision} in step {step + 1}: run again in {safer}"
-        return dataclasses.replace(self, precision=safer), flag
+        low = "" if exact is None else " with quantized layers in lower precision"
+        flag = f"not finite in {self.precision}{low} in step {step + 1}: run again in float32"
+        changes = {} if exact is None else {"quantizer": exact, "again": True}
+        return dataclasses.replace(self, precision=safer or self.precision, **changes), flag
 
     def after_error(self, error: BaseException) -> tuple[Attempt, str] | None:
         """The next attempt and its flag, or None: the error stands."""

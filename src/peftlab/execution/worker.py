@@ -168,9 +168,12 @@ class _Run:
 
     def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         """Train; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
+        if ingredients.trains_quantized:
+            self.attempt = dataclasses.replace(self.attempt, quantizer=ingredients.quantizer)
         while True:
+            tried = dataclasses.replace(ingredients, quantizer=self.attempt.quantizer or ingredients.quantizer)
             try:
-                adapted, trainer, fitted, memory = self._attempt(ingredients, task)
+                adapted, trainer, fitted, memory = self._attempt(tried, task)
             except RuntimeError as error:
                 following = self.attempt.after_error(error)
                 if following is None:

@@ -76,6 +76,10 @@ class BitsAndBytes(Quantizer):
     def keeps_input(self) -> bool:
         return self.bits == 8
 
+    @property
+    def exact(self) -> Quantizer | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return dataclasses.replace(self, compute_dtype="float32") if self.compute_dtype in ("bfloat16", "float16") else None
+
     def refuse(self, device: str) -> str | None:
         return _trial(self, device)
 

@@ -74,6 +74,14 @@ class Quantizer(Component, ABC):
         """Whether a layer's backward pass holds its input."""
         return False
 
+    @property
+    def exact(self) -> Quantizer | None:
+        """The same scheme with its products in float32; None where they are already, or the scheme says in what they are.
+
+        What ``on_non_finite: higher-precision`` goes to. The stored weights stay those of the arm: other ones are another arm.
+        """
+        return None
+
     @abstractmethod
     def refuse(self, device: str) -> str | None:
         """Why this device cannot run the scheme; None if it can. Asked at plan time."""
