@@ -149,8 +149,8 @@ def _adaptive(rows_: Iterable[AdaptiveRow], metric: str) -> str:
     lines = [head, "|---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|"]
     for r in rows_:
         equal = [word for word, so in (("parameters", r.equal_parameters), ("ranks", r.equal_ranks)) if so]
-        start = r.parameters_at_start
-        before = f" ({show_count(start)} at the start)" if start != r.parameters_at_end else ""
+        most = r.parameters_at_most
+        before = f" ({show_count(most)} at most)" if most != r.parameters_at_end else ""
         cells = (
             r.adaptive,
             r.fixed,
@@ -200,7 +200,8 @@ def _tuning(folder: Path) -> str:
     if edge := [choice["label"] for choice in raw["chosen"] if choice["at_edge"]]:
         lines += [
             "",
-            f"A rate beyond the grid might have suited {listed(edge)} better: differences that count against them are not sure.",
+            f"A rate beyond the grid might have suited {listed(edge)} better: what counts against them is not sure, nor, where "
+            "one of them is the baseline, what counts for the others.",
         ]
     return "\n".join(lines)
 

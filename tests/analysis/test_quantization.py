@@ -19,7 +19,7 @@ from peftlab.analysis.assess_quantization import QuantizationTables, assess_quan
 from peftlab.analysis.convergence import area, steps_to, target
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.interaction import slope, two_way
-from peftlab.analysis.quantized import quantized_runs
+from peftlab.analysis.quantized import _Keys, quantized_runs
 from tests.report.fixtures import write_results
 from tests.report.quantized import COSTS, LEVELS, PARAMETERS, RANKS, REST_BYTES, SCHEMES, arm, write_quantized
 
@@ -190,3 +190,11 @@ def test_a_study_without_quantized_arms_says_nothing(tmp_path: Path) -> None:
     assert quantized_runs(frame) == [] and found.empty
     found.write(frame)
     assert not (frame.folder / "analysis").exists()
+
+
+def test_a_rate_that_the_study_states_is_part_of_the_treatment_a_tuned_one_is_not() -> None:
+    def keys(rate: float, **more: object) -> _Keys:
+        return _Keys.of({"adapter": {"name": "lora", "rank": 4}, "train": {"learning_rate": rate, "epochs": 1}, **more})
+
+    assert keys(1e-3).treatment != keys(1e-2).treatment
+    assert keys(1e-3, tuned={"learning_rate": 1e-3}).treatment == keys(1e-2, tuned={"learning_rate": 1e-2}).treatment

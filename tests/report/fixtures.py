@@ -165,7 +165,9 @@ def _write_tuning(folder: Path, study: Study, generator: np.random.Generator) ->
                 noise = 0.001 * generator.normal()
                 about = {"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": rate}, "seed": seed}
                 trials.append({**about, "value": None if value is None else value + noise})
-        chosen.append({"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": 1e-3}})
+        best = [t["value"] for t in trials if t["label"] == cell.label and t["values"] == {"learning_rate": 1e-3}]
+        about = {"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": 1e-3}}
+        chosen.append({**about, "mean": float(np.mean(best)), "at_edge": [], "lost": 0, "trials": len(best)})
     about = {"grid": study.tune.grid, "seeds": study.tune.seeds, "metric": "accuracy", "on": "validation"}
     form = {**about, "trials": trials, "chosen": chosen}
     (folder / "tuning.json").write_text(to_json(form), encoding="utf-8")

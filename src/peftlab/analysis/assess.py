@@ -116,7 +116,7 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
                 mean=_number(interval.mean), sd=interval.sd, interval=_bounds(interval.low, interval.high),
                 values=[_number(v) for v in column], imputed=int(runs["imputed"].sum()),
                 failed=failed[(label, setting.backbone)],
-                trainable=trainable, trainable_at_end=_number(runs["trainable_at_end"].mean()),
+                trainable=trainable, trainable_at_end=_at_end(runs),
                 total=_largest(runs, "total"), trainable_percent=_largest(runs, "trainable_percent"),
                 percent_of_baseline=100 * trainable / base_trainable if trainable is not None and base_trainable else None,
                 measured_peak_mb=_largest(runs, "measured_peak_mb"), predicted_peak_mb=_largest(runs, "predicted_peak_mb"),
@@ -247,6 +247,13 @@ def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:
 
 def _largest(runs: pd.DataFrame, column: str) -> float | None:
     return _number(runs[column].max())
+
+
+def _at_end(runs: pd.DataFrame) -> float | None:
+    """Mean over runs; None where every run ended with as many as it began with, however seeds differ."""
+    ends = runs["trainable_at_end"]
+    unchanged = ends.isna() | (ends == runs["trainable"])
+    return None if bool(unchanged.all()) else _number(ends.mean())
 
 
 def _number(value: Any) -> float | None:

@@ -69,7 +69,7 @@ class ArmSummary(Form):
     imputed: int = 0  #: diverged runs counted at chance level
     failed: int = 0
     trainable: float | None = None  #: the most that a run held
-    trainable_at_end: float | None = None  #: mean over runs; less where an allocator took ranks away
+    trainable_at_end: float | None = None  #: mean over runs; None where no run's count changed
     total: float | None = None
     trainable_percent: float | None = None
     percent_of_baseline: float | None = None  #: trainable parameters, of the baseline's

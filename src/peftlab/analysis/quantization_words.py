@@ -68,7 +68,8 @@ def _cancelled(cells: Sequence[Cell]) -> str:
         return ""
     aligned, bound = max(c.aligned.mean for c in known if c.aligned), max(c.bound.mean for c in known if c.bound)
     return (
-        f"Of the energy of the quantization error, updates of these ranks could take back at most {100 * bound:.2g} %; "
+        "Of the energy of the adapted layers' quantization error, updates of these ranks could take back at most "
+        f"{100 * bound:.2g} %; "
         f"the trained ones point along at most {100 * aligned:.2g} % of it."
     )
 

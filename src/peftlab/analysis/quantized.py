@@ -151,7 +151,8 @@ class _Keys:
     def of(cls, config: Mapping[str, Any]) -> _Keys:
         quantizer, adapter = config.get("quantizer") or {}, config.get("adapter") or {}
         when = config.get("quantize", "before")
-        train = {k: v for k, v in (config.get("train") or {}).items() if k != "learning_rate"}
+        tuned = config.get("tuned") or {}  # each arm has its own; a value that the study states is part of the treatment
+        train = {k: v for k, v in (config.get("train") or {}).items() if k not in tuned}
         others = {"allocator": config.get("allocator"), "train": train}
         fixed = {k: v for k, v in adapter.items() if k not in RANK_OPTIONS}
         rank = adapter.get("rank")

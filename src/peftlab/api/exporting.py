@@ -96,7 +96,7 @@ def export(
             quantizer = create("quantizer", config.quantizer)
             whole, way, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, wanted)
             engine = write_model(whole, backbone, target, exported, activations)
-        (target / "README.md").write_text(_card(exported, results), encoding="utf-8")
+        (target / "README.md").write_text(_card(exported, results, _as_run(config, way, activations)), encoding="utf-8")
         (target / FILE).write_text(to_json(exported.as_dict()), encoding="utf-8")
 
     commit.commit_folder(destination, write)
@@ -211,8 +211,13 @@ def preprocessing_of(config: RunConfig) -> Preprocessing:
     return found if crop is None else dataclasses.replace(found, crop=crop)
 
 
-def _card(exported: Exported, results: RunResults) -> str:
-    """The run's model card; that of a whole model names what loads it."""
+def _as_run(config: RunConfig, way: Way | None, activations: Activations) -> bool:
+    """What is written computes what the run evaluated, but for rounding of floats."""
+    return activations == "float" and (way == "requantized") == (config.quantize == "after")
+
+
+def _card(exported: Exported, results: RunResults, as_run: bool) -> str:
+    """The run's model card; that of a whole model names what loads it, and says where the run's figures are not its own."""
     from peftlab.report.model_card import model_card
 
     card = model_card(exported.config, results)
@@ -220,6 +225,11 @@ def _card(exported: Exported, results: RunResults) -> str:
         return card
     loader, how = CARD[exported.kind]
     how = f"This folder is the whole model: the backbone with the adapter folded in{how}."
+    if not as_run:
+        how += (
+            " Its weights or inputs are rounded otherwise than in the run, whose figures this card states: they are not those of "
+            "this file. `peftlab export ... --evaluate` measures it."
+        )
     return card.replace("library_name: peft", f"library_name: {loader or exported.library}", 1).replace(
         "\n## ", f"\n{how}\n\n## ", 1
     )

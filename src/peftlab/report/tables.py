@@ -31,8 +31,7 @@ class Row:
     @property
     def at_end(self) -> str:
         """Trainable parameters at the end of training; empty where there are as many as before."""
-        end = show_count(self.arm.trainable_at_end, missing="")
-        return end if end != show_count(self.arm.trainable) else ""
+        return show_count(self.arm.trainable_at_end, missing="")
 
     @property
     def flags(self) -> list[str]:
@@ -69,7 +68,7 @@ def plain(row: Row, findings: Findings) -> dict[str, Any]:
         "difference_low": d_low, "difference_high": d_high, "p_adjusted": d.p_adjusted if d else None,
         "p_sign_flip": d.p_sign_flip if d else None, "margin_verdict": m.verdict if m else None,
         "margin_p_adjusted": m.p_adjusted if m else None, "equivalence_verdict": e.verdict if e else None,
-        "trainable": arm.trainable, "trainable_at_end": arm.trainable_at_end,
+        "trainable": arm.trainable, "trainable_at_end": arm.trainable if arm.trainable_at_end is None else arm.trainable_at_end,
         "percent_of_baseline": arm.percent_of_baseline, "trainable_percent": arm.trainable_percent,
         "measured_peak_mb": arm.measured_peak_mb, "predicted_peak_mb": arm.predicted_peak_mb, "train_s": arm.train_s,
         "diverged": arm.imputed, "failed": arm.failed, "flags": "; ".join(row.flags),

@@ -14,7 +14,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.quantized import dense_weight, quantized_layers
 from peftlab.nn.surgery import slice_fused
-from peftlab.nn.weight_error import WeightError
+from peftlab.nn.weight_error import RANKS, WeightError
 
 LARGEST = 2048  #: no bound for matrices whose smaller side is larger: its eigenvalues would take seconds a layer
 
@@ -39,7 +39,8 @@ def cancellation(adapted: Adapted, plain: Backbone) -> dict[str, Any]:
             found = _compare(dense_weight(plain.module.get_submodule(name)), layers[name].dequantize(), update, group)
             if found is not None:
                 shares = found.pop("bounds")
-                found |= {"rank": rank, "bound": shares[min(rank, len(shares)) - 1] if rank and shares else None}
+                known = rank > 0 and len(shares) > 0 and (rank <= len(shares) or len(shares) < RANKS)  # more are not kept
+                found |= {"rank": rank, "bound": shares[min(rank, len(shares)) - 1] if known else None}
                 sites[name] = found
     whole = sum(site["error_norm"] ** 2 for site in sites.values())
     together = {
