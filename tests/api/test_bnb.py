@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from peftlab import api
-from peftlab.api._model_folder import load_adapted, load_deployed
+from peftlab.api._model_folder import Exported, load_adapted, load_deployed, load_forward
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import OptionError
 from peftlab.nn.quantized import quantized_layers
@@ -140,3 +142,26 @@ def test_a_default_written_out_is_the_same_run(runs: Trained) -> None:
     config = runs.run("qlora").config()
     assert config.quantizer["type"] == "nf4"
     assert "quantize" not in config.identity()
+
+
+def test_what_a_rescued_run_hands_over_computes_as_the_run_did(tmp_path: Path, cache: Path) -> None:
+    """The first layers of the MLPs pass float16's 65,504; the run went on in float32, and so does what is exported."""
+    backbone = make("vit", tmp_path / "vit")
+    weights = load_file(backbone / "model.safetensors")
+    large = {n: t * 2e6 if n.endswith("intermediate.dense.weight") else t.clone() for n, t in weights.items()}
+    save_file(large, backbone / "model.safetensors", metadata={"format": "pt"})
+    study = study_of(backbone, {"qlora": {"adapter": "lora", "quantizer": QUANTIZER | {"compute_dtype": "float16"}}}, [0])
+    study["train"] |= {"max_steps": 2, "learning_rate": 1e-4, "on_non_finite": "higher-precision"}
+    runs = Trained(train(study, tmp_path / "tiny", cache), backbone)
+    results = runs.run("qlora").results()
+    assert results is not None and results.quantizer is not None and results.flags
+    answer = api.export(runs.folder, "qlora", tmp_path / "out", evaluate=True)
+    assert answer["run_id"] == results.run_id
+    assert answer["test"]["accuracy"] == pytest.approx(results.metrics["test"]["accuracy"])
+    exported = Exported.read(tmp_path / "out")
+    assert exported.config == runs.run("qlora").config() and exported.quantizer == results.quantizer
+    assert torch.isfinite(load_forward(tmp_path / "out", exported)(pixels())).all()
+    as_asked = dataclasses.replace(exported, quantizer=exported.config.quantizer)
+    assert not torch.isfinite(load_forward(tmp_path / "out", as_asked)(pixels())).all()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "float32" in next(line for line in card.splitlines() if "quantizer of the frozen weights" in line)

@@ -114,10 +114,12 @@ def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, policy: str) 
     assert results is not None
     if policy == "fail":
         assert results.status == "diverged" and "diverged in step 1" in results.flags
+        assert results.quantizer is None
         return
     assert results.status == "completed" and results.steps == 2
     assert results.flags == ["not finite in float32 with quantized layers in lower precision in step 1: run again in float32"]
     assert run.config().quantizer["compute_dtype"] == "float16"  # what was asked for stays what was asked for
+    assert results.quantizer is not None and results.quantizer["compute_dtype"] == "float32"
 
 
 def test_errors_are_told_apart() -> None:

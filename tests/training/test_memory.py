@@ -47,6 +47,7 @@ def test_the_peak_of_a_block_that_is_gone_is_seen_and_can_be_reset() -> None:
         "import json, torch\n"
         "from peftlab.training.memory import allocate_exactly, peak_resident_mb, reset_peak, resident_mb\n"
         "exact = allocate_exactly(True)\n"
+        "torch.ones(50_000_000)\n"  # what runs for the first time brings its own pages in: code, tables, threads
         "before = resident_mb(); can = reset_peak()\n"
         "block = torch.ones(50_000_000); del block\n"
         "peak = peak_resident_mb() - before; now = resident_mb() - before; again = reset_peak() and peak_resident_mb() - before\n"
@@ -66,6 +67,7 @@ def test_blocks_are_given_back_only_when_asked_to() -> None:
         "import json, torch\n"
         "from peftlab.training.memory import allocate_exactly, resident_mb\n"
         "done = allocate_exactly({exact})\n"
+        "torch.ones(500_000)\n"
         "before = resident_mb()\n"
         "blocks = [torch.ones(500_000) for _ in range(40)]\n"
         "blocks = blocks[-1:]\n"

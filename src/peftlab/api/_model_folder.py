@@ -22,6 +22,7 @@ from peftlab.deployment.packed import read_packed
 from peftlab.errors import BackboneError, OptionError, RecordError
 from peftlab.nn.seeding import seeded
 from peftlab.nn.surgery import slice_fused
+from peftlab.quantizers.contract import Quantizer
 from peftlab.records import commit
 from peftlab.records.record import RunConfig
 from peftlab.registry import create
@@ -42,6 +43,7 @@ class Exported:
     label_names: tuple[str, ...]
     preprocessing: Preprocessing
     library: str
+    quantizer: Mapping[str, Any]  #: the one that the run ended with: the config's, unless a fallback put another in its place
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -56,6 +58,7 @@ class Exported:
             "label_names": list(self.label_names),
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "config": self.config.model_dump(mode="json"),
+            "quantizer": dict(self.quantizer),
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class Exported:
                 label_names=tuple(raw["label_names"]),
                 preprocessing=Preprocessing(**prepared),
                 library=raw["backbone"]["library"],
+                quantizer=raw.get("quantizer") or raw["config"]["quantizer"],
             )
         except FileNotFoundError as error:
             remedy = "name a folder that `peftlab export` wrote"
@@ -89,8 +93,12 @@ class Exported:
         return found
 
 
-def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter, Backbone, nn.Module]:
+def load_adapted(
+    config: RunConfig, folder: Path, outputs: int, quantizer: Mapping[str, Any] | None = None
+) -> tuple[Adapter, Backbone, nn.Module]:
     """The run's model as it was trained, for inference: its backbone, its quantizer, and the adapter that lies in ``folder``.
+
+    ``quantizer``: the one that the run ended with, where that is not the config's.
 
     Raises:
         RecordError: the record has no adapter that peftlab can load.
@@ -101,7 +109,7 @@ def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter
         raise RecordError(what, where=config.run_id, remedy="use the model that it came from, or export another run")
     try:
         adapter: Adapter = create("adapter", config.adapter)
-        quantizer = create("quantizer", config.quantizer)
+        converts: Quantizer = create("quantizer", quantizer or config.quantizer)
     except OptionError as error:
         raise RecordError(
             f"the run was made by another version: {error.what}", where=config.run_id, remedy="use that version"
@@ -109,20 +117,23 @@ def load_adapted(config: RunConfig, folder: Path, outputs: int) -> tuple[Adapter
     check_backbone(config)
     source = source_of(config.backbone)
     backbone = source.load(config.backbone, outputs=outputs, image_size=config.task.get("image_size"), seed=config.seed)
-    if quantizer.quantizes and config.quantize == "before":
+    if converts.quantizes and config.quantize == "before":
         if adapter.takes_slices:  # as in training: each slice is quantized by itself
             slice_fused(backbone.module, adapter.sites(backbone))
-        quantizer.convert(backbone)
+        converts.convert(backbone)
     module = adapter.load(backbone, folder)
     module.requires_grad_(False)
     return adapter, backbone, module.eval()
 
 
-def load_deployed(config: RunConfig, folder: Path, outputs: int) -> tuple[Backbone, nn.Module]:
+def load_deployed(
+    config: RunConfig, folder: Path, outputs: int, quantizer: Mapping[str, Any] | None = None
+) -> tuple[Backbone, nn.Module]:
     """The run's model as it was evaluated: of ``quantize: after`` the merged one, quantized."""
-    adapter, backbone, module = load_adapted(config, folder, outputs)
+    adapter, backbone, module = load_adapted(config, folder, outputs, quantizer)
     if config.quantize == "after":
-        module = quantized_model(create("quantizer", config.quantizer), backbone, merged_model(adapter, backbone, module))
+        merged = merged_model(adapter, backbone, module)
+        module = quantized_model(create("quantizer", quantizer or config.quantizer), backbone, merged)
     return backbone, module.eval()
 
 
@@ -159,7 +170,7 @@ def load_forward(folder: Path, exported: Exported) -> Forward:
         model = OnnxModel(folder / ONNX, threads=torch.get_num_threads())
         return lambda pixels: torch.from_numpy(model.logits(pixel_values=pixels.numpy()))
     if exported.kind == "adapter":
-        backbone, whole = load_deployed(exported.config, folder, len(exported.label_names))
+        backbone, whole = load_deployed(exported.config, folder, len(exported.label_names), exported.quantizer)
         return lambda pixels: backbone.outputs(whole, {"pixel_values": pixels})
     module = packed_module(folder, exported) if exported.kind == "packed" else _opened(folder, exported, weights=True)
     return lambda pixels: _LOGITS[exported.library](module, pixels)

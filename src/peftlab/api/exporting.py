@@ -79,6 +79,7 @@ def export(
         label_names=labels,
         preprocessing=preprocessing_of(config),
         library="",
+        quantizer=results.quantizer or config.quantizer,
     )
     losses: dict[str, float] = {}
     way: Way | None = None
@@ -86,14 +87,15 @@ def export(
 
     def write(target: Path) -> None:
         nonlocal losses, exported, way, engine
-        adapter, backbone, module = load_adapted(config, chosen.adapter, len(labels))  # also proves that the adapter loads
+        ran_with = exported.quantizer
+        adapter, backbone, module = load_adapted(config, chosen.adapter, len(labels), ran_with)  # also proves that it loads
         exported = dataclasses.replace(exported, library=backbone.library)
         if kind == "adapter":
             shutil.copytree(chosen.adapter, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(commit.MANIFEST))
         else:
             keeps: Literal["no", "if exact", "always"] = "no" if merged else "always" if packed else "if exact"
             wanted = Wanted(requantize=requantize or (config.quantize == "after" and not merged), packed=keeps)
-            quantizer = create("quantizer", config.quantizer)
+            quantizer = create("quantizer", ran_with)
             whole, way, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, wanted)
             engine = write_model(whole, backbone, target, exported, activations)
         (target / "README.md").write_text(_card(exported, results, _as_run(config, way, activations)), encoding="utf-8")
@@ -220,7 +222,7 @@ def _card(exported: Exported, results: RunResults, as_run: bool) -> str:
     """The run's model card; that of a whole model names what loads it, and says where the run's figures are not its own."""
     from peftlab.report.model_card import model_card
 
-    card = model_card(exported.config, results)
+    card = model_card(exported.config, results, as_run=as_run)
     if exported.kind == "adapter":
         return card
     loader, how = CARD[exported.kind]

@@ -146,6 +146,7 @@ class _Run:
                 memory=measured,
                 time=self._times(fitted, trainer),
                 splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
+                quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
                 flags=self.flags,
                 notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings],
                 resumed=fitted.resumed,

@@ -96,6 +96,7 @@ class RunResults(Record):
     memory: dict[str, Any]
     time: dict[str, Any]  #: train_s, step_ms_median, evaluate_s, samples_per_s, total_s, cpu_s
     splits: dict[str, int] = {}  #: split -> number of examples
+    quantizer: dict[str, Any] | None = None  #: the one that the run ended with, where a fallback put another in its place
     flags: list[str] = []  #: fallbacks and other things every table must show
     notes: list[str] = []
     resumed: int = 0  #: how many times the run was continued

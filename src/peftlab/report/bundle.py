@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from peftlab.analysis.assess_quantization import QuantizationTables, assess_quan
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.layers import Layers
+from peftlab.analysis.reading import metric_lines
 from peftlab.report.figures.contract import Bundle
 
 _KEPT = ("step", "epoch", "split", "loss", "time_s")
@@ -74,25 +73,12 @@ def _curves(folder: Path, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         runs["label"], runs["seed"], runs["fold"], runs["status"], runs["folder"], strict=True
     ):
         about = {"label": label, "seed": seed, "fold": fold, "diverged": status == "diverged"}
-        lines += [about | line for line in _lines(folder / where / "metrics.jsonl", metric)]
+        for line in metric_lines(folder / where / "metrics.jsonl"):
+            if isinstance(line.get("step"), int):
+                lines.append(about | {key: line.get(key) for key in (*_KEPT, metric)})
     columns = ["label", "seed", "fold", "diverged", *_KEPT, *([metric] if metric not in _KEPT else [])]
     table = pd.DataFrame(lines, columns=pd.Index(columns))
     for name in {"loss", metric}:
         table[name] = pd.to_numeric(table[name], errors="coerce")
     table = table.dropna(axis="columns", how="all") if len(table) else table
     return table.dropna(subset=["step"]) if len(table) else table
-
-
-def _lines(path: Path, metric: str) -> Iterator[dict[str, Any]]:
-    """Lines of a metrics file; what a crash left half written is skipped."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for raw in text.splitlines():
-        try:
-            line = json.loads(raw, parse_constant=lambda _: None)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int) and line.get("split") in ("train", "validation"):
-            yield {key: line.get(key) for key in (*_KEPT, metric)}

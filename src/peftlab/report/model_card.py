@@ -14,19 +14,21 @@ from peftlab.analysis.words import is_share, show, show_count
 from peftlab.records.record import RunConfig, RunResults
 
 
-def model_card(config: RunConfig, results: RunResults | None) -> str:
+def model_card(config: RunConfig, results: RunResults | None, *, as_run: bool = True) -> str:
     """Markdown with the front matter the Hugging Face hub reads.
 
     Args:
         config: what was trained.
         results: what came out; None where the run is not finished (the card then says so).
+        as_run: the files beside the card compute what the run evaluated; otherwise its figures are not put into the front
+            matter, where the hub would take them for those of the files.
     """
     parts = [
-        "---", _front_matter(config, results).rstrip(), "---", "",
+        "---", _front_matter(config, results if as_run else None).rstrip(), "---", "",
         f"# {_text(config.label)} on {_text(config.backbone)}", "",
         f"Adapter trained by peftlab in the study {_code(config.study)}, seed {config.seed}"
         + (f", fold {config.fold}" if config.fold else "") + ".", "",
-        "## What it is", "", *_list(_about(config)), "",
+        "## What it is", "", *_list(_about(config, results)), "",
         "## Results", "", *_results(results), "",
         "## Training", "", *_list(_training(config, results)), "",
     ]  # fmt: skip
@@ -63,12 +65,12 @@ def _front_matter(config: RunConfig, results: RunResults | None) -> str:
     return stream.getvalue()
 
 
-def _about(config: RunConfig) -> dict[str, str]:
+def _about(config: RunConfig, results: RunResults | None) -> dict[str, str]:
     about = {"backbone": _code(config.backbone), "task": _text(task_name(config.task)), "adapter": _spec(config.adapter)}
     if config.allocator:
         about["allocator"] = _spec(config.allocator)
     if config.quantizer.get("name", "none") != "none":
-        about["quantizer of the frozen weights"] = _spec(config.quantizer)
+        about["quantizer of the frozen weights"] = _spec((results and results.quantizer) or config.quantizer)
     return about
 
 
