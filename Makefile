@@ -52,7 +52,7 @@ endif
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) install --quiet $(PINS) --editable ".[onnx]" --group dev
+	@$(PIP) install --quiet $(PINS) --editable ".[onnx,wandb,mlflow,tensorboard,optuna]" --group dev
 	@touch $@
 
 setup: $(VENV)/.installed  ## make .venv with the pinned dependencies
