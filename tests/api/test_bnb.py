@@ -28,6 +28,7 @@ ARMS: dict[str, Any] = {
     "int8": {"adapter": "svd", "quantizer": {"name": "bnb", "bits": 8}},
     "after": {"adapter": "lora", "quantizer": QUANTIZER, "quantize": "after"},
     "zero": {"adapter": "linear-probe", "quantizer": QUANTIZER, "max_steps": 0},
+    "zero-groups": {"adapter": "linear-probe", "quantizer": {"name": "groupwise", "group_size": 8}, "max_steps": 0},
 }
 
 
@@ -55,7 +56,7 @@ def accuracy(runs: Trained, label: str, cache: Path) -> float:
     return meter.compute()["accuracy"]
 
 
-@pytest.mark.parametrize("label", ["qlora", "int8", "after", "zero"])
+@pytest.mark.parametrize("label", ["qlora", "int8", "after", "zero", "zero-groups"])
 def test_a_record_gives_back_what_was_evaluated(runs: Trained, label: str, cache: Path) -> None:
     results = runs.run(label).results()
     assert results is not None
@@ -66,8 +67,9 @@ def test_loss_falls_beside_the_quantized_base(runs: Trained) -> None:
     for label in ("qlora", "int8"):
         losses = [line.loss for line in runs.run(label).metrics() if line.split == "train" and line.loss is not None]
         assert sum(losses[-3:]) < sum(losses[:3])
-    results = runs.run("zero").results()
-    assert results is not None and results.steps == 0 and results.metrics["test"]
+    for label in ("zero", "zero-groups"):
+        results = runs.run(label).results()
+        assert results is not None and results.steps == 0 and results.metrics["test"]
 
 
 def test_memory_names_the_bytes_that_are_stored(runs: Trained) -> None:

@@ -12,6 +12,7 @@ from peftlab import registry
 from peftlab.errors import OptionError
 from peftlab.nn.quantized import quantized_layers
 from peftlab.quantizers.groupwise import Groupwise
+from peftlab.study.schema import EarlyStopping, Train
 from tests.adapters.models import backbone, on_meta
 
 
@@ -74,6 +75,33 @@ def test_rho_rises_from_its_start_to_one(schedule: Any, total: int) -> None:
 
 def test_a_constant_schedule_is_at_one_from_the_first_step() -> None:
     assert [Groupwise().ramp(5)(step) for step in range(5)] == [1.0] * 5
+
+
+BEST = Train(select="best")
+STOPPING = Train(select="best", early_stopping=EarlyStopping(patience=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "quantize", "where"),
+    [
+        ({"schedule": "linear", "end": 0.8}, BEST, "before", "train.select"),
+        ({"schedule": "cosine"}, STOPPING, "before", "train.select"),
+        ({"schedule": "linear"}, Train(), "after", "quantizer.schedule"),
+        ({"scale_updates": True}, Train(), "after", "quantizer.scale_updates"),
+    ],
+)
+def test_what_could_end_before_the_schedule_does_is_refused(options: Any, train: Train, quantize: Any, where: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Groupwise(**options).check(train, quantize)
+    assert caught.value.where == where and caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "quantize"),
+    [({}, STOPPING, "before"), ({}, BEST, "after"), ({"schedule": "linear"}, Train(), "before")],
+)
+def test_what_is_at_rho_one_whenever_it_ends_is_not_refused(options: Any, train: Train, quantize: Any) -> None:
+    Groupwise(**options).check(train, quantize)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

@@ -101,6 +101,17 @@ def test_the_schedule_acts_in_training_and_releases_the_float_weights(lab: Lab, 
     assert [line["rho"] for line in content["history"]] == watch.rho
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_without_a_step_the_schedule_is_at_its_end(lab: Lab, tmp_path: Path, schedule: str) -> None:
+    trainer = lab.trainer(tmp_path, ADAPTER, train={"max_steps": 0}, quantizer=groupwise(schedule=schedule))
+    plain = lab.trainer(tmp_path / "plain", "linear-probe", train={"max_steps": 0}, quantizer=groupwise())
+    assert trainer.fit().steps == 0
+    assert {(layer.share, layer.full) for layer in packed(trainer)} == {(1.0, None)}
+    assert history(trainer)["float_weights"]["resident_until_step"] == 0
+    assert history(trainer)["history"] == []
+    assert trainer.evaluate("test").compute() == plain.evaluate("test").compute()  # quantization alone
+
+
 def test_evaluation_is_at_rho_one_from_the_start(lab: Lab, tmp_path: Path) -> None:
     one = lab.trainer(tmp_path / "a", ADAPTER, train=TRAIN, quantizer=groupwise(schedule="cosine"))
     two = lab.trainer(tmp_path / "b", ADAPTER, train=TRAIN, quantizer=groupwise())

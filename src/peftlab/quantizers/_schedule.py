@@ -64,7 +64,9 @@ class QuantizationHook(TrainingHook):
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.ramp, self.every = self.quantizer.ramp(total_steps), max(1, total_steps // _LINES)
         self.last, self.trained = total_steps - 1, self._trained()
-        self.first_full = next(step for step in range(total_steps) if self.ramp(step) == 1.0)
+        self.first_full = next((step for step in range(total_steps) if self.ramp(step) == 1.0), 0)
+        if not total_steps:  # the schedule is at its end: quantization alone is seen
+            self.before_step(0)
 
     def before_step(self, step: int) -> None:
         self.rho = self.ramp(step)

@@ -20,6 +20,7 @@ from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import PlannedLinear, QuantizedLinear, as_linear, is_conv1d, is_quantized
 from peftlab.nn.roles import linear_shape
 from peftlab.registry import Component
+from peftlab.study.schema import Quantize, Train
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,14 @@ class Quantizer(Component, ABC):
     @abstractmethod
     def refuse(self, device: str) -> str | None:
         """Why this device cannot run the scheme; None if it can. Asked at plan time."""
+
+    def check(self, train: Train, quantize: Quantize) -> None:
+        """Asked when a run is planned; ``quantize`` says whether the frozen weights are stored before training or after it.
+
+        Raises:
+            OptionError: this training and the quantizer do not go together.
+        """
+        return
 
     @property
     @abstractmethod

@@ -17,6 +17,7 @@ from peftlab.nn.packed import PackedLinear
 from peftlab.nn.quantized import QuantizedLinear
 from peftlab.quantizers._schedule import QuantizationHook, Ramp
 from peftlab.quantizers.contract import Quantizer
+from peftlab.study.schema import Quantize, Train
 
 _LATEST = 0.8
 
@@ -86,6 +87,22 @@ class Groupwise(Quantizer):
 
     def refuse(self, device: str) -> str | None:
         return None  # plain torch operations
+
+    def check(self, train: Train, quantize: Quantize) -> None:
+        acting = [o for o, acts in (("schedule", self.schedule != "constant"), ("scale_updates", self.scale_updates)) if acts]
+        if quantize == "after" and acting:
+            raise OptionError(
+                f"{acting[0]!r} acts in training, and with `quantize: after` nothing is quantized then",
+                where=f"quantizer.{acting[0]}",
+                remedy="remove it, or use `quantize: before`",
+            )
+        if self.schedule != "constant" and train.select == "best":
+            raise OptionError(
+                f"the best weights on validation may come from before the {self.schedule} schedule is through, and training may "
+                "stop there",
+                where="train.select",
+                remedy="use `select: last`, without early stopping, or `schedule: constant`",
+            )
 
     def tensors(self, d_out: int, d_in: int) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:
         check_group_size(d_in, self.group_size)
