@@ -44,7 +44,7 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
     """Predict without weights: shapes on the meta device for counts, one step over fake tensors for memory and time.
 
     Raises:
-        OptionError: the adapter or allocator does not fit the backbone (a pattern without a match, a rank too large, ...).
+        OptionError: the adapter, allocator or quantizer does not fit the backbone (a pattern without a match, a rank too large, ...).
     """
     key = json.dumps(
         [
@@ -79,12 +79,13 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
     notes = meta.roles.notes
     if ingredients.allocator is not None:
         notes += ingredients.allocator.notes(sites, ingredients.rank, ingredients.cost(meta))
-    adapted_count = adapter.count(meta, sites, ranks)
+    adapted_count, added = adapter.count(meta, sites, ranks), adapter.added(meta, sites, ranks)
     trains_all = adapted_count + head == full
+    ingredients.quantizer.convert(meta)  # before training or after it: the scheme must fit every layer
     found = _estimate(ingredients, info, train, batch, machine) if detailed else None
     return Forecast(
         trainable=adapted_count + head,
-        total=full if trains_all else full + adapter.added(meta, sites, ranks),
+        total=full if trains_all else full + added,
         trains_all=trains_all,
         estimate=found,
         notes=notes,

@@ -173,9 +173,11 @@ class _Planner:
         train = checked_train({**item.train.model_dump(), **(chosen or {})}, where="tune")
         batch = train.batch_size if isinstance(train.batch_size, int) else 1
         schedule = Schedule.of(train.model_copy(update={"batch_size": batch}), item.info.sizes["train"])
-        allocator = item.ingredients.allocator
-        if allocator is not None and chosen is not None:  # else: checked for every value that the tuning tries
-            allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, train)
+        parts = item.ingredients
+        if chosen is not None:  # else: checked for every value that the tuning tries
+            parts.quantizer.check(train, parts.quantize)
+            if parts.allocator is not None:
+                parts.allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, train)
         config = None if item.refusal or chosen is None else self._config(item, train, seed, fold, purpose, chosen)
         return PlannedRun(
             label=item.cell.label,
