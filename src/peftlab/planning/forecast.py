@@ -44,7 +44,7 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
     """Predict without weights: shapes on the meta device for counts, one step over fake tensors for memory and time.
 
     Raises:
-        OptionError: the adapter, allocator or quantizer does not fit the backbone (a pattern without a match, a rank too large, ...).
+        OptionError: adapter, allocator or quantizer do not fit the backbone (a pattern without a match, a rank too large, ...).
     """
     key = json.dumps(
         [
