@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from peftlab import registry
 from peftlab.allocators._adaptive import Adaptive, Task
-from peftlab.allocators._budget import factors
+from peftlab.allocators._budget import factors, most_gained
 from peftlab.allocators._timing import Timing
 from peftlab.allocators.importance.contract import Scores
 from peftlab.allocators.proportional import Proportional
@@ -118,6 +119,8 @@ def test_due_steps() -> None:
         ({"min_rank": 0}, "min_rank"),
         ({"hysteresis": 1.0}, "hysteresis"),
         ({"every": 1.5}, "every"),
+        ({"every": 0}, "every"),
+        ({"every": 0.0}, "every"),
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"importance": "magnitud"}, "importance"),
         ({"importance": {"name": "sensitivity", "beta3": 0.5}}, "importance.beta3"),
@@ -153,3 +156,70 @@ def test_what_cannot_work_is_refused_when_planned() -> None:
         Proportional().check(SITES, {}, 100, Train(select="best"))
     with pytest.raises(OptionError, match="no rank can move"):
         Proportional().check(SITES[:1], {}, 100, Train())
+
+
+def refused(rank: int, sites: list[Site] = SITES, **options: Any) -> str:
+    """What each rule says to a plan, all the same; empty where nothing."""
+    said = set()
+    for rule in RULES:
+        allocator = rule(**options)
+        try:
+            allocator.check(sites, allocator.initial(sites, rank), 100, Train())
+        except OptionError as error:
+            assert error.remedy
+            said.add(f"{error.where}: {error.what}")
+        else:
+            said.add("")
+    (one,) = said
+    return one
+
+
+@pytest.mark.parametrize(
+    ("rank", "options"),
+    [
+        (2, {}),
+        (16, {}),
+        (8, {"budget": {"ranks": 12}}),
+        (8, {"budget": {"ranks": 96}}),
+        (8, {"budget": {"parameters": 12 * 80 + 79}}),
+        (4, {"min_rank": 4, "max_rank": 4}),
+        (32, {"max_rank": None}),
+    ],
+)
+def test_a_budget_under_which_no_rank_can_ever_move_is_refused(rank: int, options: dict[str, Any]) -> None:
+    assert refused(rank, **options).startswith("allocator.budget: no rank can ever move")
+
+
+@pytest.mark.parametrize(
+    ("rank", "options"),
+    [(3, {}), (15, {}), (2, {"min_rank": 1}), (16, {"max_rank": 17}), (8, {"budget": {"ranks": 13}}), (8, {"hysteresis": 0.37})],
+)
+def test_a_budget_under_which_one_can_is_not(rank: int, options: dict[str, Any]) -> None:
+    assert refused(rank, **{"hysteresis": 0.0, **options}) == ""
+
+
+def test_a_hysteresis_that_no_reallocation_can_pass_is_refused() -> None:
+    """Six modules of rank 8 between 2 and 16: two can gain 8 each from four that give 6 each, three 18 from three; of 48."""
+    assert refused(8, hysteresis=0.99).startswith("allocator.hysteresis: no reallocation can ever pass")
+    assert refused(8, hysteresis=0.45)
+    assert refused(8, hysteresis=18 / 48) == ""
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("unit", ["ranks", "parameters"])
+def test_the_bound_of_what_can_move_holds(unit: str, data: st.DataObject) -> None:
+    """Against every way to share the ranks out."""
+    sizes = data.draw(st.lists(st.tuples(st.integers(2, 6), st.integers(2, 6)), min_size=1, max_size=4))
+    sites = [Site(name=str(i), role="q", block=i, d_in=a, d_out=b) for i, (a, b) in enumerate(sizes)]
+    tops = [min(5, a, b) for a, b in sizes]
+    now = [data.draw(st.integers(1, top)) for top in tops]
+    prices = [a + b if unit == "parameters" else 1 for a, b in sizes]
+    amount = sum(p * r for p, r in zip(prices, now, strict=True)) + data.draw(st.integers(0, 3))
+    ranks = {site.name: r for site, r in zip(sites, now, strict=True)}
+    bound = most_gained(sites, ranks, {unit: amount}, low=1, high=5)
+    most = max(
+        sum(max(0, new - old) for new, old in zip(wanted, now, strict=True))
+        for wanted in itertools.product(*(range(1, top + 1) for top in tops))
+        if sum(p * r for p, r in zip(prices, wanted, strict=True)) <= amount
+    )
+    assert bound >= most and (bound == 0) == (most == 0)

@@ -54,3 +54,10 @@ def test_a_quantization_schedule_that_the_selected_weights_may_not_have_seen_to_
         with pytest.raises(OptionError, match="before the linear schedule is through") as caught:
             planned(backbone, cache, arm, **train)
         assert caught.value.where == "train.select"
+
+
+@pytest.mark.parametrize(("rank", "rule"), [(2, "proportional"), (16, "top_k")])
+def test_a_rule_under_which_no_rank_can_move(backbone: str, cache: Path, rank: int, rule: str) -> None:
+    with pytest.raises(OptionError, match="no rank can ever move"):
+        planned(backbone, cache, {"adapter": {"name": "lora", "rank": rank}, "allocator": rule})
+    assert planned(backbone, cache, {"adapter": {"name": "lora", "rank": 8}, "allocator": rule}).runs

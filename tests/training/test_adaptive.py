@@ -155,7 +155,7 @@ def test_the_scale_of_the_start_is_kept_with_rslora_too(lab: Lab, tmp_path: Path
 
 
 def test_hysteresis_keeps_the_ranks_and_says_so(lab: Lab, tmp_path: Path) -> None:
-    trainer, _, after = trained(lab, tmp_path, hysteresis=0.9)
+    trainer, _, after = trained(lab, tmp_path, hysteresis=0.37)  # 6 of 16, the most that can move
     content = report(trainer)
     assert all(ranks == content["ranks_at_start"] for ranks in after.ranks)
     assert {entry["why"] for entry in content["history"][1:]} <= {"hysteresis", "the rule keeps the ranks"}

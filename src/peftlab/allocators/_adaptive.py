@@ -18,6 +18,7 @@ from peftlab.allocators._budget import (
     check_bounds,
     check_budget,
     factors,
+    most_gained,
     share_out,
 )
 from peftlab.allocators._timing import Steps, Timing, check_share
@@ -85,6 +86,8 @@ class Adaptive(Allocator):
         check_bounds(self.min_rank, self.max_rank, least=1)
         for option in ("warmup_steps", "every", "last_step"):
             check_share(getattr(self, option), option)
+        if self.every == 0:
+            raise OptionError("must not be 0 steps", where="every", remedy="e.g. 50, or 0.1 of the run")
         if not 0 <= self.hysteresis < 1:
             raise OptionError(f"must be in [0, 1), got {self.hysteresis}", where="hysteresis", remedy="e.g. 0.05")
         self.metric()
@@ -127,6 +130,22 @@ class Adaptive(Allocator):
             )
         if len(sites) < 2:
             raise OptionError("there is only one module: no rank can move", where="adapter.targets", remedy="adapt more modules")
+        total = sum(ranks.values())
+        most = most_gained(sites, ranks, self.budget or {"ranks": total}, low=self.min_rank, high=self.max_rank)
+        if not most:
+            raise OptionError(
+                f"no rank can ever move: of {total} over {len(sites)} modules with min_rank {self.min_rank} and max_rank "
+                f"{self.max_rank}, none can be given up for another",
+                where="allocator.budget",
+                remedy="give a budget (or the adapter a rank) between the two, lower min_rank, or raise max_rank",
+            )
+        if most < self.hysteresis * total:
+            raise OptionError(
+                f"no reallocation can ever pass: from where they start at most {most} of {total} ranks can move at a time, and a "
+                f"hysteresis of {self.hysteresis} leaves all that move fewer than {math.ceil(self.hysteresis * total)}",
+                where="allocator.hysteresis",
+                remedy=f"well below {most / total:.2f}, e.g. 0.05",
+            )
 
     def hook(self, adapted: Adapted) -> TrainingHook:
         return _Reallocation(self, adapted)

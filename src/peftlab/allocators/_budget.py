@@ -141,6 +141,35 @@ def share_out(
     return Shares(ranks={s.name: found[s.name] for s in sites}, unit=unit, budget=amount, spent=total)
 
 
+def most_gained(
+    sites: Sequence[Site],
+    ranks: Mapping[str, int],
+    budget: BudgetOption,
+    *,
+    low: int = 1,
+    high: int | None = None,
+    cost: Cost = factors,
+) -> int:
+    """How many ranks modules can gain together, at most, when ``ranks`` are shared out anew; 0 only where none can move.
+
+    A module either gains, g_m up to its maximum, or gives, s_m down to ``low``, at p_m a rank. The bound lets it do a part x_m of
+    each: max sum x_m g_m with sum x_m p_m (g_m + s_m) <= left over + sum p_m s_m, a knapsack that is filled by g_m over weight.
+    """
+    unit, amount = amount_of(budget)
+    price = {s.name: unit_cost(unit, cost)(s, 1) for s in sites}
+    gain = {s.name: min(high if high is not None else s.d_in, s.d_in, s.d_out) - ranks[s.name] for s in sites}
+    give = {name: ranks[name] - low for name in price}
+    left = Fraction(amount - sum(p * ranks[name] for name, p in price.items()) + sum(p * give[name] for name, p in price.items()))
+    if not any(gain[name] and p <= left - p * give[name] for name, p in price.items()):
+        return 0
+    gained = Fraction(0)
+    weights = {name: p * (gain[name] + give[name]) for name, p in price.items() if gain[name]}
+    for name, weight in sorted(weights.items(), key=lambda item: Fraction(gain[item[0]], item[1]), reverse=True):
+        share = min(Fraction(1), left / weight)
+        gained, left = gained + share * gain[name], left - share * weight
+    return int(gained)
+
+
 def _check_reach(sites: Sequence[Site], tops: Sequence[int], amount: int, unit: str, low: int, price: Cost) -> None:
     least = sum(price(s, low) for s in sites)
     most = sum(price(s, top) for s, top in zip(sites, tops, strict=True))
