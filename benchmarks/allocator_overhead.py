@@ -1,19 +1,24 @@
-"""What an allocator costs: ``python benchmarks/allocator_overhead.py [--output FILE] [--steps N] [--repeats N]``.
+"""What an allocator costs.
+
+    python benchmarks/allocator_overhead.py [--output FILE] [--steps N] [--repeats N] [--weights FOLDER] [--only TEXT]
 
 For every allocator that acts during training, two figures at its default frequency, as shares of a training step without it:
 
 * ``in_hooks``: seconds in its hook (scores, masks, changes of rank), out of the run's training seconds;
-* ``step_ratio``: median step with it over median step without it, the same adapter and the same ranks at the start, runs
-  taken in turns. It holds what the hook cannot see, such as the backward pass of a penalty, and the ranks that changed.
+* ``step_ratio``: median step with it over median step without it, the same adapter and the same ranks at the start (IncreLoRA,
+  which starts with rank 1: the ranks it ends with), runs taken in turns. It holds what the hook cannot see, such as the backward
+  pass of a penalty, and the ranks that changed.
 
-And for allocators that change ranks: bytes of the adapter and its optimizer state at the end, counted and by the formula for the
-ranks at the end: memory follows the ranks. ViT-Tiny at 96 px with random weights (time does not depend on them), batch 32.
+And bytes of the adapter and its optimizer state at the end, counted and by the formula for the ranks at the end: where ranks
+really change size, memory follows them; the triplets of AdaLoRA and SoRA stay and are only switched off. ViT-Tiny at 96 px, with
+random weights unless a folder is named (time does not depend on them), batch 32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from importlib.metadata import version
@@ -21,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _vit import vit_tiny
 
 from peftlab.adapters.contract import Adapted
 from peftlab.study.schema import Train
@@ -37,18 +43,13 @@ ALLOCATORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "top_k x fisher": (LORA, {"name": "top_k", "importance": "fisher"}),
     "proportional x sensitivity": (LORA, {"name": "proportional", "importance": "sensitivity"}),
     "proportional x spectral": (LORA, {"name": "proportional", "importance": "spectral"}),
+    "empirical x magnitude": (LORA, {"name": "empirical", "importance": "magnitude"}),
     "adalora": (SVD, {"name": "adalora", "budget": {"ranks": 192}, "initial_rank": 12}),
+    "sora": (SVD, {"name": "sora"}),
+    # so many modules at a time that it acts for most of a short run, and meets its budget
+    "increlora": ({**SVD, "rank": 8}, {"name": "increlora", "budget": {"ranks": 192}, "top_h": 24, "add": 3}),
+    "dylora": (LORA, {"name": "dylora"}),
 }
-
-
-def weights(folder: Path) -> str:
-    import timm
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "num_classes": 1000}')
-    return str(folder)
 
 
 def run(backbone: str, adapter: dict[str, Any], allocator: dict[str, Any] | None, steps: int, folder: Path) -> dict[str, Any]:
@@ -79,32 +80,36 @@ def run(backbone: str, adapter: dict[str, Any], allocator: dict[str, Any] | None
     return {
         "step_s": statistics.median(fitted.step_s),
         "in_hooks": trainer.chain.seconds["allocator"] / fitted.train_s,
-        "memory": memory(adapted, trainer) if parts.adapter.resizable and allocator else None,
+        "memory": memory(adapted, trainer) if allocator else None,
     }
 
 
 def memory(adapted: Adapted, trainer: Trainer) -> dict[str, int]:
-    """Bytes counted, and by the formula 3 * 4 * sum of r (d_in + d_out): weights and two moments in float32."""
-    layers = adapted.adapter.low_rank(adapted)
-    tensors = [p for layer in layers.values() for p in (layer.A, layer.B)]
-    moments = {f"{i}/{key}": v for i, p in enumerate(tensors) for key, v in trainer.optimizer.state[p].items() if v.dim()}
-    counted = tensor_bytes({str(i): p for i, p in enumerate(tensors)}) + tensor_bytes(moments)
-    formula = 12 * sum(layers[s.name].rank * (s.d_in + s.d_out) for s in adapted.sites)
-    return {"counted": counted, "formula": formula, "ranks": sum(layer.rank for layer in layers.values())}
+    """Bytes counted, and by the formula for the ranks at the end: weights and two moments in float32."""
+    names = {name: p for name, p in adapted.trainable().items() if not adapted.is_head(name)}
+    moments = {f"{n}/{key}": v for n, p in names.items() for key, v in trainer.optimizer.state[p].items() if v.dim()}
+    ranks = next(hook.report()["ranks.json"]["ranks"] for hook in adapted.hooks if "ranks.json" in hook.report())
+    return {
+        "counted": tensor_bytes({name: p.detach() for name, p in names.items()}) + tensor_bytes(moments),
+        "formula": 12 * adapted.adapter.count(adapted.backbone, adapted.sites, ranks),
+        "ranks": sum(ranks.values()),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights")
+    parser.add_argument("--only", default="", help="allocators whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="peftlab-bench-") as name:
         folder = Path(name)
-        backbone = weights(folder / "vit")
-        for label, (adapter, allocator) in ALLOCATORS.items():
+        backbone, weights = vit_tiny(options.weights, folder)
+        for label, (adapter, allocator) in ((k, v) for k, v in ALLOCATORS.items() if options.only in k):
             pairs = [
                 (
                     run(backbone, adapter, None, options.steps, folder),
@@ -125,7 +130,16 @@ def main() -> None:
             )
             print(json.dumps(rows[-1]), flush=True)
     if options.output:
-        found = {"steps": options.steps, "repeats": options.repeats, "torch": version("torch"), "threads": 1, "rows": rows}
+        found = {
+            "benchmark": "allocator_overhead",
+            "weights": weights,
+            "steps": options.steps,
+            "repeats": options.repeats,
+            "torch": version("torch"),
+            "threads": 1,
+            "load_average": [round(load, 1) for load in os.getloadavg()],
+            "rows": rows,
+        }
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

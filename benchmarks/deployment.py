@@ -1,70 +1,65 @@
-"""Deployed models, measured: ``python benchmarks/deployment.py [--output FILE] [--repeats N] [--run FOLDER RUN]...``.
+"""Deployed models, measured. One thread; what is compared is called in turns; medians. Prints JSON.
 
-Everything runs in onnxruntime, one thread, what is compared called in turns; medians. Without ``--run``:
+    python benchmarks/deployment.py [--weights FOLDER] [--image-size N] [--batches 1 64] [--only TEXT]
+    python benchmarks/deployment.py --accuracy [--backbone NAME] [--data NAME] [--image-size N] [--steps N] [--seeds 0 1 2]
+    python benchmarks/deployment.py --run FOLDER RUN [--run FOLDER RUN]...
 
-* ``layer``: 768 -> 3072 at 1 row and at 197, in int4 (groups of 32) against float32, exact and with inputs in 8 bits. A layer
-  that is called again and again lies in the processor's cache; ``of 12`` is the mean of twelve with weights of their own, as
-  many as a ViT-Base has, whose 9.4 MB each come from memory.
-* ``model``: ViT-Tiny at 224 px with 10 classes, merged and packed in int4 against float32: latency at batch 1 and 64, and bytes
-  on the disk, of the ONNX files and of safetensors. Its weights are random (neither depends on them).
+The first:
 
-With ``--run``: every form in which a finished run can be exported, scored on the run's own test split: accuracy, bytes, latency.
-Give runs of several arms to compare merged INT4 with bitsandbytes and its adapter, the float merge, and the requantized one.
+* ``layer``: 768 -> 3072 at 1 row and at 197, in int4 (groups of 32) against float32, exact and with inputs in 8 bits, in
+  onnxruntime. A layer that is called again and again lies in the processor's cache; ``of 12`` is the mean of twelve with weights
+  of their own, as many as a ViT-Base has, whose 9.4 MB each come from memory.
+* ``model``: ViT-Tiny with 10 classes, with real weights where a folder is named (time and bytes do not depend on them): merged
+  QA-LoRA in INT4, INT8, NF4 and FP4 in onnxruntime against merged LoRA in float32 there; and in torch the same float model merged
+  and with its LoRA beside it, LoRA beside the weights of bitsandbytes, and QA-LoRA beside its own. Latency at every batch,
+  relative difference of the logits from those of the unmerged model, bytes on the disk. ``--only`` picks forms by their names.
+
+The second trains LoRA, QLoRA and QA-LoRA arms on a backbone and data (by default the embedded one on the digits) and scores every
+form in which each run can be exported on its test split, with bytes and latency. The third does so with runs that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from _deployment_runs import run_rows, study, train_study
+from _turns import in_turns
+from _vit import vit_tiny
 from torch import nn
 
-from peftlab import api
-from peftlab.api._model_folder import Exported, load_forward
-from peftlab.backbones.resolve import source_of
+from peftlab.adapters.contract import Adapted
 from peftlab.deployment.onnx_engine import OnnxModel
 from peftlab.deployment.onnx_graph import write_onnx
 from peftlab.deployment.onnx_layers import LEVELS
-from peftlab.deployment.packed import WEIGHTS, packed_layers, write_packed
-from peftlab.errors import OptionError
+from peftlab.deployment.packed import WEIGHTS, write_packed
 from peftlab.nn.packed import PackedLinear
-from peftlab.registry import create
+from peftlab.training.assemble import Ingredients
 
 D_IN, D_OUT, GROUP = 768, 3072, 32
-#: name -> options of ``export``
-FORMS: dict[str, dict[str, Any]] = {
-    "adapter on its base": {},
-    "merged, float": {"merged": True},
-    "merged, requantized": {"merged": True, "requantize": True},
-    "packed": {"packed": True},
-    "packed, requantized": {"packed": True, "requantize": True},
-    "ONNX": {"onnx": True},
-    "ONNX, 8-bit inputs": {"onnx": True, "activations": "int8"},
+ROUNDED = ("int4", "int8")  #: types that onnxruntime multiplies with inputs in 8 bits
+ADAPTER = {"rank": 6, "targets": "standard"}  #: 192 inputs are six groups of 32: the largest rank of QA-LoRA
+#: form -> adapter, quantizer; merged and written as ONNX
+MERGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "float32": ("lora", {"name": "none"}),
+    **{kind: ("pooled", {"name": "groupwise", "type": kind, "group_size": GROUP}) for kind in ("int4", "int8", "nf4", "fp4")},
 }
-
-
-def in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Name -> median milliseconds of a call."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 2):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            if turn >= 2:  # the first calls set up memory
-                times[name].append(1000 * (time.perf_counter() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
+#: form -> adapter, quantizer; as trained, in torch
+UNMERGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "torch, LoRA on float32": ("lora", {"name": "none"}),
+    "torch, LoRA on bitsandbytes NF4": ("lora", {"name": "bnb", "bits": 4}),
+    "torch, LoRA on bitsandbytes FP4": ("lora", {"name": "bnb", "bits": 4, "type": "fp4"}),
+    "torch, LoRA on bitsandbytes int8": ("lora", {"name": "bnb", "bits": 8}),
+    "torch, QA-LoRA on int4": ("pooled", {"name": "groupwise", "type": "int4", "group_size": GROUP}),
+}
 
 
 def row(what: str, times: Mapping[str, float], layers: int = 1) -> dict[str, Any]:
@@ -78,7 +73,7 @@ def row(what: str, times: Mapping[str, float], layers: int = 1) -> dict[str, Any
 class Layers(nn.Module):
     """Several layers on the same input; the sum of their outputs, which costs little, keeps every one."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
@@ -86,22 +81,28 @@ class Layers(nn.Module):
         return torch.stack([layer(x).sum(-1) for layer in self.layers]).sum(0) if len(self.layers) > 1 else self.layers[0](x)
 
 
-def variants(
-    floats: nn.Module, packed: nn.Module, outputs: Any, example: dict[str, torch.Tensor], folder: Path
-) -> dict[str, Path]:
-    """Name -> file. 8-bit inputs are an attribute of the operators, so that graph need not be recorded again."""
+def with_rounded_inputs(path: Path) -> Path:
+    """8-bit inputs are an attribute of the operators, so the graph need not be recorded again."""
     import onnx
 
-    paths = {name: folder / f"{name}.onnx" for name in ("float32", "int4", "int4, 8-bit inputs")}
-    write_onnx(floats, outputs, example, paths["float32"])
-    write_onnx(packed, outputs, example, paths["int4"])
-    model = onnx.load(paths["int4"])
+    model = onnx.load(path)
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name == "accuracy_level":
                 attribute.i = LEVELS["int8"]
-    onnx.save(model, paths["int4, 8-bit inputs"])
-    return paths
+    target = path.with_name(f"{path.stem}-8-bit-inputs.onnx")
+    onnx.save(model, target)
+    return target
+
+
+def variants(
+    floats: nn.Module, packed: nn.Module, outputs: Any, example: dict[str, torch.Tensor], folder: Path
+) -> dict[str, Path]:
+    """Name -> file."""
+    paths = {name: folder / f"layers-{name}.onnx" for name in ("float32", "int4")}
+    write_onnx(floats, outputs, example, paths["float32"])
+    write_onnx(packed, outputs, example, paths["int4"])
+    return {**paths, "int4, 8-bit inputs": with_rounded_inputs(paths["int4"])}
 
 
 def merged_layer(layer: PackedLinear) -> PackedLinear:
@@ -124,89 +125,133 @@ def layer_rows(folder: Path, repeats: int) -> list[dict[str, Any]]:
     return found
 
 
-def vit_tiny(folder: Path) -> Any:
-    import timm
-
-    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "num_classes": 1000}')
-    return source_of(str(folder)).load(str(folder), outputs=10)
-
-
-def model_rows(folder: Path, repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    backbone = vit_tiny(folder)
-    plain = copy.deepcopy(backbone.module).eval()
-    create("quantizer", {"name": "groupwise", "type": "int4", "group_size": GROUP}).convert(backbone)
-    for name, layer in packed_layers(backbone.module).items():
-        backbone.module.set_submodule(name, merged_layer(layer))
-    save_file(plain.state_dict(), folder / "float.safetensors")
-    write_packed(backbone.module, folder)
-    sizes = {"safetensors": {"float32": (folder / "float.safetensors").stat().st_size, "int4": (folder / WEIGHTS).stat().st_size}}
-    paths = variants(plain, backbone.module.eval(), backbone.outputs, {"pixel_values": torch.zeros(2, 3, 224, 224)}, folder)
-    models = {name: OnnxModel(path, threads=1) for name, path in paths.items()}
-    sizes["onnx"] = {name: path.stat().st_size for name, path in paths.items()}
-    for form in sizes.values():
-        form["ratio"] = round(form["int4"] / form["float32"], 4)
-    rows = []
-    for batch in (1, 64):
-        x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
-        calls = {name: (lambda model=model, x=x: model.logits(pixel_values=x)) for name, model in models.items()}
-        rows.append(row(f"ViT-Tiny, batch {batch}", in_turns(calls, repeats if batch == 1 else max(repeats // 20, 3))))
-    return rows, sizes
+def adapted(backbone: str, adapter: str, quantizer: dict[str, Any], pixels: int) -> Adapted:
+    """As after training: an update that is not zero."""
+    parts = Ingredients.of(
+        backbone=backbone,
+        task={"kind": "image-classification", "data": "digits", "image_size": pixels},
+        adapter={"name": adapter, **ADAPTER},
+        allocator=None,
+        quantizer=quantizer,
+    )
+    made, random = parts.build(10, 0), torch.Generator().manual_seed(0)
+    for name, parameter in made.trainable().items():
+        if not made.is_head(name) and not parameter.any():  # B starts at zero
+            parameter.data = 1e-2 * torch.randn(parameter.shape, generator=random)
+    made.module.requires_grad_(False)
+    made.module.eval()
+    return made
 
 
-def run_rows(folder: str, run: str, target: Path, repeats: int) -> list[dict[str, Any]]:
-    """Every form that this run can take."""
-    rows, calls = [], {}
-    for name, options in FORMS.items():
-        place = target / name.replace(" ", "-")
-        try:
-            answer = api.export(folder, run, place, **options, evaluate=True)
-        except OptionError as error:
-            rows.append({"form": name, "refused": error.what})
+def merged_forms(backbone: str, pixels: int, only: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """(form -> engine, sizes on the disk, relative difference of logits from those of the unmerged model)."""
+    models: dict[str, Any] = {}
+    differences: dict[str, float] = {}
+    sizes: dict[str, dict[str, Any]] = {"safetensors": {}, "onnx": {}}
+    probe = torch.randn(2, 3, pixels, pixels, generator=torch.Generator().manual_seed(1))
+    for name, (adapter, quantizer) in MERGED.items():
+        if name != "float32" and only not in name:
             continue
-        exported = Exported.read(place)
-        size = exported.preprocessing.image_size
-        forward = load_forward(place, exported)
-        calls[name] = lambda forward=forward, size=size: forward(torch.zeros(1, 3, size, size))
-        about = {
-            key: answer[key] for key in ("run_id", "label", "weights", "merge_difference", "bytes", "test", "test_of_the_run")
-        }
-        rows.append({"form": name, **about})
-    with torch.inference_mode():
-        times = in_turns(calls, max(repeats // 4, 3))
-    return [{**entry, "ms_batch_1": round(times[entry["form"]], 3)} if entry["form"] in times else entry for entry in rows]
+        made = adapted(backbone, adapter, quantizer, pixels)
+        outputs, example = made.backbone.outputs, {"pixel_values": probe}
+        with torch.inference_mode():
+            before = outputs(made.module, example)
+        whole = made.adapter.merge(made).eval()
+        write_packed(whole, folder)
+        sizes["safetensors"][name] = (folder / WEIGHTS).stat().st_size
+        files = {name: folder / f"{name}.onnx"}
+        write_onnx(whole, outputs, example, files[name])
+        sizes["onnx"][name] = files[name].stat().st_size
+        if name in ROUNDED:
+            files[f"{name}, 8-bit inputs"] = with_rounded_inputs(files[name])
+        for form, path in files.items():
+            models[form] = OnnxModel(path, threads=1)
+            found = torch.from_numpy(models[form].logits(pixel_values=probe.numpy()))
+            differences[form] = float(f"{float((found - before).abs().max() / before.abs().max()):.2g}")
+    for of_format in sizes.values():
+        of_format["ratio"] = {n: round(size / of_format["float32"], 4) for n, size in of_format.items() if n != "float32"}
+    return models, sizes, differences
+
+
+def model_rows(backbone: str, pixels: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    models, sizes, differences = merged_forms(backbone, pixels, options.only, folder)
+    unmerged = {name: adapted(backbone, *parts, pixels) for name, parts in UNMERGED.items() if options.only in name}
+    plain = adapted(backbone, *MERGED["float32"], pixels)
+    whole, outputs, rows = plain.adapter.merge(plain).eval(), plain.backbone.outputs, []
+    for batch in options.batches:
+        x = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+        calls: dict[str, Any] = {}
+        for name, model in models.items():
+            calls[name] = lambda model=model, x=x.numpy(): model.logits(pixel_values=x)
+        calls["torch, merged float32"] = lambda x=x: outputs(whole, {"pixel_values": x})
+        for name, made in unmerged.items():
+            calls[name] = lambda made=made, x=x: made.backbone.outputs(made.module, {"pixel_values": x})
+        with torch.inference_mode():
+            times = in_turns(calls, options.repeats if batch == 1 else max(options.repeats // 20, 3))
+        rows.append(row(f"ViT-Tiny at {pixels} px, batch {batch}", times))
+        print(json.dumps(rows[-1]), flush=True)
+    return {"model": rows, "bytes": sizes, "largest_change_of_a_logit": differences}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=100, help="of a call at batch 1; fewer of longer ones")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights")
+    parser.add_argument("--image-size", type=int, help="default 224; of --accuracy the backbone's own")
+    parser.add_argument("--only", default="", help="forms (of --accuracy: arms) whose name contains this, beside float32 (lora)")
     parser.add_argument("--run", nargs=2, action="append", metavar=("FOLDER", "RUN"), default=[])
+    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--backbone", default="bundled:vit-nano", help="of --accuracy")
+    parser.add_argument("--data", default="digits", help="of --accuracy: a name, a folder or a file")
+    parser.add_argument("--steps", type=int, help="of --accuracy; default: five epochs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of --accuracy")
+    parser.add_argument("--rank", type=int, default=2, help="of --accuracy")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of --accuracy")
+    parser.add_argument("--split", type=int, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="of --accuracy: examples")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     found: dict[str, Any] = {
-        "versions": {name: version(name) for name in ("torch", "onnxruntime", "onnx", "onnxscript")},
+        "benchmark": "deployment",
+        "versions": {name: version(name) for name in ("torch", "bitsandbytes", "onnxruntime", "onnx", "onnxscript")},
         "threads": 1,
         "group_size": GROUP,
         "load_before": [round(load, 1) for load in os.getloadavg()],
     }
     with tempfile.TemporaryDirectory(prefix="peftlab-bench-") as name:
         folder = Path(name)
-        if options.run:
-            found["runs"] = {}
-            for i, (results, run) in enumerate(options.run):
-                (folder / str(i)).mkdir()
-                found["runs"][run] = run_rows(results, run, folder / str(i), options.repeats)
+        if options.accuracy or options.run:
+            found |= accuracy(options, folder)
         else:
-            found["layer"] = layer_rows(folder, options.repeats)
+            backbone, weights = vit_tiny(options.weights, folder)
+            found |= {"weights": weights, "layer": layer_rows(folder, options.repeats)}
             print(json.dumps(found["layer"]), flush=True)
-            found["model"], found["bytes"] = model_rows(folder, options.repeats)
+            found |= model_rows(backbone, options.image_size or 224, options, folder)
     found["load_after"] = [round(load, 1) for load in os.getloadavg()]
     text = json.dumps(found, indent=1)
     print(text)
     if options.output:
         options.output.write_text(text + "\n", encoding="utf-8")
+
+
+def accuracy(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    runs, about = options.run, {}
+    if options.accuracy:
+        train = {"epochs": 5, "batch_size": 32, "learning_rate": options.learning_rate, "max_steps": options.steps}
+        task = {"image_size": options.image_size}
+        if options.split:
+            task |= dict(zip(("train_size", "validation_size", "test_size"), options.split, strict=True))
+        content = study(options.backbone, options.data, options.rank, train, task, options.seeds)
+        runs = [*runs, *train_study(content, options.only, folder)]
+        about = {"backbone": Path(options.backbone).name, "data": Path(options.data).name, "train": train, "task": task}
+    rows = {}
+    for i, (results, run) in enumerate(runs):
+        (folder / str(i)).mkdir()
+        rows[run] = run_rows(results, run, folder / str(i), options.repeats, options.batches)
+        print(json.dumps(rows[run]), flush=True)
+    return {**about, "runs": rows}
 
 
 if __name__ == "__main__":

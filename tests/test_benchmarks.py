@@ -1,0 +1,70 @@
+"""Benchmarks measure what they say they measure: every allocator that acts, every type, a schedule under way."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from peftlab.nn.groups import GroupKind
+from peftlab.nn.hooks import TrainingHook
+from peftlab.registry import components
+from peftlab.study.expand import cells
+from peftlab.study.load import validate_study
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module(name)
+
+
+def acts(cls: type) -> bool:
+    """Whether its file, or that of a base class, has a hook that does something after a step."""
+    names = [value for base in cls.__mro__ for value in vars(sys.modules[base.__module__]).values()]
+    hooks = [value for value in names if isinstance(value, type) and issubclass(value, TrainingHook)]
+    return any("after_step" in vars(hook) for hook in hooks if hook is not TrainingHook)
+
+
+def test_every_allocator_that_acts_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = {allocator["name"] for _, allocator in benchmark("allocator_overhead", monkeypatch).ALLOCATORS.values()}
+    acting = {name for name, cls in components("allocator").items() if acts(cls)}
+    assert {"adalora", "sora", "increlora", "dylora", "proportional"} <= acting
+    assert acting <= timed
+
+
+def test_a_step_of_every_type_and_of_a_schedule_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = benchmark("qa_lora_step", monkeypatch).SIDES
+    quantizers = [quantizer for _, quantizer in sides.values() if quantizer["name"] == "groupwise"]
+    assert {quantizer["type"] for quantizer in quantizers} == set(get_args(GroupKind))
+    assert any(quantizer.get("schedule") == "linear" for quantizer in quantizers)
+
+
+def test_a_schedule_under_way_is_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = benchmark("qa_lora_step", monkeypatch)
+    side = step.Side("bundled:vit-nano", {**step.POOLED, "rank": 2}, dict(step.SIDES["qa-lora int4, rho 0.5"][1]), 32)
+    assert side.shares == [0.5]
+    full = [m.full for m in side.module.modules() if getattr(m, "full", None) is not None]
+    assert full, "the float weights are there"
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert side.step(images, torch.tensor([0, 1])) > 0
+
+
+def test_whole_models_in_every_type_and_unmerged(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = benchmark("deployment", monkeypatch)
+    assert {quantizer.get("type") for _, quantizer in deployment.MERGED.values()} == {*get_args(GroupKind), None}
+    unmerged = [quantizer for _, quantizer in deployment.UNMERGED.values()]
+    assert {(q["name"], q.get("bits")) for q in unmerged} >= {("bnb", 4), ("bnb", 8), ("none", None)}
+
+
+def test_the_study_of_accuracy_takes_any_backbone_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = benchmark("_deployment_runs", monkeypatch)
+    content = runs.study("a/backbone", "some/folder", 4, {"max_steps": 3}, {"image_size": 96}, [0, 1])
+    found = cells(validate_study(content))
+    assert {cell.backbone for cell in found} == {"a/backbone"}
+    assert {"lora", "qlora-nf4", "qa-lora-int4", "qa-lora-fp4"} <= {cell.label for cell in found}
