@@ -1,4 +1,4 @@
-"""Arms that would fail, or do nothing, after hours of training: refused by the plan."""
+"""Arms that would fail, or do nothing, after hours of training: refused by the plan. And what it says of the others."""
 
 from __future__ import annotations
 
@@ -61,3 +61,11 @@ def test_a_rule_under_which_no_rank_can_move(backbone: str, cache: Path, rank: i
     with pytest.raises(OptionError, match="no rank can ever move"):
         planned(backbone, cache, {"adapter": {"name": "lora", "rank": rank}, "allocator": rule})
     assert planned(backbone, cache, {"adapter": {"name": "lora", "rank": 8}, "allocator": rule}).runs
+
+
+@pytest.mark.parametrize(("options", "scale"), [({}, "2"), ({"alpha": 2.0, "rank": 4}, "0.5"), ({"alpha_over_rank": 1.5}, "1.5")])
+def test_the_effective_scale_of_adalora_is_printed(backbone: str, cache: Path, options: dict[str, Any], scale: str) -> None:
+    arm = {"adapter": {"name": "svd", **options}, "allocator": {"name": "adalora", "budget": {"ranks": 12}, "every": 2}}
+    (note,) = (note for note in planned(backbone, cache, arm).notes if note.startswith("adalora"))
+    assert f"effective scale stays {scale}," in note
+    assert "4 modules start with rank 5 each and end with 12 ranks" in note

@@ -54,7 +54,9 @@ class Static(Allocator):
     ) -> dict[str, int]:
         return dict(self.shares(sites, rank, cost).ranks)
 
-    def notes(self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None) -> tuple[str, ...]:
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
         found = self.shares(sites, rank, cost)
         if not found.remainder:
             return ()

@@ -151,6 +151,15 @@ class AdaLora(Allocator):
                 remedy="use `select: last` with this allocator",
             )
 
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
+        start = next(iter(self.initial(sites, rank).values()))
+        target = self.target(sites, rank)
+        said = f"{self.name}: {len(sites)} modules start with rank {start} each and end with {target} ranks together"
+        same = f"; the effective scale stays {scale:g}, that of a LoRA with alpha_over_rank: {scale:g}" if scale else ""
+        return (said + same,)
+
     def hook(self, adapted) -> TrainingHook:
         return _Masking(self, adapted)
 

@@ -75,8 +75,13 @@ class Allocator(Component, ABC):
         """
         return
 
-    def notes(self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None) -> tuple[str, ...]:
-        """What the reader of a plan should know."""
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
+        """What the reader of a plan should know.
+
+        ``rank`` and ``cost`` as of :meth:`initial`; ``scale``: of every update, where the adapter keeps one whatever the rank.
+        """
         return ()
 
     def hook(self, adapted: Adapted) -> TrainingHook | None:

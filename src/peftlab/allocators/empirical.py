@@ -38,9 +38,17 @@ class Empirical(Static):
     Gradients of the W_m are taken in evaluation mode, batch by batch, before the adapter is on. A metric of the update B A, which
     is zero then, is followed over as many steps of training with equal ranks instead; after them ranks move once, the function
     preserved, and stay. All importances zero: equal ranks.
+
+    To give out ranks by a look at the base is of He et al. 2025 (GoRA), whose metric is ``weight_gradient``; the rest is our own.
     """
 
     name: ClassVar[str] = "empirical"
+    citation: ClassVar[str] = """@inproceedings{he2025gora,
+  title = {{GoRA}: Gradient-driven Adaptive Low Rank Adaptation},
+  author = {He, Haonan and Ye, Peng and Ren, Yuchen and Yuan, Yuan and Zhou, Luyang and Ju, Shucun and Chen, Lei},
+  booktitle = {Advances in Neural Information Processing Systems}, year = {2025},
+  url = {https://arxiv.org/abs/2502.12171}
+}"""
 
     importance: str | Mapping[str, Any] = "fisher"  #: a metric of allocators/importance, by name or with its options
     batches: int = 16  #: that are looked at; of a metric of the update, the steps before ranks move
@@ -140,8 +148,10 @@ class Empirical(Static):
             )
         self._later().check(sites, ranks, total_steps, train)
 
-    def notes(self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None) -> tuple[str, ...]:
-        found = Static.notes(self, sites, rank, cost)
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
+        found = Static.notes(self, sites, rank, cost, scale)
         if self.needs_probe:
             found += note(self.name, sites, self.batches, copies=3 if self.metric().copies_weights else 1)
         return found

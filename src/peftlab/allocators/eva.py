@@ -175,7 +175,9 @@ class Eva(Allocator):
             layer.A.copy_(measured.directions[name])
         adapted.hooks.append(ProbeReport(self, adapted, self.budget, measured))
 
-    def notes(self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None) -> tuple[str, ...]:
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
         return note(self.name, sites, self.batches, copies=0)
 
 

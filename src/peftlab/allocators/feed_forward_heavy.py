@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from peftlab.allocators._source import OWN
 from peftlab.allocators._static import FEED_FORWARD_ROLES, Static, check_weight, heavy
 from peftlab.nn.roles import Site
 
@@ -14,10 +15,11 @@ from peftlab.nn.roles import Site
 class FeedForwardHeavy(Static):
     """r_m proportional to w for feed-forward layers and to 1 for all others (w = ``weight``).
 
-    Rounded by largest remainders between min_rank and max_rank.
+    Rounded by largest remainders between min_rank and max_rank. A baseline of our own.
     """
 
     name: ClassVar[str] = "feed-forward-heavy"
+    citation: ClassVar[str] = OWN
 
     weight: float = 2.0  #: rank of a feed-forward layer over that of another one
 

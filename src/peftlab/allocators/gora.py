@@ -117,5 +117,7 @@ class Gora(Allocator):
             layer.B.copy_(step / layer.scale * gradient @ torch.linalg.pinv(a))
         adapted.hooks.append(ProbeReport(self, adapted, self.budget, measured))
 
-    def notes(self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None) -> tuple[str, ...]:
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
         return note(self.name, sites, self.batches, copies=1)

@@ -110,7 +110,9 @@ class IncreLora(Allocator):
             )
         self.growth(sites).check(len(self.rounds(total_steps)))
 
-    def notes(self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None) -> tuple[str, ...]:
+    def notes(
+        self, sites: Sequence[Site], rank: int, cost: Callable[[Site, int], int] | None = None, scale: float | None = None
+    ) -> tuple[str, ...]:
         growth = self.growth(sites)
         return (
             f"{self.name}: starts with rank 1 everywhere and ends with {growth.amount} {growth.unit}; until then "

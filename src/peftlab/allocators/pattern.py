@@ -20,9 +20,15 @@ class Pattern(Allocator):
 
     A key is the name of a layer, a role (q, v, up, ...) or a regular expression that matches a layer's whole name. A layer's own
     name goes before roles and expressions, whatever their order. Every key must match, and every adapted layer must be matched.
+    What ``rank_pattern`` is in PEFT (Mangrulkar et al. 2022).
     """
 
     name: ClassVar[str] = "pattern"
+    citation: ClassVar[str] = """@misc{mangrulkar2022peft,
+  title = {{PEFT}: State-of-the-art Parameter-Efficient Fine-Tuning methods},
+  author = {Mangrulkar, Sourab and Gugger, Sylvain and Debut, Lysandre and Belkada, Younes and Paul, Sayak and Bossan, Benjamin},
+  howpublished = {\\url{https://github.com/huggingface/peft}}, year = {2022}
+}"""
 
     ranks: Mapping[str, int]  #: layer, role or regular expression -> rank; 0 = not adapted
 

@@ -21,9 +21,17 @@ class Selective(Static):
 
     ``keep``: attention, feed-forward, block ranges (``blocks:8-11``), joined by commas: kinds add up, block ranges restrict.
     Without a budget the kept modules have the adapter's own rank; with one it is shared out equally among them.
+    Which layers to adapt is the question of Hu et al. 2021, section 7.1.
     """
 
     name: ClassVar[str] = "selective"
+    citation: ClassVar[str] = """@inproceedings{hu2022lora,
+  title = {{LoRA}: Low-Rank Adaptation of Large Language Models},
+  author = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean
+    and Wang, Lu and Chen, Weizhu},
+  booktitle = {International Conference on Learning Representations}, year = {2022},
+  url = {https://openreview.net/forum?id=nZeVKeeFYf9}
+}"""
 
     keep: str = "attention"  #: attention, feed-forward, blocks:FIRST-LAST, or several joined by commas
 

@@ -16,10 +16,17 @@ class Threshold(Adaptive):
     """Modules whose importance reaches the threshold share the budget equally, the others get min_rank.
 
     The threshold is ``fraction`` of the largest importance, or the ``quantile`` of all of them. What the chosen modules cannot
-    take (all at max_rank) goes to the others.
+    take (all at max_rank) goes to the others. That importance decides is of Zhang et al. 2023 (AdaLoRA), the rule is our own.
     """
 
     name: ClassVar[str] = "threshold"
+    citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
+  title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},
+  author = {Zhang, Qingru and Chen, Minshuo and Bukharin, Alexander and He, Pengcheng and Cheng, Yu and Chen, Weizhu
+    and Zhao, Tuo},
+  booktitle = {International Conference on Learning Representations}, year = {2023},
+  url = {https://openreview.net/forum?id=lq62uWRJjiY}
+}"""
 
     fraction: float | None = None  #: of the largest importance; default 0.5 where no quantile is given
     quantile: float | None = None  #: of the importances: 0.5 chooses the upper half

@@ -17,9 +17,17 @@ class TopK(Adaptive):
     needs a value: the module's own scores, sorted, s_1 >= ... >= s_r, are continued geometrically, s_(r+j) = s_r g^j with
     g = (s_r / s_1)^(1/(r-1)) (g = 1/2 where r = 1). So a module whose weakest direction matters more than another one's takes
     over its rank. At the same score, directions there are come before directions there might be; min_rank and max_rank hold.
+    That ranks grow is our own.
     """
 
     name: ClassVar[str] = "top_k"
+    citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
+  title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},
+  author = {Zhang, Qingru and Chen, Minshuo and Bukharin, Alexander and He, Pengcheng and Cheng, Yu and Chen, Weizhu
+    and Zhao, Tuo},
+  booktitle = {International Conference on Learning Representations}, year = {2023},
+  url = {https://openreview.net/forum?id=lq62uWRJjiY}
+}"""
 
     def decide(self, task: Task) -> dict[str, int]:
         unit, amount = next(iter(task.budget.items()))

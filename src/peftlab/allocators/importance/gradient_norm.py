@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from peftlab.allocators._source import OWN
 from peftlab.allocators.importance._meters import Mean, of_directions, squared_gradients
 from peftlab.allocators.importance.contract import Importance, Meter, Part
 
@@ -16,10 +17,12 @@ from peftlab.allocators.importance.contract import Importance, Meter, Part
 class GradientNorm(Importance):
     """||g||_2 over all trainable weights of the module (A and B; W at the base), mean over the steps.
 
-    Of direction i: ||g||_2 over its row of A and its column of B. Gradients are those the optimizer saw, clipped.
+    Of direction i: ||g||_2 over its row of A and its column of B. Gradients are those the optimizer saw, clipped. A baseline
+    of our own.
     """
 
     name: ClassVar[str] = "gradient_norm"
+    citation: ClassVar[str] = OWN
 
     def meter(self, parts: Mapping[str, Part]) -> Meter:
         return Mean(parts, _value)

@@ -16,11 +16,19 @@ from peftlab.allocators.importance.contract import Importance, Meter, Part
 class Magnitude(Importance):
     """||s B A||_F / sqrt(d_in d_out): the root mean square change of a weight of the module, mean over the steps.
 
-    Of direction i: s ||b_i|| ||a_i|| / sqrt(d_in d_out), with b_i a column of B and a_i a row of A.
+    Of direction i: s ||b_i|| ||a_i|| / sqrt(d_in d_out), with b_i a column of B and a_i a row of A (as |lambda_i| in
+    Zhang et al. 2023, section 3.2).
     """
 
     name: ClassVar[str] = "magnitude"
     of_update: ClassVar[bool] = True
+    citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
+  title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},
+  author = {Zhang, Qingru and Chen, Minshuo and Bukharin, Alexander and He, Pengcheng and Cheng, Yu and Chen, Weizhu
+    and Zhao, Tuo},
+  booktitle = {International Conference on Learning Representations}, year = {2023},
+  url = {https://openreview.net/forum?id=lq62uWRJjiY}
+}"""
 
     def meter(self, parts: Mapping[str, Part]) -> Meter:
         return Mean(parts, _value)
