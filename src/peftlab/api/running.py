@@ -160,6 +160,10 @@ def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...
     """(results folder, study, plan with what earlier tuning chose)."""
     parsed = load_study(study, overrides)  # a typo is told before torch is imported
 
+    from peftlab.trackers.contract import trackers_of
+
+    trackers_of(parsed.trackers)  # so is one that is not installed
+
     from peftlab.planning.plan import PlanOptions
     from peftlab.planning.planner import make_plan
     from peftlab.records.store import ResultsFolder

@@ -67,10 +67,7 @@ def start_up() -> Iterator[None]:
     """While a process starts: hide this program's main module, which a run does not need (so scripts without a
     ``__main__`` guard work, and the command line is not imported again), and let the fork server find this package."""
     main = sys.modules["__main__"]
-    root = Path(peftlab.__file__).resolve().parents[1]
-    added = {"PEFTLAB_FORK_SERVER": "1"}
-    if root.name not in ("site-packages", "dist-packages"):
-        added["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    added = {"PEFTLAB_FORK_SERVER": "1", **_path()}
     before = {name: os.environ.get(name) for name in added}
     sys.modules["__main__"] = ModuleType("__main__")
     os.environ.update(added)
@@ -83,6 +80,18 @@ def start_up() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def importable() -> dict[str, str]:
+    """Environment of a new Python that is to find this package."""
+    return {**os.environ, **_path()}
+
+
+def _path() -> dict[str, str]:
+    root = Path(peftlab.__file__).resolve().parents[1]
+    if root.name in ("site-packages", "dist-packages"):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))}
 
 
 def out_of_memory_kills() -> int:

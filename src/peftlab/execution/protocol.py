@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class WorkerOptions:
     checkpoint_every_s: float = 30.0
     checkpoint_every_steps: int | None = None
     deterministic: bool = True
+    trackers: tuple[str | Mapping[str, Any], ...] = ()  #: as the study names them; they see the run and do nothing to it
     silence_s: float = 600.0  #: a run that has said nothing for so long is reported, with its stack in its log; it is not stopped
 
 

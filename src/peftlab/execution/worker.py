@@ -19,6 +19,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.errors import OutOfMemory, Stopped
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
+from peftlab.execution.tracking import Tracking
 from peftlab.nn.hooks import TrainingHook
 from peftlab.records.environment import environment
 from peftlab.records.record import RunConfig, RunResults
@@ -76,10 +77,10 @@ class _StopFlag:
 
 
 class _Forward(Listener):
-    """From the loop to the record and to whoever watches."""
+    """From the loop to the record and to whoever watches. Trackers read the record."""
 
-    def __init__(self, folder: RunFolder, channel: Channel, memory: MemoryMeter) -> None:
-        self.folder, self.channel, self.memory = folder, channel, memory
+    def __init__(self, folder: RunFolder, channel: Channel, memory: MemoryMeter, tracking: Tracking) -> None:
+        self.folder, self.channel, self.memory, self.tracking = folder, channel, memory, tracking
 
     def on_step(self, step: int, total: int, loss: float, rate: float) -> None:
         self.memory.sample()
@@ -93,6 +94,7 @@ class _Forward(Listener):
 
     def on_truncate(self, step: int) -> None:
         self.folder.truncate_metrics(step)
+        self.tracking.begin()
         self.channel.send(Started(step))
 
 
@@ -105,9 +107,23 @@ class _Run:
         self.notes: list[str] = []
         train, device = Train.model_validate(config.train), resolve_device(options.device)
         self.attempt = Attempt(device=device, precision=resolve_precision(train.precision, device), train=train)
+        self.first = self.attempt.name
+        self.tracking = Tracking((), folder, config, "")
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
+        try:
+            results = self._results()
+        except BaseException as error:
+            self.tracking.leave("interrupted" if isinstance(error, Stopped) else "failed")
+            raise
+        results = results.model_copy(update={"notes": [*results.notes, *self.tracking.end(results.status, results)]})
+        self.folder.finish(results)
+        self.checkpoints.clear()
+        self.channel.send(Finished(results.status))
+
+    def _results(self) -> RunResults:
+        """All that the run is, but for its last word."""
         _determinism(self.options)
         self.folder.write_json("environment.json", environment())
         ingredients = self._ingredients()
@@ -131,29 +147,26 @@ class _Run:
             self.folder.write_json(name, content)
         self.folder.write_json("memory.json", measured)
         self.folder.append_metrics([], durable=True)
-        self.folder.finish(
-            RunResults(
-                run_id=self.config.run_id,
-                status="completed" if fitted.diverged_at is None else "diverged",
-                metrics=metrics,
-                higher_is_better=dict(task.info.higher_is_better),
-                chance=dict(task.info.chance),
-                majority=dict(task.info.majority),
-                steps=fitted.steps,
-                epochs=trainer.schedule.epoch(fitted.steps),
-                selected_step=fitted.selected_step,
-                parameters=reports["parameters.json"],
-                memory=measured,
-                time=self._times(fitted, trainer),
-                splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
-                quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
-                flags=self.flags,
-                notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings],
-                resumed=fitted.resumed,
-            )
+        self.checkpoints = trainer.checkpoints
+        return RunResults(
+            run_id=self.config.run_id,
+            status="completed" if fitted.diverged_at is None else "diverged",
+            metrics=metrics,
+            higher_is_better=dict(task.info.higher_is_better),
+            chance=dict(task.info.chance),
+            majority=dict(task.info.majority),
+            steps=fitted.steps,
+            epochs=trainer.schedule.epoch(fitted.steps),
+            selected_step=fitted.selected_step,
+            parameters=reports["parameters.json"],
+            memory=measured,
+            time=self._times(fitted, trainer),
+            splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
+            quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
+            flags=self.flags,
+            notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings],
+            resumed=fitted.resumed,
         )
-        trainer.checkpoints.clear()
-        self.channel.send(Finished("completed" if fitted.diverged_at is None else "diverged"))
 
     def _ingredients(self) -> Ingredients:
         c = self.config
@@ -184,13 +197,15 @@ class _Run:
                 if following is None:
                     return adapted, trainer, fitted, memory
                 del adapted, trainer
+            self.notes += self.tracking.end("failed")
             self.attempt, flag = following
             self.flags.append(flag)
             gc.collect()  # the tensors of the failed attempt
 
     def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
-        device = self.attempt.device
+        device, name = self.attempt.device, self.attempt.name
         memory = MemoryMeter(device)
+        self.tracking = Tracking(self.options.trackers, self.folder, self.config, "" if name == self.first else name)
         seed, splits = self.config.seed, task.splits(self.config.seed, self.config.fold)
         look = functools.partial(base_probe, task=task, splits=splits, train=self.attempt.train, seed=seed)
         batches = first_batches(task, splits.train, device)
@@ -209,7 +224,7 @@ class _Run:
             checkpoints=Checkpoints(self.folder.checkpoints / self.attempt.name),
             cadence=Cadence(seconds=self.options.checkpoint_every_s, steps=self.options.checkpoint_every_steps),
             hooks=hooks,
-            listener=_Forward(self.folder, self.channel, memory),
+            listener=_Forward(self.folder, self.channel, memory, self.tracking),
             should_stop=self.stop,
         )
         with memory:

@@ -153,6 +153,7 @@ class Study(Frame):
     matrix: dict[str, list[Any]] = {}
     tune: Tune | None = None
     require: Require = Require()
+    trackers: list[Spec] = []  #: who else is shown the runs; no part of what defines them
     analysis: Analysis = Analysis()
 
     @model_validator(mode="after")

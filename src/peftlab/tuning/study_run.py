@@ -65,7 +65,9 @@ class StudyRun:
     def _execute(self, configs: list[RunConfig]) -> Outcome:
         machine = Machine.here(self.cache)
         jobs = jobs_that_fit(self.plan, machine) if self.jobs is None else checked_jobs(self.jobs, self.plan, machine)
-        options = WorkerOptions(cache=self.cache, threads=1 if machine.device == "cpu" else machine.cores, device=machine.device)
+        threads = 1 if machine.device == "cpu" else machine.cores
+        trackers = tuple(self.study.trackers)
+        options = WorkerOptions(cache=self.cache, threads=threads, device=machine.device, trackers=trackers)
         return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
 
     def _write_plan(self) -> None:
