@@ -19,6 +19,7 @@ from PIL import Image
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Finding, Findings
 from peftlab.analysis.layers import AdaptiveRow, Layers, ModuleMap
+from peftlab.analysis.tuned import extent, values_text
 from peftlab.analysis.words import listed, show, show_count, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
@@ -191,17 +192,20 @@ def _tuning(folder: Path) -> str:
     if not path.exists():
         return ""
     raw: dict[str, Any] = json.loads(path.read_text())
-    grid = "; ".join(f"{key}: {', '.join(f'{v:g}' for v in values)}" for key, values in raw["grid"].items())
-    lines = [f"Every arm was tuned on the same grid ({grid}), tuning seeds {raw['seeds']}, on validation data:", ""]
-    lines += ["| arm | chosen | validation | at the edge of the grid |", "|---|---|--:|---|"]
+    drawn = raw.get("sampler", "grid") != "grid"
+    searched = "; ".join(f"{key}: {extent(values)}" for key, values in raw.get("space", raw["grid"]).items())
+    given = f"got {raw['chosen'][0]['trials']} trials ({raw['sampler']}" if drawn else "was tuned on the same grid ("
+    over = "what was searched" if drawn else "the grid"
+    lines = [f"Every arm {given}{'; ' if drawn else ''}{searched}), tuning seeds {raw['seeds']}, on validation data:", ""]
+    lines += [f"| arm | chosen | validation | at the edge of {over} |", "|---|---|--:|---|"]
     for choice in raw["chosen"]:
-        values = ", ".join(f"{key} {value:g}" for key, value in choice["values"].items())
+        values = values_text(choice["values"]).replace(" = ", " ")
         lines.append(f"| {choice['label']} | {values} | {choice['mean']:.4g} | {', '.join(choice['at_edge'])} |")
     if edge := [choice["label"] for choice in raw["chosen"] if choice["at_edge"]]:
         lines += [
             "",
-            f"A rate beyond the grid might have suited {listed(edge)} better: what counts against them is not sure, nor, where "
-            "one of them is the baseline, what counts for the others.",
+            f"A {'value' if drawn else 'rate'} beyond {over} might have suited {listed(edge)} better: what counts against them "
+            "is not sure, nor, where one of them is the baseline, what counts for the others.",
         ]
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
-from peftlab.planning import planner as planning
+from peftlab.planning import arms as planning
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlanOptions, task_name
 from peftlab.planning.planner import make_plan

@@ -86,7 +86,7 @@ def test_everything_the_reader_needs_is_said(folder: Path, page: str) -> None:
     for line in (*findings.verdict, *findings.warnings, *findings.notes):
         assert line in text
     said = ["1 failed", "1 diverged", "micro-batch halved", "halve batch_size", "What an arm did not get"]
-    said += ["learning_rate = 0.003 gave a value in 0 of 2 trials", "sha256", "peftlab run study.yaml", "2.14.1"]
+    said += ["learning_rate = 0.003 gave a value in 0 of 2 runs", "sha256", "peftlab run study.yaml", "2.14.1"]
     for words in said:
         assert words in text
 

@@ -32,8 +32,8 @@ def plan(
     output: Path = RESULTS,
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
-    _, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
-    return Answer(made.as_dict(), lambda: _plan_table(parsed, made))
+    _, parsed, _, progress = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
 
 
 def run(
@@ -62,20 +62,24 @@ def run(
     from peftlab.tuning.study_run import StudyRun
 
     warm_up()  # the fork server loads its libraries while we plan
-    folder, parsed, made = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    folder, parsed, planner, progress = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
     folder.open_or_create(dump(parsed, tuple(overrides)))
+    console = Console(stderr=True)
     execution = StudyRun(
         folder=folder,
         study=parsed,
-        plan=made,
-        replan=lambda: _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))[2],
+        planner=planner,
+        progress=progress,
         cache=cache_folder(),
         jobs=jobs,
         retry_failed=retry_failed,
-        listener=lambda: listener_for(Console(stderr=True)),
+        listener=lambda: listener_for(console),
+        say=lambda sentence: console.print(sentence, markup=False, highlight=False, soft_wrap=True),
     )
     outcome = execution.run()
     data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
+    if execution.said:
+        data["tuning"] = execution.said
     if outcome.interrupted or not any(record.results() for record in folder.runs("evaluation")):
         return Answer(data, exit_code=outcome.exit_code)
     shown = report(folder.path)
@@ -157,7 +161,7 @@ def parse_share(text: str | None) -> float | None:
 
 
 def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...], max_runs: int | None, output: Path) -> Any:
-    """(results folder, study, plan with what earlier tuning chose)."""
+    """(results folder, study, planner, how far its tuning is, with the plan)."""
     parsed = load_study(study, overrides)  # a typo is told before torch is imported
 
     from peftlab.trackers.contract import trackers_of
@@ -165,18 +169,13 @@ def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...
     trackers_of(parsed.trackers)  # so is one that is not installed
 
     from peftlab.planning.plan import PlanOptions
-    from peftlab.planning.planner import make_plan
+    from peftlab.planning.planner import Planner
     from peftlab.records.store import ResultsFolder
-    from peftlab.tuning.study_run import chosen_so_far
+    from peftlab.tuning.search import follow
 
     folder = ResultsFolder(output / parsed.study)
-    options = {"cache": cache_folder(), "only": only, "max_runs": max_runs}
-    made = make_plan(parsed, PlanOptions(**options))
-    if parsed.tune is not None:
-        chosen = chosen_so_far(folder, parsed, made)
-        if chosen:
-            made = make_plan(parsed, PlanOptions(**options, chosen=chosen))
-    return folder, parsed, made
+    planner = Planner(parsed, PlanOptions(cache=cache_folder(), only=only, max_runs=max_runs))
+    return folder, parsed, planner, follow(folder, parsed, planner)
 
 
 def _plan_table(study: Study, made: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peftlab.allocators._budget import MATCH
 from peftlab.errors import OptionError, nearest
@@ -11,20 +12,24 @@ from peftlab.study.expand import Cell
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
 
+Tuned = Mapping[str, Sequence[Any]]
 
-def resolve_budgets(wanted: Sequence[Cell], known: Sequence[Cell]) -> list[Cell]:
+
+def resolve_budgets(wanted: Sequence[Cell], known: Sequence[Cell], tuned: Mapping[int, Tuned] | None = None) -> list[Cell]:
     """The wanted cells, each budget ``match LABEL`` replaced by ``{parameters: N}``.
 
     N counts what that arm trains outside the head (which trains in every arm), on the same backbone and task. ``LABEL`` is the
-    label of a cell, or the name of an arm that has only one.
+    label of a cell, or the name of an arm that has only one. ``tuned``: id of a cell -> options of its adapter that are tuned,
+    with values that they may come to.
 
     Raises:
-        OptionError: no such arm (names the nearest), an arm of several cells, arms that match one another in a circle.
+        OptionError: no such arm (names the nearest), an arm of several cells, arms that match one another in a circle, an arm
+            whose count the tuning decides.
     """
-    return [_resolved(cell, known, ()) for cell in wanted]
+    return [_resolved(cell, known, (), tuned or {}) for cell in wanted]
 
 
-def _resolved(cell: Cell, known: Sequence[Cell], path: tuple[str, ...]) -> Cell:
+def _resolved(cell: Cell, known: Sequence[Cell], path: tuple[str, ...], tuned: Mapping[int, Tuned]) -> Cell:
     budget = (cell.allocator or {}).get("budget")
     found = MATCH.fullmatch(budget.strip()) if isinstance(budget, str) else None
     if cell.allocator is None or found is None:
@@ -33,8 +38,15 @@ def _resolved(cell: Cell, known: Sequence[Cell], path: tuple[str, ...]) -> Cell:
     if cell.label in path:
         circle = " -> ".join((*path, cell.label))
         raise OptionError(f"the budgets match one another in a circle: {circle}", where=where, remedy="give one of them a number")
-    other = _resolved(_find(found[1].strip(), cell, known, where), known, (*path, cell.label))
-    return dataclasses.replace(cell, allocator={**cell.allocator, "budget": {"parameters": _parameters(other, where)}})
+    matched = _find(found[1].strip(), cell, known, where)
+    other = _resolved(matched, known, (*path, cell.label), tuned)
+    number = _parameters(other, where)
+    for option, values in tuned.get(id(matched), {}).items():
+        changed = (dataclasses.replace(other, adapter={**other.adapter, option: value}) for value in values)
+        if any(_parameters(variant, where) != number for variant in changed):
+            what = f"the parameters of {other.label!r} are not known before its {option} is tuned"
+            raise OptionError(what, where=where, remedy="give the budget as a number, or do not tune that option")
+    return dataclasses.replace(cell, allocator={**cell.allocator, "budget": {"parameters": number}})
 
 
 def _find(label: str, cell: Cell, known: Sequence[Cell], where: str) -> Cell:

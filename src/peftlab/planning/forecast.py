@@ -37,6 +37,11 @@ class Forecast:
         return micro_batches * self.estimate.step_time_s + evaluated * self.estimate.evaluate_time_per_example_s
 
 
+#: keys of train that change neither memory nor the time of a step; of the last three it matters only whether they act
+_NO_MATTER: set[str] = set(
+    "learning_rate epochs max_steps beta1 beta2 schedule warmup evaluate_every early_stopping select "
+    "weight_decay label_smoothing clip_norm".split()
+)
 _SEEN: dict[str, Forecast] = {}  #: by content; a study asks for the same arm once per seed and again after tuning
 
 
@@ -55,9 +60,8 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
             ingredients.allocator.spec() if ingredients.allocator else None,
             ingredients.quantizer.spec(),
             ingredients.quantize,
-            train.model_dump(
-                mode="json", exclude={"learning_rate", "epochs", "max_steps"}
-            ),  # these change neither memory nor a step
+            train.model_dump(mode="json", exclude=_NO_MATTER),
+            [train.weight_decay > 0, train.label_smoothing > 0, train.clip_norm is None],
             batch,
             machine.device,
             detailed,

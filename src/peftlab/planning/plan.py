@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.planning.estimate import Estimate
+from peftlab.planning.search import Key, Search, Values
 from peftlab.records.record import RunConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """One run of the plan. ``config`` is None while its tuned values are not known yet."""
+    """One run of the plan. ``config`` is None while its values are not drawn or chosen yet; its time is then that of others."""
 
     label: str
     backbone: str
@@ -28,6 +29,7 @@ class PlannedRun:
     estimate: Estimate | None
     predicted_s: float | None
     refusal: str | None = None
+    trial: int | None = None  #: of a tuning run, counted from 0 within its arm
 
     def row(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -49,6 +51,7 @@ class Plan:
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
     higher_is_better: bool  #: of the study's metric
+    searches: tuple[Search, ...] = ()  #: one for every arm that is tuned
 
     @property
     def pending(self) -> bool:
@@ -69,6 +72,7 @@ class Plan:
             "study": self.study,
             "question": self.question,
             "runs": self.rows(),
+            "tuning": [search.as_dict() for search in self.searches],
             "predicted_total_s": total,
             "notes": list(self.notes),
             "machine": dict(self.machine),
@@ -83,7 +87,7 @@ class PlanOptions:
     device: str = "auto"
     only: Sequence[str] = ()  #: arms, by name or label
     max_runs: int | None = None  #: evaluation runs at most, with the tuning that these need
-    chosen: Mapping[tuple[str, str, str], Mapping[str, Any]] | None = None  #: (label, backbone, task key) -> tuned values
+    chosen: Mapping[Key, Values] | None = None  #: what the tuning chose
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)
 
 

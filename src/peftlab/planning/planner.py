@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peftlab.errors import PlanRefused, nearest
+from peftlab.errors import PlanRefused
+from peftlab.planning.arms import Arms, Ready
 from peftlab.planning.budgets import resolve_budgets
-from peftlab.planning.estimate import Estimate
-from peftlab.planning.forecast import Forecast, forecast
-from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions, task_name
+from peftlab.planning.search import (
+    Key,
+    Search,
+    Space,
+    Values,
+    adapter_options,
+    adapter_values,
+    grid,
+    middle,
+    missing_words,
+    probes,
+    shown_values,
+    space_of,
+    whole_numbers,
+    words,
+)
 from peftlab.records.record import RunConfig
-from peftlab.study.expand import Cell, cells, checked_train, select_cells
-from peftlab.study.schema import Study, Train
-from peftlab.tasks.contract import TaskInfo
-from peftlab.training.assemble import Ingredients
+from peftlab.study.expand import cells, checked_train, select_cells
+from peftlab.study.schema import ADAPTER, Study, Train
 from peftlab.training.schedule import Schedule
 
 
@@ -28,149 +40,101 @@ def make_plan(study: Study, options: PlanOptions) -> Plan:
         StudyError, OptionError, DataError, BackboneError: the study cannot be run as it is written.
         PlanRefused: ``only`` names no arm.
     """
-    known = cells(study)
-    wanted = resolve_budgets(select_cells(known, options.only), known)
-    machine = Machine.here(options.cache, device=options.device)
-    planner = _Planner(study, options, machine)
-    ready = [planner.ready(cell) for cell in wanted]
-    ready = planner.settle_batches(ready)
-    pairs = list(itertools.islice(((item, run) for item in ready for run in planner.runs(item)), options.max_runs))
-    runs = tuple(run for _, run in pairs)
-    needed = {id(item) for item, _ in pairs}
-    tuning = tuple(run for item in ready if id(item) in needed for run in planner.tuning_runs(item))
-    if not any(run.refusal is None for run in runs):
-        reasons = "; ".join(dict.fromkeys(run.refusal or "" for run in runs))
-        raise PlanRefused(f"no run of the study can be run here: {reasons}", where=study.study, remedy="see the reasons")
-    return Plan(
-        study=study.study,
-        question=study.question,
-        tuning=tuning,
-        runs=runs,
-        notes=tuple(planner.notes(ready)),
-        machine=machine.as_dict(),
-        higher_is_better=ready[0].info.higher_is_better[study.analysis.metric],
-    )
+    return Planner(study, options).plan(chosen=options.chosen)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Ready:
-    """A cell whose components exist and whose data and backbone are known."""
+class Planner:
+    """Plans a study, again and again as its tuning goes on; what does not change with that is looked at once."""
 
-    cell: Cell
-    ingredients: Ingredients
-    info: TaskInfo
-    train: Train
-    backbone_fingerprint: str
-    data_fingerprint: str
-    predict_at: Callable[[int], Forecast]
-    forecast: Forecast
-    refusal: str | None
-
-
-class _Planner:
-    def __init__(self, study: Study, options: PlanOptions, machine: Machine) -> None:
-        self.study, self.options, self.machine = study, options, machine
-        self.infos: dict[str, TaskInfo] = {}
-        self.fingerprints: dict[str, str] = {}
-
-    def ready(self, cell: Cell) -> _Ready:
-        ingredients = Ingredients.of(
-            backbone=cell.backbone,
-            task=cell.task,
-            adapter=cell.adapter,
-            allocator=cell.allocator,
-            quantizer=cell.quantizer,
-            quantize=cell.quantize,
-            where=f"arms.{cell.arm}",
-        )
-        task_key, task = task_name(cell.task), ingredients.task
-        info = self.infos.setdefault(task_key, task.info()) if task_key not in self.infos else self.infos[task_key]
-        data = self.fingerprints.get(task_key) or self.fingerprints.setdefault(task_key, task.fingerprint())
-        weights = self.fingerprints.get(cell.backbone) or self.fingerprints.setdefault(
-            cell.backbone, ingredients.source.fingerprint(cell.backbone)
-        )
-        metric = self.study.analysis.metric
-        if metric not in info.higher_is_better:
-            raise PlanRefused(
-                f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, info.higher_is_better)
-            )
-
-        def predict_at(batch: int) -> Forecast:
-            return forecast(ingredients, info, cell.train, batch, self.machine, detailed=self.options.predict)
-
-        batch = cell.train.batch_size if isinstance(cell.train.batch_size, int) else 1
-        found = predict_at(batch)
-        return _Ready(
-            cell=cell,
-            ingredients=ingredients,
-            info=info,
-            train=cell.train,
-            backbone_fingerprint=weights,
-            data_fingerprint=data,
-            predict_at=predict_at,
-            forecast=found,
-            refusal=self._refusal(cell, ingredients, found, predict_at),
+    def __init__(self, study: Study, options: PlanOptions) -> None:
+        """As :func:`make_plan`, which says what is raised."""
+        self.study, self.options = study, options
+        self.arms = Arms(study, options)
+        known = cells(study)
+        spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
+        chosen = select_cells(known, options.only)
+        wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
+        ready = self.arms.settle_batches([self.arms.ready(cell) for cell in wanted])
+        self.items = (
+            [self._searched(item, *spaces[id(cell)]) for item, cell in zip(ready, chosen, strict=True)] if spaces else ready
         )
 
-    def _refusal(
-        self, cell: Cell, ingredients: Ingredients, found: Forecast, predict_at: Callable[[int], Forecast]
-    ) -> str | None:
-        """Why this arm cannot be run here, or None."""
-        if reason := ingredients.quantizer.refuse(self.machine.device):
-            return reason
-        limit = self.study.require.trainable_percent
-        share = 100 * found.trainable / found.total
-        if limit is not None and share > limit and not found.trains_all:
-            return f"trains {share:.3g} % of the parameters, the study requires at most {limit:g} %"
-        if found.estimate is None or cell.train.batch_size == "auto":
-            return None
-        return self.machine.refusal(
-            found.estimate, lambda batch: _estimated(predict_at(batch)), cell.train.effective_batch_size or cell.train.batch_size
+    def plan(self, drawn: Mapping[Key, Sequence[Values]] | None = None, chosen: Mapping[Key, Values] | None = None) -> Plan:
+        """The plan as far as it is known.
+
+        Args:
+            drawn: the trials of each arm so far, where they are not a grid.
+            chosen: the values for the evaluation runs.
+        """
+        pairs = list(
+            itertools.islice(((item, run) for item in self.items for run in self.runs(item, chosen)), self.options.max_runs)
+        )
+        runs = tuple(run for _, run in pairs)
+        needed = {id(item) for item, _ in pairs}
+        searched = [item for item in self.items if id(item) in needed and item.search is not None]
+        tuning = tuple(run for item in searched for run in self.tuning_runs(item, drawn or {}))
+        if not any(run.refusal is None for run in runs):
+            reasons = "; ".join(dict.fromkeys(run.refusal or "" for run in runs))
+            raise PlanRefused(f"no run of the study can be run here: {reasons}", where=self.study.study, remedy="see the reasons")
+        return Plan(
+            study=self.study.study,
+            question=self.study.question,
+            tuning=tuning,
+            runs=runs,
+            notes=tuple(self.notes()),
+            machine=self.arms.machine.as_dict(),
+            higher_is_better=self.items[0].info.higher_is_better[self.study.analysis.metric],
+            searches=tuple(item.search for item in searched if item.search is not None and item.refusal is None),
         )
 
-    def settle_batches(self, ready: list[_Ready]) -> list[_Ready]:
-        """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run."""
-        groups: dict[tuple[str, str], list[_Ready]] = {}
-        for item in ready:
-            if item.cell.train.batch_size == "auto" and item.refusal is None:
-                groups.setdefault((item.cell.backbone, task_name(item.cell.task)), []).append(item)
-        batches = {}
-        for key, items in groups.items():
-            effective = [item.cell.train.effective_batch_size or 64 for item in items]
-            batches[key] = min(
-                self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
-                for item, e in zip(items, effective, strict=True)
-            )
-        return [self._settled(item, batches.get((item.cell.backbone, task_name(item.cell.task)))) for item in ready]
+    def _searched(self, item: Ready, space: Space, lacks: tuple[str, ...]) -> Ready:
+        """With its search, every value of which the arm can take.
 
-    def _settled(self, item: _Ready, batch: int | None) -> _Ready:
-        if item.cell.train.batch_size != "auto" or batch is None:
-            return item
-        effective = item.cell.train.effective_batch_size or 64
-        train = item.train.model_copy(update={"batch_size": batch, "effective_batch_size": effective})
-        if batch == 0:
-            return dataclasses.replace(item, train=train, refusal="not even a batch of one fits in memory")
-        return dataclasses.replace(item, train=train, forecast=item.predict_at(batch))
-
-    def tuning_runs(self, item: _Ready) -> Iterator[PlannedRun]:
+        Raises:
+            StudyError, OptionError: it cannot take one.
+        """
         tune = self.study.tune
-        if tune is None:
-            return
-        for values in itertools.product(*tune.grid.values()):
-            chosen = dict(zip(tune.grid, values, strict=True))
-            for seed in tune.seeds:
-                yield self._planned(item, seed, 0, "tuning", chosen)
+        assert tune is not None
+        for values in whole_numbers(space):
+            self._train(item, values)
+        typical = self._planned(item, tune.seeds[0], 0, "tuning", middle(space))
+        about = typical.config.run_id if typical.config else ""
+        trials, seeds = tune.number, tuple(tune.seeds)
+        search = Search(key=item.key, space=space, lacks=lacks, trials=trials, seeds=seeds, about=about)
+        item = dataclasses.replace(item, search=search)
+        if tune.sampler == "grid" and not adapter_options(middle(space)):
+            return item  # each of its runs is planned anyway
+        for values in probes(space):
+            planned = self._planned(item, tune.seeds[0], 0, "tuning", values)
+            if planned.refusal and not item.refusal:
+                item = dataclasses.replace(item, refusal=f"with {shown_values(values)}: {planned.refusal}")
+        return item
 
-    def runs(self, item: _Ready) -> Iterator[PlannedRun]:
-        chosen: Mapping[str, Any] | None = {}
+    def tuning_runs(self, item: Ready, drawn: Mapping[Key, Sequence[Values]]) -> Iterator[PlannedRun]:
+        """Every trial on every tuning seed; those not drawn yet without a configuration."""
+        tune, search = self.study.tune, item.search
+        assert tune is not None and search is not None
+        known = grid(search.space) if tune.sampler == "grid" else list(drawn.get(search.key, []))[: search.trials]
+        for number in range(search.trials):
+            values = known[number] if number < len(known) else middle(search.space)
+            for seed in tune.seeds:
+                run = self._planned(item, seed, 0, "tuning", values)
+                yield dataclasses.replace(run, trial=number, config=run.config if number < len(known) else None)
+
+    def runs(self, item: Ready, found: Mapping[Key, Values] | None) -> Iterator[PlannedRun]:
+        chosen: Values | None = {}
         if self.study.tune is not None:
-            key = (item.cell.label, item.cell.backbone, task_name(item.cell.task))
-            chosen = (self.options.chosen or {}).get(key)
+            chosen = (found or {}).get(item.key)
         for fold, seed in itertools.product(range(item.info.folds), self.study.seeds):
             yield self._planned(item, seed, fold, "evaluation", chosen)
 
-    def _planned(self, item: _Ready, seed: int, fold: int, purpose: str, chosen: Mapping[str, Any] | None) -> PlannedRun:
-        train = checked_train({**item.train.model_dump(), **(chosen or {})}, where="tune")
+    def _train(self, item: Ready, values: Values) -> Train:
+        tuned = {key: value for key, value in values.items() if not key.startswith(ADAPTER)}
+        return checked_train({**item.train.model_dump(), **tuned}, where="tune")
+
+    def _planned(self, item: Ready, seed: int, fold: int, purpose: str, chosen: Values | None) -> PlannedRun:
+        item = self.arms.variant(item, chosen or {})
+        train = self._train(item, chosen or {})
         batch = train.batch_size if isinstance(train.batch_size, int) else 1
         schedule = Schedule.of(train.model_copy(update={"batch_size": batch}), item.info.sizes["train"])
         parts = item.ingredients
@@ -195,7 +159,7 @@ class _Planner:
             refusal=item.refusal,
         )
 
-    def _config(self, item: _Ready, train: Train, seed: int, fold: int, purpose: str, chosen: Mapping[str, Any]) -> RunConfig:
+    def _config(self, item: Ready, train: Train, seed: int, fold: int, purpose: str, chosen: Values) -> RunConfig:
         parts = item.ingredients
         return RunConfig(
             study=self.study.study,
@@ -220,21 +184,22 @@ class _Planner:
             evaluate_test=purpose == "evaluation",
         )
 
-    def _predicted(self, item: _Ready) -> dict[str, Any]:
+    def _predicted(self, item: Ready) -> dict[str, Any]:
         estimate = item.forecast.estimate
         if estimate is None:
             return {}
         return {"peak_mb": round(estimate.peak_mb, 3), "parts_mb": {k: round(v, 3) for k, v in estimate.parts_mb.items()}}
 
-    def notes(self, ready: Sequence[_Ready]) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
         """What a reader of the plan should know before it is run."""
+        ready = self.items
         yield from dict.fromkeys(warning for item in ready for warning in item.info.warnings)
         effective = {item.train.effective_batch_size or item.train.batch_size for item in ready}
         if len(effective) > 1:
             yield f"the arms differ in effective batch size ({', '.join(str(e) for e in sorted(effective, key=str))}): a confound"
         yield from dict.fromkeys(note for item in ready for note in item.forecast.notes)
-
-
-def _estimated(found: Forecast) -> Estimate:
-    assert found.estimate is not None
-    return found.estimate
+        tune = self.study.tune
+        if tune is not None:
+            runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")
+            yield f"tuning ({tune.sampler}): {runs} for every arm, over {words(tune.space)}"
+        yield from dict.fromkeys(missing_words(item.search) for item in ready if item.search and item.search.lacks)

@@ -22,6 +22,7 @@ from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.html.render import mini, render
 from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
 from peftlab.report.tables import as_csv, rows, write_tables
+from peftlab.report.tuning import tuning
 
 
 def build_report(folder: str | Path, *, seed: int = 0) -> Path:
@@ -54,7 +55,7 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
             settings,
             {
                 "environment": facts.environment(frame),
-                "tuning": facts.tuning(frame),
+                "tuning": tuning(frame),
                 "fingerprints": facts.fingerprints(frame),
                 "study_yaml": yaml,
                 "study_sha": sha,

@@ -1,4 +1,4 @@
-"""Equal tuning: the same grid for every arm, on tuning seeds and validation data, and a record of what was chosen."""
+"""What the trials gave, what is chosen for each arm, and the record of both: ``tuning.json``."""
 
 from __future__ import annotations
 
@@ -6,141 +6,183 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from peftlab.errors import RecordError
 from peftlab.planning.plan import Plan, PlannedRun
+from peftlab.planning.search import Key, Search, Values, shown
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
-from peftlab.study.schema import Study
+from peftlab.study.schema import Range, Study
 
 FILE = "tuning.json"
+#: share of a range (of its logarithm where it is searched so) at either end that counts as its edge
+EDGE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One tuning run: values tried, seed, and the validation metric it reached (None: diverged or failed)."""
+class TrialRun:
+    """A trial on one tuning seed: values tried, and the validation metric reached (None: diverged or failed)."""
 
     label: str
     backbone: str
     task: str
-    values: Mapping[str, Any]
+    values: Values
     seed: int
     run_id: str
     value: float | None
-    status: str  #: completed, diverged, failed or missing
+    status: str  #: completed, diverged, failed, refused or missing
+    trial: int = 0  #: number of the trial; of trials with the same values, whose runs are the same, each has its own entry
+    time_s: float = 0.0  #: training and evaluation
+
+    @property
+    def key(self) -> Key:
+        return (self.label, self.backbone, self.task)
+
+    @property
+    def usable(self) -> bool:
+        return self.value is not None and math.isfinite(self.value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What was chosen for one arm, and by how much it led."""
+    """What was chosen for one arm, and what the arm was given."""
 
     label: str
     backbone: str
     task: str
-    values: Mapping[str, Any]
+    values: Values
     mean: float
     trials: int
-    lost: int  #: trials that diverged, failed or are missing
-    at_edge: tuple[str, ...]  #: keys whose chosen value is the first or last of its list: the best may lie outside
+    different: int  #: trials that were not a repetition of an earlier one
+    runs: int
+    lost: int  #: runs that diverged, failed, were refused or are missing
+    at_edge: tuple[str, ...]  #: keys whose chosen value lies at the edge of what was searched: the best may lie outside
+    lacks: tuple[str, ...]  #: keys that were searched for other arms and that this one does not have
+    time_s: float  #: training and evaluation in all its trials
+
+    @property
+    def key(self) -> Key:
+        return (self.label, self.backbone, self.task)
 
 
-def trials(folder: ResultsFolder, study: Study, plan: Plan) -> list[Trial]:
-    """The outcome of every tuning run of the plan."""
-    return [_trial(folder, study, run) for run in plan.tuning if run.config is not None]
+def outcomes(folder: ResultsFolder, study: Study, plan: Plan) -> list[TrialRun]:
+    """The outcome of every tuning run whose values are known, of the arms that can be run."""
+    keys = {search.key for search in plan.searches}
+    planned = [run for run in plan.tuning if (run.label, run.backbone, run.task) in keys]
+    return [_outcome(folder, study, run) for run in planned if run.config is not None or run.refusal]
 
 
-def _trial(folder: ResultsFolder, study: Study, run: PlannedRun) -> Trial:
-    config = run.config
-    assert config is not None and study.tune is not None
-    record = folder.run(config)
+def _outcome(folder: ResultsFolder, study: Study, run: PlannedRun) -> TrialRun:
+    about: dict[str, Any] = {"label": run.label, "backbone": run.backbone, "task": run.task, "seed": run.seed}
+    about["trial"] = run.trial or 0
+    if run.config is None:
+        return TrialRun(**about, values={}, run_id="", value=None, status="refused")
+    record = folder.run(run.config)
+    about |= {"values": run.config.tuned, "run_id": run.config.run_id}
     results = record.results()
-    value, status = None, "failed" if record.error() else "missing"
-    if results is not None:
-        status = results.status
-        value = results.metrics.get("validation", {}).get(study.analysis.metric)
-    values = {key: config.train[key] for key in study.tune.grid}
-    return Trial(
-        label=run.label,
-        backbone=run.backbone,
-        task=run.task,
-        values=values,
-        seed=run.seed,
-        run_id=config.run_id,
-        value=value,
-        status=status,
-    )
+    if results is None:
+        return TrialRun(**about, value=None, status="failed" if record.error() else "missing")
+    value = results.metrics.get("validation", {}).get(study.analysis.metric)
+    time_s = sum(float(results.time.get(part) or 0.0) for part in ("train_s", "evaluate_s"))
+    return TrialRun(**about, value=value, status=results.status, time_s=time_s)
 
 
-def choose(study: Study, found: Sequence[Trial], higher_is_better: bool) -> list[Choice]:
-    """For each arm the values with the best mean over the tuning seeds; ties go to the earlier values in the grid.
+def score(runs: Sequence[TrialRun], higher_is_better: bool) -> float | None:
+    """Of one trial: the mean over its tuning seeds; the worst there is where a seed gave no value; None: not all have ended."""
+    if not runs or any(run.status == "missing" for run in runs):
+        return None
+    if not all(run.usable for run in runs):
+        return -math.inf if higher_is_better else math.inf
+    return statistics.fmean(run.value for run in runs if run.value is not None)
 
-    Values with a trial that diverged or failed on any tuning seed are out, unless all are.
+
+def choose(searches: Sequence[Search], found: Sequence[TrialRun], higher_is_better: bool) -> list[Choice]:
+    """For each arm the values with the best mean over the tuning seeds; ties go to the earlier trial.
+
+    Values with a run that diverged or failed are out, unless all are.
 
     Raises:
-        RecordError: an arm of which no trial ended with a value.
+        RecordError: an arm of which no run ended with a value.
     """
-    assert study.tune is not None
-    cells = dict.fromkeys((t.label, t.backbone, t.task) for t in found)
-    return [_choose(study, [t for t in found if (t.label, t.backbone, t.task) == cell], higher_is_better) for cell in cells]
+    by_arm = {search.key: [run for run in found if run.key == search.key] for search in searches}
+    return [_choose(search, by_arm[search.key], higher_is_better) for search in searches]
 
 
-def _choose(study: Study, found: Sequence[Trial], higher_is_better: bool) -> Choice:
-    assert study.tune is not None
-    by_values: dict[str, list[Trial]] = {}
-    for trial in found:
-        by_values.setdefault(json.dumps(trial.values, sort_keys=True), []).append(trial)
-    complete = {k: ts for k, ts in by_values.items() if all(_usable(t) for t in ts)}
-    usable = complete or {k: [t for t in ts if _usable(t)] for k, ts in by_values.items() if any(_usable(t) for t in ts)}
+def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -> Choice:
+    by_values: dict[str, dict[str, TrialRun]] = {}
+    for run in found:
+        by_values.setdefault(_text(run.values), {})[run.run_id] = run
+    groups = {text: list(runs.values()) for text, runs in by_values.items()}
+    complete = {text: runs for text, runs in groups.items() if all(run.usable for run in runs)}
+    usable = complete or {text: kept for text, runs in groups.items() if (kept := [run for run in runs if run.usable])}
+    label, backbone, task = search.key
     if not usable:
-        first = found[0]
         raise RecordError(
-            f"no tuning run of {first.label} on {first.backbone} ended with a value",
-            where=first.run_id,
+            f"no tuning run of {label} on {backbone} ended with a value",
+            where=found[0].run_id if found else label,
             remedy="`peftlab status` shows why; mend the cause and run again with --retry-failed, or widen tune",
         )
     sign = 1 if higher_is_better else -1
-    means = {k: statistics.fmean(t.value for t in ts if t.value is not None) for k, ts in usable.items()}
-    best = max(means, key=lambda k: sign * means[k])  # max keeps the first of equals
-    values = json.loads(best)
-    grid = study.tune.grid
-    edge = tuple(k for k, v in values.items() if len(grid[k]) > 1 and v in (grid[k][0], grid[k][-1]))
-    first = found[0]
+    means = {text: statistics.fmean(run.value for run in runs if run.value is not None) for text, runs in usable.items()}
+    best = max(means, key=lambda text: sign * means[text])  # max keeps the first of equals
+    values = usable[best][0].values
+    runs = [run for group in groups.values() for run in group]
     return Choice(
-        label=first.label,
-        backbone=first.backbone,
-        task=first.task,
+        label=label,
+        backbone=backbone,
+        task=task,
         values=values,
         mean=means[best],
-        trials=len(found),
-        lost=sum(not _usable(t) for t in found),
-        at_edge=edge,
+        trials=search.trials,
+        different=len(groups),
+        runs=len(runs),
+        lost=sum(not run.usable for run in runs),
+        at_edge=tuple(key for key, value in values.items() if _at_edge(search.space[key], value)),
+        lacks=search.lacks,
+        time_s=sum(run.time_s for run in runs),
     )
 
 
-def _usable(trial: Trial) -> bool:
-    return trial.value is not None and math.isfinite(trial.value)
+def _text(values: Values) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
-def save(folder: ResultsFolder, study: Study, found: Sequence[Trial], chosen: Sequence[Choice]) -> None:
-    """Write ``tuning.json``."""
-    assert study.tune is not None
+def _at_edge(space: list[Any] | Range, value: Any) -> bool:
+    """Of a list of numbers: its smallest or largest. Words have no edge."""
+    if not isinstance(space, Range):
+        numbers = [v for v in space if isinstance(v, int | float) and not isinstance(v, bool)]
+        return len(numbers) == len(space) > 1 and value in (min(numbers), max(numbers))
+    low, high, at = (math.log(v) if space.log else v for v in (space.low, space.high, value))
+    return min(at - low, high - at) <= EDGE * (high - low)
+
+
+def save(
+    folder: ResultsFolder, study: Study, searches: Sequence[Search], found: Sequence[TrialRun], chosen: Sequence[Choice]
+) -> Any:
+    """Write ``tuning.json``; returns its content."""
+    tune = study.tune
+    assert tune is not None
     content = {
-        "grid": study.tune.grid,
-        "seeds": study.tune.seeds,
+        "sampler": tune.sampler,
+        "grid": tune.grid,
+        "space": shown(tune.space),
+        "seeds": tune.seeds,
         "metric": study.analysis.metric,
-        "on": study.tune.on,
-        "trials": [dataclasses.asdict(t) for t in found],
-        "chosen": [dataclasses.asdict(c) for c in chosen],
+        "on": tune.on,
+        "arms": [search.as_dict() for search in searches],
+        "trials": [dataclasses.asdict(run) for run in found],
+        "chosen": [dataclasses.asdict(choice) for choice in chosen],
     }
     write_atomic(folder.path / FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    return content
 
 
-def as_mapping(chosen: Sequence[Choice]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
-    """(label, backbone, task) -> values, as the planner takes them."""
-    return {(c.label, c.backbone, c.task): c.values for c in chosen}
+def as_mapping(chosen: Sequence[Choice]) -> dict[Key, Values]:
+    """As the planner takes them."""
+    return {choice.key: choice.values for choice in chosen}
 
 
 def configs(plan: Plan) -> list[RunConfig]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from peftlab.analysis.tuned import chosen_sentences, not_given
 from peftlab.errors import PlanRefused
 from peftlab.execution.local import execute
 from peftlab.execution.progress import Listener, Outcome
@@ -15,35 +16,30 @@ from peftlab.execution.protocol import WorkerOptions
 from peftlab.planning.estimate import HEADROOM, Estimate
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan
+from peftlab.planning.planner import Planner
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Study
-from peftlab.tuning import grid
-
-
-def chosen_so_far(folder: ResultsFolder, study: Study, plan: Plan) -> dict[tuple[str, str, str], Mapping[str, Any]]:
-    """What the tuning chose for the arms whose tuning runs have all ended; computed from the records each time."""
-    found = grid.trials(folder, study, plan)
-    waiting = {(t.label, t.backbone, t.task) for t in found if t.status == "missing"}
-    ended = [t for t in found if (t.label, t.backbone, t.task) not in waiting]
-    if not ended:
-        return {}
-    return grid.as_mapping(grid.choose(study, ended, plan.higher_is_better))
+from peftlab.tuning import choice
+from peftlab.tuning.search import Progress, follow
+from peftlab.tuning.store import Store
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class StudyRun:
-    """Executes a plan. ``replan`` is asked for the evaluation runs once tuning has chosen."""
+    """Executes a study: its tuning runs round by round, then its evaluation runs with what was chosen."""
 
     folder: ResultsFolder
     study: Study
-    plan: Plan
-    replan: Callable[[], Plan]
+    planner: Planner
+    progress: Progress  #: how far the tuning is, with the plan
     cache: Path
     jobs: int | None
     retry_failed: bool
     listener: Callable[[], Listener]
+    say: Callable[[str], None]  #: is given what the tuning chose, and what an arm did not get, a sentence at a time
+    said: list[str] = dataclasses.field(default_factory=list)
 
     def run(self) -> Outcome:
         """Everything that is not done yet.
@@ -53,14 +49,38 @@ class StudyRun:
         """
         self._write_plan()
         if self.study.tune is not None:
-            outcome = self._execute(grid.configs(self.plan))
-            if outcome.interrupted:
-                return outcome
-            found = grid.trials(self.folder, self.study, self.plan)
-            grid.save(self.folder, self.study, found, grid.choose(self.study, found, self.plan.higher_is_better))
-            self.plan = self.replan()
-            self._write_plan()
+            asked: set[str] = set()
+            while new := [config for config in choice.configs(self.plan) if config.run_id not in asked]:
+                self._keep_trials()
+                outcome = self._execute(new)
+                if outcome.interrupted:
+                    return outcome
+                asked |= {config.run_id for config in new}
+                self.progress = follow(self.folder, self.study, self.planner)
+                self._write_plan()
+            self._keep_trials()
+            self._conclude()
         return self._execute([run.config for run in self.plan.runs if run.config is not None])
+
+    @property
+    def plan(self) -> Plan:
+        return self.progress.plan
+
+    def _keep_trials(self) -> None:
+        """In Optuna's form; of a grid, which needs no Optuna, only where it is installed."""
+        if self.study.tune is None or (self.study.tune.sampler == "grid" and find_spec("optuna") is None):
+            return
+        Store(self.folder.path, self.study, self.plan.higher_is_better).write(self.progress.entries())
+
+    def _conclude(self) -> None:
+        """Record what the tuning chose, and say it."""
+        content = choice.save(self.folder, self.study, self.plan.searches, self.progress.found, self.progress.chosen)
+        self.said = [*chosen_sentences(content), *not_given(content)]
+        for sentence in self.said:
+            self.say(sentence)
+
+    def _write_plan(self) -> None:
+        write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
 
     def _execute(self, configs: list[RunConfig]) -> Outcome:
         machine = Machine.here(self.cache)
@@ -69,9 +89,6 @@ class StudyRun:
         trackers = tuple(self.study.trackers)
         options = WorkerOptions(cache=self.cache, threads=threads, device=machine.device, trackers=trackers)
         return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
-
-    def _write_plan(self) -> None:
-        write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
 
 
 def jobs_that_fit(plan: Plan, machine: Machine) -> int:

@@ -1,0 +1,109 @@
+"""``tuning.json`` in sentences: what was chosen for each arm, and what an arm did not get."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from peftlab.analysis.words import plural, show
+
+Arm = tuple[str, str, str]
+
+
+def entries(value: Any) -> list[Mapping[str, Any]]:
+    """Those that can be read."""
+    items = value if isinstance(value, list) else []
+    return [entry for entry in items if isinstance(entry, Mapping) and isinstance(entry.get("values"), Mapping)]
+
+
+def arm_of(entry: Mapping[str, Any]) -> Arm:
+    return (str(entry.get("label", "")), str(entry.get("backbone", "")), str(entry.get("task", "")))
+
+
+def arm_names(arms: Iterable[Arm]) -> dict[Arm, str]:
+    """The label, with backbone and task where several were tuned."""
+    found = list(arms)
+    varying = [i for i in (1, 2) if len({arm[i] for arm in found}) > 1]
+    return {arm: arm[0] + (f" ({', '.join(arm[i] for i in varying)})" if varying else "") for arm in found}
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """``learning_rate = 0.001, adapter.rank = 8``."""
+    return ", ".join(f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in values.items())
+
+
+def extent(values: Any) -> str:
+    """What is searched of one key: a list of values, or a range."""
+    if isinstance(values, Mapping):
+        scale = " on a logarithmic scale" if values.get("log") else ""
+        return f"{values.get('low')} to {values.get('high')}{scale}"
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def chosen_sentences(tuning: Mapping[str, Any]) -> list[str]:
+    """What each arm was given, and what was chosen for it."""
+    chosen, metric = entries(tuning.get("chosen")), str(tuning.get("metric", ""))
+    names = arm_names(map(arm_of, chosen))
+    seeds = plural(len(tuning.get("seeds") or []), "seed")
+    found = []
+    for entry in chosen:
+        values = values_text(entry["values"]) or "nothing to choose"
+        given = f"{plural(int(entry.get('trials', 0)), 'trial')} on {seeds}, {float(entry.get('time_s') or 0):.3g} s of training"
+        mean = show(entry.get("mean"), metric)
+        found.append(f"tuning, {names[arm_of(entry)]}: {values} (mean {metric} {mean} on validation data; {given})")
+    return found
+
+
+def not_given(tuning: Mapping[str, Any]) -> list[str]:
+    """What an arm did not get: options it lacks, trials that repeated others or gave nothing, a choice at the edge, time."""
+    runs, chosen = entries(tuning.get("trials")), entries(tuning.get("chosen"))
+    picked = {arm_of(entry): entry for entry in chosen}
+    names = arm_names(dict.fromkeys((*map(arm_of, runs), *picked)))
+    found: list[str] = []
+    for arm, name in names.items():
+        entry = picked.get(arm)
+        mine = [run for run in runs if arm_of(run) == arm]
+        found += [f"{name}: {text}" for text in _not_given(entry, mine, tuning)]
+        if entry is None:
+            found.append(f"{name}: nothing was chosen.")
+    times = {names[arm]: float(entry["time_s"]) for arm, entry in picked.items() if isinstance(entry.get("time_s"), int | float)}
+    if len(times) > 1 and all(times.values()) and max(times.values()) > 1.1 * min(times.values()):
+        spent = ", ".join(f"{name} {time_s:.3g} s" for name, time_s in sorted(times.items(), key=lambda item: item[1]))
+        found.append(f"The same number of trials is not the same time: {spent} of training and validation.")
+    return found
+
+
+def _not_given(entry: Mapping[str, Any] | None, runs: list[Mapping[str, Any]], tuning: Mapping[str, Any]) -> list[str]:
+    entry = entry or {}
+    found = []
+    if lacks := entry.get("lacks"):
+        over = ", ".join(map(str, entry["values"]))
+        rest = f"its trials were over {over}" if over else "nothing of it was tuned"
+        found.append(f"has no {' and no '.join(map(str, lacks))}; {rest}.")
+    trials, different = entry.get("trials"), entry.get("different")
+    if isinstance(trials, int) and isinstance(different, int) and different < trials:
+        found.append(f"{different} of its {trials} trials were of different values, the others repeated them.")
+    found += _lost(runs, max(len(tuning.get("seeds") or []), 1))
+    if edge := entry.get("at_edge"):
+        found.append(
+            f"the best {' and '.join(map(str, edge))} is at the edge of what was searched; a better one may lie outside."
+        )
+    return found
+
+
+def _lost(runs: list[Mapping[str, Any]], seeds: int) -> list[str]:
+    """Values that did not give a result on every seed."""
+    got: dict[str, dict[Any, bool]] = defaultdict(dict)
+    why: dict[str, set[str]] = defaultdict(set)
+    for i, run in enumerate(runs):
+        text, fine = values_text(run["values"]), isinstance(run.get("value"), int | float)
+        got[text][run.get("seed", i)] = fine
+        if not fine and run.get("status"):
+            why[text].add(str(run["status"]))
+    return [
+        f"{text or 'as it is'} gave a value in {sum(by_seed.values())} of {seeds} runs"
+        + (f" ({', '.join(sorted(why[text]))})." if why[text] else ".")
+        for text, by_seed in got.items()
+        if sum(by_seed.values()) < seeds
+    ]

@@ -1,0 +1,150 @@
+"""The arms of a study, looked at once: their components, data, backbone, prediction, and whether they can be run here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+from peftlab.errors import OptionError, PlanRefused, nearest
+from peftlab.planning.estimate import Estimate
+from peftlab.planning.forecast import Forecast, forecast
+from peftlab.planning.machine import Machine
+from peftlab.planning.plan import PlanOptions, task_name
+from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
+from peftlab.study.expand import Cell
+from peftlab.study.schema import Study, Train
+from peftlab.tasks.contract import TaskInfo
+from peftlab.training.assemble import Ingredients
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A cell whose components exist and whose data and backbone are known."""
+
+    cell: Cell
+    ingredients: Ingredients
+    info: TaskInfo
+    train: Train
+    backbone_fingerprint: str
+    data_fingerprint: str
+    predict_at: Callable[[int], Forecast]
+    forecast: Forecast
+    refusal: str | None
+    search: Search | None = None
+
+    @property
+    def key(self) -> Key:
+        return (self.cell.label, self.cell.backbone, task_name(self.cell.task))
+
+
+class Arms:
+    """Makes the arms of a study ready."""
+
+    def __init__(self, study: Study, options: PlanOptions) -> None:
+        self.study, self.options = study, options
+        self.machine = Machine.here(options.cache, device=options.device)
+        self.infos: dict[str, TaskInfo] = {}
+        self.fingerprints: dict[str, str] = {}
+        self._variants: dict[str, Ready] = {}
+
+    def ready(self, cell: Cell) -> Ready:
+        ingredients = Ingredients.of(
+            backbone=cell.backbone,
+            task=cell.task,
+            adapter=cell.adapter,
+            allocator=cell.allocator,
+            quantizer=cell.quantizer,
+            quantize=cell.quantize,
+            where=f"arms.{cell.arm}",
+        )
+        task_key, task = task_name(cell.task), ingredients.task
+        info = self.infos.setdefault(task_key, task.info()) if task_key not in self.infos else self.infos[task_key]
+        data = self.fingerprints.get(task_key) or self.fingerprints.setdefault(task_key, task.fingerprint())
+        weights = self.fingerprints.get(cell.backbone) or self.fingerprints.setdefault(
+            cell.backbone, ingredients.source.fingerprint(cell.backbone)
+        )
+        metric = self.study.analysis.metric
+        if metric not in info.higher_is_better:
+            raise PlanRefused(
+                f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, info.higher_is_better)
+            )
+
+        def predict_at(batch: int) -> Forecast:
+            return forecast(ingredients, info, cell.train, batch, self.machine, detailed=self.options.predict)
+
+        batch = cell.train.batch_size if isinstance(cell.train.batch_size, int) else 1
+        found = predict_at(batch)
+        return Ready(
+            cell=cell,
+            ingredients=ingredients,
+            info=info,
+            train=cell.train,
+            backbone_fingerprint=weights,
+            data_fingerprint=data,
+            predict_at=predict_at,
+            forecast=found,
+            refusal=self._refusal(cell, ingredients, found, predict_at),
+        )
+
+    def _refusal(
+        self, cell: Cell, ingredients: Ingredients, found: Forecast, predict_at: Callable[[int], Forecast]
+    ) -> str | None:
+        """Why this arm cannot be run here, or None."""
+        if reason := ingredients.quantizer.refuse(self.machine.device):
+            return reason
+        limit = self.study.require.trainable_percent
+        share = 100 * found.trainable / found.total
+        if limit is not None and share > limit and not found.trains_all:
+            return f"trains {share:.3g} % of the parameters, the study requires at most {limit:g} %"
+        if found.estimate is None or cell.train.batch_size == "auto":
+            return None
+        return self.machine.refusal(
+            found.estimate, lambda batch: _estimated(predict_at(batch)), cell.train.effective_batch_size or cell.train.batch_size
+        )
+
+    def settle_batches(self, ready: list[Ready]) -> list[Ready]:
+        """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run."""
+        groups: dict[tuple[str, str], list[Ready]] = {}
+        for item in ready:
+            if item.cell.train.batch_size == "auto" and item.refusal is None:
+                groups.setdefault((item.cell.backbone, task_name(item.cell.task)), []).append(item)
+        batches = {}
+        for key, items in groups.items():
+            effective = [item.cell.train.effective_batch_size or 64 for item in items]
+            batches[key] = min(
+                self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
+                for item, e in zip(items, effective, strict=True)
+            )
+        return [self._settled(item, batches.get((item.cell.backbone, task_name(item.cell.task)))) for item in ready]
+
+    def _settled(self, item: Ready, batch: int | None) -> Ready:
+        if item.cell.train.batch_size != "auto" or batch is None:
+            return item
+        effective = item.cell.train.effective_batch_size or 64
+        train = item.train.model_copy(update={"batch_size": batch, "effective_batch_size": effective})
+        if batch == 0:
+            return dataclasses.replace(item, train=train, refusal="not even a batch of one fits in memory")
+        return dataclasses.replace(item, train=train, forecast=item.predict_at(batch))
+
+    def variant(self, item: Ready, values: Values) -> Ready:
+        """The item with tuned options of the adapter in it."""
+        options = adapter_options(values)
+        if not options:
+            return item
+        key = json.dumps([item.key, options], sort_keys=True)
+        if key not in self._variants:
+            cell = dataclasses.replace(item.cell, adapter={**item.cell.adapter, **options}, train=item.train)
+            try:
+                found = self.ready(cell)
+            except OptionError as error:
+                what = f"{item.cell.label} with {shown_values(values)}: {error.what}"
+                raise OptionError(what, where="tune", remedy=error.remedy) from error
+            self._variants[key] = found
+        found = self._variants[key]
+        return dataclasses.replace(found, refusal=item.refusal or found.refusal)
+
+
+def _estimated(found: Forecast) -> Estimate:
+    assert found.estimate is not None
+    return found.estimate
