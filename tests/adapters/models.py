@@ -42,7 +42,7 @@ def folder(kind: str) -> Path:
 
 @cache
 def _loaded(kind: str) -> Backbone:
-    head = "sequence-classification" if kind == "gpt2" else "image-classification"
+    head = "sequence-classification" if kind in tiny.TEXT else "image-classification"
     return source_of(str(folder(kind))).load(str(folder(kind)), outputs=CLASSES, head=head, seed=0)
 
 
@@ -56,6 +56,10 @@ def on_meta(kind: str) -> Backbone:
 
 def images(batch: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def tokens(batch: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randint(1, 64, (batch, 9), generator=torch.Generator().manual_seed(seed))
 
 
 def logits(kind: str, module: nn.Module) -> torch.Tensor:

@@ -20,17 +20,17 @@ from peftlab.nn.pooled import PooledLinear
 from peftlab.nn.quantized import dense_weight, make_dense, quantized_layers
 from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.groupwise import Groupwise
-from tests.adapters.models import backbone, images
+from tests.adapters.models import backbone, images, tokens
 from tests.contracts.conftest import perturb
-from tests.contracts.tiny import KINDS
+from tests.contracts.tiny import KINDS, TEXT
 
 TYPES = tuple(BITS)
 SIZE = 8
 
 
 def inputs(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    if kind == "gpt2":
-        return {"input_ids": torch.randint(1, 64, (3, 9), generator=torch.Generator().manual_seed(seed))}
+    if kind in TEXT:
+        return {"input_ids": tokens(seed=seed)}
     return {"pixel_values": images(seed=seed)}
 
 
@@ -101,7 +101,7 @@ def test_merged_zero_points_are_the_papers(stored: str) -> None:
 
 
 @pytest.mark.parametrize("stored", TYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted({*KINDS, *TEXT}))
 @pytest.mark.parametrize("form", ["lora", "svd"])
 def test_merging_changes_zero_points_or_offsets_and_nothing_else(kind: str, stored: str, form: str) -> None:
     adapted = on_packed(kind, stored, form=form, targets="all-linear")
@@ -124,7 +124,7 @@ def test_merging_changes_zero_points_or_offsets_and_nothing_else(kind: str, stor
 
 
 @pytest.mark.parametrize("stored", TYPES)
-@pytest.mark.parametrize("kind", ["timm", "gpt2"])
+@pytest.mark.parametrize("kind", ["timm", *TEXT])
 def test_a_merged_model_made_dense_is_the_plain_library_model(kind: str, stored: str) -> None:
     """Only q and v are adapted: k is stacked with them, and code books get offsets of zero there."""
     adapted = on_packed(kind, stored)

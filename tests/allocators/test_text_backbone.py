@@ -18,7 +18,7 @@ from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from tests.contracts.tiny import CLASSES, make
 
-STEPS = 24
+STEPS, BATCHES = 24, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,16 @@ class Case:
 
 
 SVD = {"name": "svd", "rank": 4, "targets": ["q", "v", "up"]}
+LORA = {**SVD, "name": "lora"}
+RULE = {"min_rank": 1, "max_rank": 8, "warmup_steps": 4, "every": 4, "last_step": 17, "hysteresis": 0.0}
 CASES = [
     Case(SVD, {"name": "adalora", "budget": {"ranks": 9}, "initial_steps": 3, "final_steps": 6, "every": 2}),
     Case(SVD, {"name": "sora", "threshold": 2e-2}),
     Case(SVD, {"name": "increlora", "budget": {"ranks": 15}, "initial_steps": 3, "every": 2, "warmup": 2}),
-    Case({**SVD, "name": "lora"}, {"name": "dylora", "evaluate_rank": 2}),
+    Case(LORA, {"name": "dylora", "evaluate_rank": 2}),
+    Case(LORA, {"name": "proportional", "importance": "magnitude", **RULE}),
+    Case(LORA, {"name": "threshold", "importance": "gradient_norm", "quantile": 0.5, **RULE}),
+    Case(LORA, {"name": "top_k", "importance": "fisher", **RULE}),
 ]
 
 
@@ -73,7 +78,7 @@ def train(backbone: Backbone, case: Case) -> tuple[Adapted, dict[str, Any], list
 
 def step(adapted: Adapted, hook: Any, optimizer: torch.optim.Optimizer, t: int) -> float:
     hook.before_step(t)
-    batch = tokens(t)
+    batch = tokens(t % BATCHES)
     logits = adapted.backbone.outputs(adapted.module, batch)
     loss = nn.functional.cross_entropy(logits, batch["input_ids"][:, -1] % CLASSES)
     penalty = hook.penalty()
@@ -88,7 +93,7 @@ def step(adapted: Adapted, hook: Any, optimizer: torch.optim.Optimizer, t: int) 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_whole_schedule_learns_and_exports_an_ordinary_lora(backbone: Backbone, case: Case, tmp_path: Path) -> None:
     adapted, content, losses = train(backbone, case)
-    assert sum(losses[-6:]) < sum(losses[:6])
+    assert sum(losses[-BATCHES:]) < 0.9 * sum(losses[:BATCHES])  # of the same texts
     assert {site.parent for site in adapted.sites} == {"transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn", None}
     adapted.adapter.save(adapted, tmp_path)
     loaded: Any = peft.PeftModel.from_pretrained(copy.deepcopy(backbone).module, str(tmp_path)).eval()  # pyright: ignore

@@ -8,13 +8,14 @@ import torch
 
 CLASSES = 5
 KINDS = ("timm", "vit", "gpt2")
+TEXT = ("gpt2", "bert", "llama")  #: with a head for classes of a text
 
 
 def make(kind: str, folder: Path, seed: int = 0) -> Path:
     """Write the model of this kind into ``folder``; every weight, norms included, is random."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = {"timm": _timm, "vit": _vit, "gpt2": _gpt2}[kind]()
+        module = {"timm": _timm, "vit": _vit, "gpt2": _gpt2, "bert": _bert, "llama": _llama}[kind]()
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
@@ -54,3 +55,20 @@ def _gpt2() -> torch.nn.Module:
 
     config = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=2, pad_token_id=0, num_labels=7)
     return GPT2ForSequenceClassification(config)
+
+
+_TEXT = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_TEXT |= {"max_position_embeddings": 32, "pad_token_id": 0, "num_labels": 7}
+
+
+def _bert() -> torch.nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return BertForSequenceClassification(BertConfig(**_TEXT))  # pyright: ignore
+
+
+def _llama() -> torch.nn.Module:
+    """Keys and values have one head less than queries."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    return LlamaForSequenceClassification(LlamaConfig(**_TEXT, num_key_value_heads=1))  # pyright: ignore

@@ -15,9 +15,11 @@ from peftlab import registry
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import DidNothing, OptionError
 from peftlab.nn.quantized import dense_weight, make_dense, quantized_layers, restore_conv1d
+from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Quantizer
-from tests.adapters.models import backbone, images
+from tests.adapters.models import backbone, images, tokens
 from tests.contracts.test_quantizers import gaussian, linear
+from tests.contracts.tiny import CLASSES, TEXT
 
 bnb = cast(Any, bitsandbytes)
 NF4 = "-1 -.6961928010 -.5250730515 -.3949174881 -.2844413817 -.1847734302 -.0910500363 0 .0795802996 .1609302014 .2461123019 \
@@ -166,6 +168,39 @@ def test_bert_and_llama() -> None:
         assert len(converted.layers) == layers
         assert set(converted.left) == left
         assert 0 < float((module(tokens).logits.detach() - plain).norm() / plain.norm()) < 0.3
+
+
+@pytest.mark.parametrize("options", [{"bits": 4, "double": True}, {"bits": 8}], ids=["nf4-double", "int8"])
+@pytest.mark.parametrize("kind", TEXT)
+def test_a_step_beside_it_is_that_beside_the_rounded_weights_in_float(kind: str, options: dict[str, Any]) -> None:
+    adapter = registry.create("adapter", {"name": "lora", "rank": 2, "targets": "all-linear"})
+    stored, plain = backbone(kind), backbone(kind)
+    for base in (stored, plain):
+        slice_fused(base.module, adapter.sites(base))
+    layers = quantizer(**options).convert(stored).layers
+    assert len(layers) == {"gpt2": 12, "bert": 12, "llama": 14}[kind]
+    for name, layer in quantized_layers(stored.module).items():
+        weight: Any = plain.module.get_submodule(name).weight
+        weight.data.copy_(dense_weight(layer).T if layer.transposed else dense_weight(layer))
+    codes = {name: layer.codes().clone() for name, layer in quantized_layers(stored.module).items()}
+    found = []
+    for base in (stored, plain):
+        adapted = adapter.attach(base, seed=0)
+        start = {name: p.detach().clone() for name, p in adapted.trainable().items()}
+        optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=1e-2, weight_decay=0.0)
+        torch.manual_seed(0)  # dropout
+        logits = base.outputs(adapted.module.train(), {"input_ids": tokens()})
+        loss = nn.functional.cross_entropy(logits, torch.arange(3) % CLASSES)
+        loss.backward()
+        gradients = {name: p.grad for name, p in adapted.trainable().items()}
+        optimizer.step()
+        assert all(not torch.equal(p, start[name]) for name, p in adapted.trainable().items() if "lora_A" not in name)
+        found.append((loss.detach(), gradients))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
+    assert len(found[0][1]) >= 2 * len(layers)
+    adapters = {name.removeprefix("base_model.model.").removesuffix(".base_layer"): m
+                for name, m in quantized_layers(stored.module).items()}  # fmt: skip
+    assert all(torch.equal(layer.codes(), codes[name]) for name, layer in adapters.items())
 
 
 def test_conv1d_comes_back_with_the_rounded_weights() -> None:
