@@ -107,7 +107,7 @@ def _quantized(backbone: Backbone) -> tuple[list[tuple[int, int]], int]:
 def _seven_billion() -> str:
     backbone = load("llama-7b", 2, "causal-lm")
     shapes, inside = _quantized(backbone)
-    told, rows = published("memory of a 7B model", "4-bit base"), []
+    told, rows = published("section 2, memory of a 7B model", "4-bit base"), []
     for name in ("4-bit NF4", "4-bit NF4, double"):
         stored = sum(QUANTIZERS[name].stored_bytes(*shape) for shape in shapes) + 2 * (backbone.parameters - inside)
         rows.append((name, f"{stored / 1e6:,.0f}", f"{told:,.0f}", f"{stored / 1e6 / told:.2f}"))

@@ -36,7 +36,7 @@ def test_every_row_has_a_source_and_a_place() -> None:
         ("secondary", "CIFAR-100", "LoRA", 94.87),
         ("zhang2023adalora", "GLUE RTE", "AdaLoRA", 88.09),
         ("hu2022lora", "GLUE RTE", "LoRA", 86.6),
-        ("dettmers2023qlora", "not stated", "NF4 with double quantization", 27.41),
+        ("dettmers2023qlora", "Pile Common Crawl", "NF4 with double quantization", 27.41),
         ("xu2024qalora", "MMLU after FLAN v2", "QA-LoRA, 4 bits", 47.0),
         ("peft2026comparison", "GSM8K", "rsLoRA r64", 51.3),
     ],
@@ -52,7 +52,8 @@ def test_named_components_and_options_exist() -> None:
     from peftlab.registry import component, components
 
     for row in literature()[0]:
-        for kind, spec in (("adapter", row.adapter), ("allocator", row.allocator), ("quantizer", row.quantizer)):
+        schemes = [("quantizer", spec) for spec in row.schemes]
+        for kind, spec in (("adapter", row.adapter), ("allocator", row.allocator), ("quantizer", row.quantizer), *schemes):
             if spec is None:
                 continue
             assert spec["name"] in components(kind)  # pyright: ignore[reportArgumentType]

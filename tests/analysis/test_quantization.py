@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from peftlab.analysis.assess_quantization import QuantizationTables, assess_quan
 from peftlab.analysis.convergence import area, steps_to, target
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.interaction import slope, two_way
+from peftlab.analysis.literature import literature
+from peftlab.analysis.literature_weights import _differs
+from peftlab.analysis.quantization_history import History
 from peftlab.analysis.quantized import _Keys, quantized_runs
 from tests.report.fixtures import write_results
-from tests.report.quantized import COSTS, LEVELS, PARAMETERS, RANKS, REST_BYTES, SCHEMES, arm, write_quantized
+from tests.report.quantized import COSTS, HALF, LEVELS, PARAMETERS, RANKS, REST_BYTES, SCHEDULES, SCHEMES, arm, write_quantized
 
 stats: Any = scipy.stats
 
@@ -168,6 +172,71 @@ def test_files(tables: QuantizationTables, frame: Frame) -> None:
     assert len(read["effects"]) == 6
     one = next(r for r in rows if r["arm"] == "lora8-int8")
     assert float(one["bits_per_parameter"]) == 8.1 and float(one["bound"]) == 0.16
+
+
+def test_the_course_of_a_schedule(tables: QuantizationTables, frame: Frame) -> None:
+    """rho as recorded; the balance is the median over layers, mean over seeds, with its interval."""
+    courses = {c.arm: c for c in tables.quantization.courses}
+    assert set(courses) == {arm(s, r) for s in SCHEDULES for r in RANKS}
+    linear, constant = courses[arm("nf4", 2)], courses[arm("int8", 2)]
+    assert [p.rho for p in linear.points[:3]] == [0.0, 3 / HALF, 6 / HALF] and linear.points[-1].rho == 1.0
+    assert {p.rho for p in constant.points} == {1.0}
+    assert (linear.full_from_step, constant.full_from_step) == (HALF, 0)
+    assert (linear.float_weights_mb, constant.float_weights_mb) == (4 * PARAMETERS / 1e6, 0.0)
+    rows = frame.primary()
+    files = [frame.folder / f / "quantization_history.json" for f in rows[rows["label"] == linear.arm]["folder"]]
+    histories = [json.loads(path.read_text())["history"] for path in files]
+    for place, found in ((0, linear.balance_start), (-1, linear.balance_end)):
+        medians = [np.median(list(h[place]["balance"].values())) for h in histories]
+        assert found is not None and found.mean == pytest.approx(np.mean(medians)) and found.n == 5
+        assert found.interval == pytest.approx(stats.t.interval(0.95, 4, np.mean(medians), stats.sem(medians)))
+    assert linear.swamped is not None and linear.swamped.mean == pytest.approx(0.5, abs=0.26)
+    last = linear.points[-1]
+    assert last.low is not None and last.balance is not None and last.high is not None and last.low < last.balance < last.high
+    assert "the update of the median layer is" in "\n".join(tables.quantization.sentences)
+
+
+def test_a_history_that_is_none_says_nothing() -> None:
+    assert History.of({}).end is None and History.of({"float_weights": 3, "quantizer": {}}).lines == ()
+    broken = {"float_weights": {}, "quantizer": {}, "history": [{"step": "x"}, {"step": 1, "rho": 0.5, "balance": None}, 7]}
+    assert [(line.step, line.median) for line in History.of(broken).lines] == [(1, None)]
+
+
+def test_weights_stand_beside_published_figures(tables: QuantizationTables) -> None:
+    found = {(b.scheme, b.metric, b.row.source): b for b in tables.quantization.weights_beside}
+    plain, double = (found[s, "bits_per_parameter_of_statistics", "dettmers2023qlora"] for s in ("nf4", "nf4-double"))
+    assert plain.ours == pytest.approx(0.5) and plain.ratio == pytest.approx(1)
+    assert double.ours == pytest.approx(0.13) and double.ratio == pytest.approx(0.13 / 0.127)
+    assert plain.arms == [arm("nf4", r) for r in RANKS]
+    eight = found["int8", "weight_memory_reduction", "secondary"]
+    assert eight.ours == pytest.approx(100 * (1 - 8.1 / 16)) and eight.row.value == 50
+    assert any(d.startswith("base: float32 (published: 16 bits)") for d in eight.differs)
+    error = found["nf4", "relative_weight_error", "gaussian"]
+    assert error.ratio == pytest.approx(COSTS["nf4"][2] / 0.092, rel=0.05)
+    assert any(d.startswith("model: ") for d in error.differs) and any(d.startswith("protocol: ") for d in error.differs)
+
+
+def test_a_group_size_that_differs_is_told() -> None:
+    row = next(r for r in literature()[0] if r.metric == "relative_weight_error" and r.method == "NF4")
+    cell: Any = types.SimpleNamespace(backbone="b")
+    assert "group size: 32 (published: 64)" in _differs(row, cell, {"quantizer": {"name": "groupwise", "group_size": 32}})
+    assert not any(d.startswith("group") for d in _differs(row, cell, {"quantizer": {"name": "bnb", "bits": 4}}))
+
+
+def test_rows_of_other_tasks_are_named_not_hidden(tables: QuantizationTables) -> None:
+    named = {(e.row.source, e.row.method): e for e in tables.quantization.elsewhere}
+    qlora = named["dettmers2023qlora", "NF4 with double quantization"]
+    assert qlora.row.task == "language-modeling" and qlora.arms == [arm("nf4-double", r) for r in RANKS]
+    assert qlora.row.model != "not stated" and "not fine-tuned" in qlora.row.protocol
+    assert all(e.row.task not in ("image-classification", "any") for e in named.values())
+
+
+def test_memory_of_the_process_before_and_after(tables: QuantizationTables) -> None:
+    cells = {(c.treatment, c.scheme): c for c in tables.quantization.cells}
+    found = cells["lora[rank=2]", "nf4"]
+    assert found.process_before_mb is not None and found.process_after_mb is not None
+    assert found.process_before_mb.mean == pytest.approx(640, abs=0.5) and found.process_after_mb.mean == 620
+    assert cells["lora[rank=2]", "float"].process_before_mb is None
 
 
 def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:

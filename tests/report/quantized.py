@@ -13,12 +13,15 @@ from tests.report.fixtures import STUDY, Options, write_results
 SCHEMES: dict[str, dict[str, Any]] = {
     "float": {"name": "none"},
     "int8": {"name": "bnb", "bits": 8},
-    "nf4": {"name": "bnb", "bits": 4, "type": "nf4"},
+    "nf4": {"name": "bnb", "bits": 4, "type": "nf4", "double": False},
     "nf4-double": {"name": "bnb", "bits": 4, "type": "nf4", "double": True},
 }
 RANKS = (2, 8)
 #: scheme -> (accuracy lost at the lowest rank, bits per parameter, relative weight error)
 COSTS = {"float": (0.0, 32.0, 0.0), "int8": (0.001, 8.1, 0.008), "nf4": (0.03, 4.5, 0.092), "nf4-double": (0.031, 4.13, 0.092)}
+#: scheme -> schedule that its made-up history follows
+SCHEDULES = {"nf4": "linear", "int8": "constant"}
+STEPS, HALF = 40, 20
 PARAMETERS, REST_BYTES = 400_000, 240_000
 
 
@@ -63,6 +66,8 @@ def write_quantized(root: Path, seeds: tuple[int, ...] = (0, 1, 2, 3, 4), **opti
         if scheme != "float":
             rank = int(label[4])
             (path.parent / "quantization_analysis.json").write_text(json.dumps(analysis(scheme, rank, random)))
+        if scheme in SCHEDULES:
+            (path.parent / "quantization_history.json").write_text(json.dumps(history(SCHEDULES[scheme], random)))
     return folder
 
 
@@ -78,7 +83,23 @@ def analysis(scheme: str, rank: int, random: np.random.Generator) -> dict[str, A
             "float_bytes": whole + REST_BYTES,
             "times_smaller_than_float": (whole + REST_BYTES) / (stored + REST_BYTES),
         },
+        "process_mb": {"before": 640.0 + 0.1 * random.normal(), "after": 620.0},
         "outputs": {"relative_error": error * 2 * float(np.exp(0.1 * random.normal()))},
         "gradient": {"relative_error": error * 3, "cosine": 1 - error},
         "cancellation": {"sites": {}, "cancelled": -0.2, "aligned": 2e-4 * rank, "bound": 0.02 * rank},
+    }
+
+
+def history(schedule: str, random: np.random.Generator) -> dict[str, Any]:
+    """Four layers whose updates grow from 0.01 to 0.5, 1, 1.5 and 2 times the error."""
+    constant, entries = schedule == "constant", []
+    for step in range(0, STEPS, 3):
+        grown = [0.01 + (0.5 * (b + 1) - 0.01) * step / (STEPS - 1) for b in range(4)]
+        balance = {f"blocks.{b}.q": value * float(np.exp(0.01 * random.normal())) for b, value in enumerate(grown)}
+        entries.append({"step": step, "rho": 1.0 if constant else min(1.0, step / HALF), "balance": balance})
+    return {
+        "quantizer": {"name": "groupwise", "schedule": schedule},
+        "float_weights": {"resident_until_step": 0 if constant else HALF, "bytes": 0 if constant else 4 * PARAMETERS},
+        "layers": {},
+        "history": entries,
     }

@@ -32,8 +32,20 @@ def test_every_scheme_stands_beside_every_adapter(folder: Path) -> None:
         assert f'<th scope="row">{effect["arm"]}</th><td class="text">{effect["float_arm"]}</td>' in text
         assert f"{100 * effect['change']:+.2f}".replace("-", "−") in text
         assert f"{100 * effect['stored_saved']:.1f} %" in text
-    assert text.count("<figure") == 2
-    assert all((folder / "report" / "figures" / f"quantization_{name}.png").exists() for name in ("map", "savings"))
+    assert text.count("<figure") == 3
+    figures = [folder / "report" / "figures" / f"quantization_{name}.png" for name in ("map", "savings", "history")]
+    assert all(path.exists() for path in figures)
+
+
+def test_the_schedule_and_published_figures_are_told(folder: Path) -> None:
+    text, said = section(folder), json.loads((folder / "analysis" / "quantization.json").read_text())
+    assert said["courses"] and said["weights_beside"] and said["elsewhere"]
+    for course in said["courses"]:
+        assert f'<th scope="row">{course["arm"]}</th><td class="text">{course["schedule"]}</td>' in text
+        assert f"{course['balance_end']['mean']:.2g}" in text
+    assert "published: 16 bits" in text and "Weights beside published figures" in text
+    assert "task differs" in text and "language-modeling" in text and "Table 2, mean perplexity by data type" in text
+    assert "process, before and after converting (MB)" in text and "640 → 620" in text
 
 
 def test_without_quantized_arms_there_is_no_section(tmp_path: Path) -> None:

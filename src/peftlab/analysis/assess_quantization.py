@@ -12,8 +12,10 @@ import pandas as pd
 
 from peftlab.analysis.comparison import holm, paired_difference
 from peftlab.analysis.convergence import area, steps_to, target
+from peftlab.analysis.course import course_of
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.interaction import slope, two_way
+from peftlab.analysis.literature_weights import elsewhere, weights_beside
 from peftlab.analysis.means import Mean, bounds, mean_of
 from peftlab.analysis.quantization import Cell, Effect, Interaction, QuantizationFindings, TwoWayTest
 from peftlab.analysis.quantization_words import METHOD, sentences
@@ -52,18 +54,20 @@ def assess_quantization(frame: Frame) -> QuantizationTables:
     settings: dict[tuple[str, str], dict[str, list[QuantizedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         settings[run.task, run.backbone][run.arm].append(run)
-    cells, effects, interactions, tests = [], [], [], []
+    cells, effects, interactions, tests, courses = [], [], [], [], []
     higher = _higher(frame)
     for arms in settings.values():
         groups = list(arms.values())
         cells += [_cell(arm, _twin(arm, groups), confidence, higher) for arm in groups]
         effects += _effects(groups, confidence)
+        courses += [course for arm in groups if (course := course_of(arm, confidence, _folds(arm))) is not None]
         found, whole = _interactions(groups, confidence)
         interactions += found
         tests += whole
     said = QuantizationFindings(
         metric=frame.metric, higher_is_better=higher, confidence=confidence, cells=cells, effects=effects,
-        interactions=interactions, two_way=tests, sentences=[], method=METHOD,
+        interactions=interactions, two_way=tests, courses=courses, weights_beside=weights_beside(cells, runs),
+        elsewhere=elsewhere(runs), sentences=[], method=METHOD,
     )  # fmt: skip
     return QuantizationTables(quantization=said.model_copy(update={"sentences": sentences(said)}), table=quantization_table(runs))
 
@@ -99,6 +103,8 @@ def _cell(arm: Arm, twin: Arm | None, confidence: float, higher: bool) -> Cell:
         times_smaller=first.number("model", "times_smaller_than_float"),
         bits_per_parameter=first.number("converted", "bits_per_parameter"),
         weights_mb=first.weights_mb,
+        process_before_mb=mean([run.number("process_mb", "before") for run in arm]),
+        process_after_mb=mean([run.number("process_mb", "after") for run in arm]),
         peak_mb=mean([run.peak_mb for run in arm]),
         prediction_error=max(abs(ratio - 1) for ratio in known) if known else None,
         weight_error=first.weight_error,

@@ -19,6 +19,7 @@ from peftlab.analysis.words import is_share
 Column = Literal["backbone", "data", "split", "protocol"]
 COLUMNS: tuple[Column, ...] = ("backbone", "data", "split", "protocol")
 FLOAT = "none"  #: the quantizer of weights left as they are
+ANY = "any"  #: task of properties of a method alone
 _UNSTATED = "not stated"
 
 
@@ -43,6 +44,10 @@ class Row(Form):
     adapter: dict[str, Any] | None = None
     allocator: dict[str, Any] | None = None
     quantizer: dict[str, Any] | None = None
+    #: of properties of weights, and of figures without an adapter: the row is of arms whose quantizer is one of these
+    schemes: list[dict[str, Any]] = []
+    base: str | None = None  #: precision of the base that the figure refers to
+    group: int | None = None  #: weights that share a scale
     study: str | None = None  #: shipped study file, of a GPU's size, that measures it
     arm: str | None = None  #: its arm
     same: dict[Column, list[str]] = {}  #: column -> shell patterns of our records that agree with it
@@ -58,6 +63,16 @@ class Row(Form):
             return False
         asked = {"adapter": self.adapter, "allocator": self.allocator, "quantizer": self.quantizer}
         return all(_covers(spec, how.get(part)) for part, spec in asked.items())
+
+    def is_of_scheme(self, how: Mapping[str, Any]) -> bool:
+        """Whether an arm stores its weights so."""
+        return any(_covers(spec, how.get("quantizer")) for spec in self.schemes)
+
+    def is_family_elsewhere(self, task: Mapping[str, Any], how: Mapping[str, Any]) -> bool:
+        """Whether a run of ours used this method on another kind of task."""
+        if self.task in (ANY, task.get("kind")):
+            return False
+        return self.is_family_of({"kind": self.task}, how) or self.is_of_scheme(how)
 
     @property
     def told(self) -> dict[Column, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftlab.analysis.findings import Form
+from peftlab.analysis.literature import Row
 from peftlab.analysis.means import Mean
 
 SCHEMA_VERSION = 1
@@ -19,7 +20,9 @@ class Cell(Form):
     value: Mean | None  #: the declared metric
     times_smaller: float | None  #: stored bytes of the whole model in float / as stored
     bits_per_parameter: float | None  #: of the converted layers, everything included
-    weights_mb: float | None  #: frozen weights in memory while training
+    weights_mb: float | None  #: frozen weights while training, counted from the tensors that hold them
+    process_before_mb: Mean | None  #: memory of the whole process (on a GPU: of the device) right before converting
+    process_after_mb: Mean | None  #: and right after
     peak_mb: Mean | None  #: measured
     prediction_error: float | None  #: largest |predicted / measured - 1| of the peak
     weight_error: float | None  #: mean over layers of ||W - Q(W)|| / ||W||
@@ -95,6 +98,57 @@ class TwoWayTest(Form):
     p: float
 
 
+class Point(Form):
+    """A step of a schedule, over layers and runs."""
+
+    step: int
+    rho: float  #: share of the quantized weights in those that were used
+    balance: float | None  #: ||dW|| / ||W - Q(W)|| of the median layer, mean over runs
+    low: float | None  #: of a tenth of the layers the balance is lower
+    high: float | None  #: of a tenth it is higher
+
+
+class Course(Form):
+    """What an arm's quantizer did over training: rho, and how large the updates grew beside the quantization error."""
+
+    arm: str
+    task: str
+    backbone: str
+    treatment: str
+    scheme: str
+    schedule: str
+    full_from_step: int  #: first step at rho = 1
+    float_weights_mb: float  #: resident until then
+    points: list[Point]
+    balance_start: Mean | None  #: of the median layer, after the first step
+    balance_end: Mean | None  #: after the last
+    swamped: Mean | None  #: share of the layers whose update is larger than the error in the end
+    runs: int
+
+
+class WeightsBeside(Form):
+    """A property of stored weights, ours beside a published one."""
+
+    arms: list[str]
+    task: str
+    backbone: str
+    scheme: str
+    metric: str
+    ours: float
+    row: Row
+    ratio: float | None  #: ours / published
+    differs: list[str]
+
+
+class Elsewhere(Form):
+    """A published figure of a method that was used here, on another kind of task: named, not set against ours."""
+
+    arms: list[str]
+    task: str
+    backbone: str
+    row: Row
+
+
 class QuantizationFindings(Form):
     """``analysis/quantization.json``."""
 
@@ -106,6 +160,9 @@ class QuantizationFindings(Form):
     effects: list[Effect]
     interactions: list[Interaction]
     two_way: list[TwoWayTest]
+    courses: list[Course] = []
+    weights_beside: list[WeightsBeside] = []
+    elsewhere: list[Elsewhere] = []
     sentences: list[str]
     method: list[str]
 
@@ -113,6 +170,6 @@ class QuantizationFindings(Form):
         """What is said about one setting; None where nothing is."""
         parts = {
             name: [entry for entry in getattr(self, name) if (entry.task, entry.backbone) == (task, backbone)]
-            for name in ("cells", "effects", "interactions", "two_way")
+            for name in ("cells", "effects", "interactions", "two_way", "courses", "weights_beside", "elsewhere")
         }
         return self.model_copy(update=parts) if parts["cells"] else None

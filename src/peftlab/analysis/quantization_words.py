@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftlab.analysis.quantization import Cell, QuantizationFindings
+from peftlab.analysis.quantization import Cell, Course, QuantizationFindings
 from peftlab.analysis.words import equation_p, is_share, listed, plural, show_difference, show_interval, show_p
 
 METHOD = [
@@ -21,6 +21,11 @@ METHOD = [
     "Error and update: of E = W - Q(W) and the trained update dW, cancelled is 1 - ||E - dW||^2 / ||E||^2, aligned the squared "
     "cosine, bound the energy of the singular values that an update of that rank could reach (constant in groups for pooled "
     "adapters), all over adapted layers together.",
+    "Balance: ||dW|| / ||W - Q(W)|| of an adapted layer, recorded by group-wise quantizers over training; of an arm the median "
+    "over layers, mean over seeds. rho: share of the quantized weights in those that a step used.",
+    "Frozen weights in MB are counted from the tensors that hold them. Process: resident size of the whole process (on a GPU: "
+    "memory allocated there) right before and after converting, freed blocks given back to the system; libraries that converting "
+    "loads are in it.",
 ]
 
 
@@ -54,7 +59,7 @@ def sentences(said: QuantizationFindings) -> list[str]:
     for t in said.two_way:
         degrees = f"F({t.degrees[0]:g}, {t.degrees[1]:g}) = {t.f:.3g}"
         found.append(f"{prefix(t)}{t.method}: rank x quantizer {degrees}, {equation_p(t.p)} ({plural(t.n, 'seed')}).")
-    found += [line for line in (_cancelled(said.cells), _predicted(said.cells)) if line]
+    found += [line for line in (_cancelled(said.cells), _balanced(said.courses), _predicted(said.cells)) if line]
     return found
 
 
@@ -71,6 +76,17 @@ def _cancelled(cells: Sequence[Cell]) -> str:
         "Of the energy of the adapted layers' quantization error, updates of these ranks could take back at most "
         f"{100 * bound:.2g} %; "
         f"the trained ones point along at most {100 * aligned:.2g} % of it."
+    )
+
+
+def _balanced(courses: Sequence[Course]) -> str:
+    known = [c.balance_end.mean for c in courses if c.balance_end is not None]
+    if not known:
+        return ""
+    largest = f" to {max(known):.2g}" if len(known) > 1 else ""
+    return (
+        f"At the end of training the update of the median layer is {min(known):.2g}{largest} times as large as what quantization "
+        "did to its weights."
     )
 
 

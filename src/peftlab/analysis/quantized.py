@@ -16,6 +16,8 @@ from peftlab.analysis.convergence import Curve
 from peftlab.analysis.frame import Frame, safe_cell
 from peftlab.analysis.gradient_flow import FLOAT as UNQUANTIZED
 from peftlab.analysis.planned import distinguished
+from peftlab.analysis.quantization_history import FILE as HISTORY
+from peftlab.analysis.quantization_history import History
 from peftlab.analysis.reading import flatten, metric_lines, read_json
 
 FILE = "quantization_analysis.json"  #: of training/quantization.py
@@ -26,7 +28,7 @@ RANK_OPTIONS = ("rank", "alpha")
 COLUMNS = (
     "arm task backbone seed fold treatment scheme rank value bits_per_parameter stored_mb float_mb times_smaller "
     "weights_mb peak_mb predicted_peak_mb peak_without_process_mb weight_error output_error gradient_error gradient_cosine "
-    "cancelled aligned bound"
+    "cancelled aligned bound process_before_mb process_after_mb full_from_step float_weights_mb balance_start balance_end"
 ).split()
 
 
@@ -48,6 +50,8 @@ class QuantizedRun:
     chance: float | None
     memory: Mapping[str, Any]  #: memory.json
     found: Mapping[str, Any]  #: quantization_analysis.json; empty for float
+    history: History  #: quantization_history.json
+    config: Mapping[str, Any]
     curve: Curve
 
     @property
@@ -97,6 +101,8 @@ class QuantizedRun:
             self.number("outputs", "relative_error"),
             *(self.number("gradient", key) for key in ("relative_error", "cosine")),
             *(self.number("cancellation", key) for key in ("cancelled", "aligned", "bound")),
+            *(self.number("process_mb", key) for key in ("before", "after")),
+            self.history.full_from_step, self.history.float_weights_mb, self.history.start, self.history.end,
         )  # fmt: skip
 
 
@@ -130,6 +136,8 @@ def quantized_runs(frame: Frame) -> list[QuantizedRun]:
             chance=None if pd.isna(row["chance"]) else float(row["chance"]),
             memory=_read(frame, row, "memory.json"),
             found={} if _is_float(config) else _read(frame, row, FILE),
+            history=History.of({} if _is_float(config) else _read(frame, row, HISTORY)),
+            config=config,
             curve=_curve(frame, row),
         )
         for row, config, key in zip(records, configs, keys, strict=True)

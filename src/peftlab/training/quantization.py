@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from peftlab.nn.quantized import parameter_sizes, stored_tensors
 from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.tasks.contract import PreparedTask
 from peftlab.training.cancellation import cancellation
+from peftlab.training.memory import MB, resident_mb
 
 FILE = "quantization_analysis.json"
 BATCHES, EXAMPLES = 2, 4  #: of training data, not augmented
@@ -45,8 +48,10 @@ def examine(
     the same time: of the float one only outputs and gradients are kept.
     """
     plain = [_look(backbone, task, batch) for batch in batches]
-    before = sum(p.nbytes for p in backbone.module.parameters())
+    before, device = sum(p.nbytes for p in backbone.module.parameters()), next(backbone.module.parameters()).device
+    process = {"before": in_use_mb(device)}
     conversion = convert(backbone)
+    process["after"] = in_use_mb(device)
     quantized = [_look(backbone, task, batch) for batch in batches]
     after = sum(p.nbytes for p in backbone.module.parameters() if p.is_floating_point())
     after += sum(tensor.untyped_storage().nbytes() for _, tensor in stored_tensors(backbone.module))
@@ -84,11 +89,24 @@ def examine(
             "stored_bytes": after,
             "times_smaller_than_float": before / after,
         },
+        "process_mb": process,
         "examples": sum(len(next(iter(batch.values()))) for batch in batches),
         "outputs": {"relative_error": _relative(*outputs)},
         "gradient": {"relative_error": _relative(*gradients), "cosine": _cosine(*gradients)},
         "loss": {"float": float(losses[0].mean()), "quantized": float(losses[1].mean())},
     }
+
+
+def in_use_mb(device: torch.device) -> float:
+    """Resident size of this process, freed blocks given back first; on an accelerator the memory allocated there."""
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / MB
+    if device.type == "mps":
+        return torch.mps.current_allocated_memory() / MB
+    with contextlib.suppress(AttributeError, OSError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident_mb()
 
 
 class QuantizationReport(TrainingHook):
