@@ -53,3 +53,28 @@ def test_a_value_that_evaluation_surpasses_is_no_surprise(tmp_path: Path) -> Non
     folder = write_results(tmp_path)
     promise(folder, "lora-all", 0.5)
     assert tuning_luck(load_frame(folder)) == []
+
+
+def test_the_bound_holds_for_trials_that_follow_from_earlier_ones() -> None:
+    """Each trial begins where the best so far was: a search that climbs on luck."""
+    draws, false = np.random.default_rng(0), 0
+    trials, simulations = 20, 2000
+    for _ in range(simulations):
+        places, reached = np.zeros(trials), np.zeros(trials)
+        for i in range(trials):
+            places[i] = draws.normal() if i < 5 else places[reached[:i].argmax()] + 0.1 * draws.normal()
+            reached[i] = -(places[i] ** 2) + draws.normal()
+        best = int(reached.argmax())
+        p = surprise(reached[best], 1, (-(places[best] ** 2) + draws.normal(size=5)).tolist())
+        false += p is not None and p <= 0.05 / trials
+    assert false / simulations <= 0.05
+
+
+def test_a_trial_that_repeats_another_is_no_further_evidence(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    promise(folder, "lora-all", 0.985)
+    once = tuning_luck(load_frame(folder))
+    form = json.loads((folder / "tuning.json").read_text())
+    form["trials"] += [trial for trial in form["trials"] if trial["label"] == "lora-all"]
+    (folder / "tuning.json").write_text(json.dumps(form))
+    assert tuning_luck(load_frame(folder)) == once

@@ -16,7 +16,7 @@ from scipy.special import stdtr
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.words import plural, show
 
-LEVEL = 0.05  #: shared by the values of the grid, because what is promised is the best of them
+LEVEL = 0.05  #: shared by the trials, because what is promised is the best of them
 LEAST_RUNS = 3
 
 
@@ -38,11 +38,13 @@ def surprise(promised: float, trials: int, kept: Sequence[float]) -> float | Non
 def tuning_luck(frame: Frame) -> list[str]:
     """A sentence for every arm whose chosen values did far better in tuning than in its evaluation runs, on the same split.
 
-    Far: p of :func:`surprise` at most 0.05 over the number of values that the arm was tuned over (Bonferroni).
+    Far: p of :func:`surprise` at most 0.05 over the number of different trials that the arm was tuned over (Bonferroni). It holds
+    for drawn values as for a grid, even where a draw follows from earlier results: given those, the p of a trial is still valid
+    as long as the luck of its own runs is new, so the chance that any of N is below 0.05 / N is at most 0.05.
     """
     tuning = frame.tuning or {}
     metric, split = str(tuning.get("metric", "")), str(tuning.get("on", ""))
-    trials: dict[tuple[str, str], list[float]] = defaultdict(list)
+    trials: dict[tuple[str, str], dict[Any, float]] = defaultdict(dict)  # by seed: a trial that repeats another has its runs
     tried: dict[tuple[str, str], list[Any]] = defaultdict(list)
     picked = {_arm(entry): entry.get("values") for entry in _entries(tuning.get("chosen"))}
     for trial in _entries(tuning.get("trials")):
@@ -50,11 +52,13 @@ def tuning_luck(frame: Frame) -> list[str]:
         if trial.get("values") not in tried[_arm(trial)]:
             tried[_arm(trial)].append(trial.get("values"))
         if trial.get("values") == picked.get(_arm(trial)) and isinstance(value, int | float) and math.isfinite(value):
-            trials[_arm(trial)].append(float(value))
+            reached = trials[_arm(trial)]
+            reached[trial.get("seed", len(reached))] = float(value)
     tasks = Counter(str(entry.get("label")) for entry in _entries(tuning.get("chosen")))
     rows = frame.rows[(frame.rows["metric"] == metric) & (frame.rows["split"] == split) & frame.rows["value"].notna()]
     found = []
-    for (label, setting), values in trials.items():
+    for (label, setting), by_seed in trials.items():
+        values = list(by_seed.values())
         if tasks[label] > 1:  # several settings: their names in tuning.json are not those of the frame
             continue
         here = rows[rows["label"] == label].to_dict("list")

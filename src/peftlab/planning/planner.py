@@ -97,6 +97,8 @@ class Planner:
         assert tune is not None
         for values in whole_numbers(space):
             self._train(item, values)
+        if adapter_options(middle(space)):  # the values of the study file are never used
+            item = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
         typical = self._planned(item, tune.seeds[0], 0, "tuning", middle(space))
         about = typical.config.run_id if typical.config else ""
         trials, seeds = tune.number, tuple(tune.seeds)
