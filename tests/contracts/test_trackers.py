@@ -13,7 +13,7 @@ from peftlab.errors import MissingExtra, OptionError
 from peftlab.registry import component, components, create
 from peftlab.trackers import contract
 from peftlab.trackers.contract import Tracker
-from tests.trackers.records import STEPS, config, left, loss, record, results, store, track, tracked, train
+from tests.trackers.records import STEPS, begun, config, left, loss, record, results, store, track, tracked, train
 from tests.trackers.stores import READERS
 
 ROOT = Path(__file__).parents[2]
@@ -109,11 +109,11 @@ def test_a_resumed_run_goes_on_under_its_id_and_no_step_is_there_twice(name: str
 def test_a_run_whose_process_is_gone_is_there_as_far_as_its_journal(name: str, tmp_path: Path) -> None:
     run = record(tmp_path)
     train(run, 1, 4)
-    tracking = track(run, name)
+    tracking = begun(track(run, name))
     for _, process in tracking.processes:
         assert process.stdin is not None
         process.stdin.close()  # what the system does for a process that was killed
-        assert process.wait(120) == 0
+        assert process.wait() == 0
     (found,) = READERS[name](store(tmp_path))
     assert [step for step, _ in found.points["train/epoch"]] == [1, 2, 3, 4]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,20 @@ def results(run: RunFolder, **changes: Any) -> RunResults:
 
 
 def track(run: RunFolder, *specs: Any, attempt: str = "") -> Tracking:
-    """Begin to follow the record."""
-    tracking = Tracking(specs, run, run.config(), attempt)
+    """Begin to follow the record, with all the time that a machine under load may need."""
+    patient = [{"name": spec, "timeout_s": 900.0} if isinstance(spec, str) else {"timeout_s": 900.0, **spec} for spec in specs]
+    tracking = Tracking(patient, run, run.config(), attempt)
     tracking.begin()
+    return tracking
+
+
+def begun(tracking: Tracking) -> Tracking:
+    """Wait until its only tracker writes."""
+    ((tracker, process),) = tracking.processes
+    place = tracking.folder.path.parents[2] / "trackers" / tracker.name
+    while not any(path.suffix == ".json" or path.name.startswith("events.") for path in place.rglob("*")):
+        assert process.poll() is None
+        time.sleep(0.05)
     return tracking
 
 
@@ -86,4 +98,4 @@ def tracked(run: RunFolder, *specs: Any, status: Status = "completed", attempt: 
 
 def left(run: RunFolder, *specs: Any) -> None:
     """Follow the record as it lies there; the run is stopped and does not wait."""
-    track(run, *specs).leave("interrupted")
+    begun(track(run, *specs)).leave("interrupted")

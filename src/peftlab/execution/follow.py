@@ -26,6 +26,7 @@ from peftlab.trackers.contract import Line, Session, TrackedRun, Tracker, alone
 
 LOOK_EVERY_S = 1.0
 _NICENESS = 5  # the run comes first
+_GONE = '{"status": "interrupted", "gone": true}'
 _NO_FIGURES = (CONFIG, ENVIRONMENT, RESULTS, ERROR, "lease.json")
 
 
@@ -43,7 +44,9 @@ def main() -> int:
         run = TrackedRun(config=RunConfig.model_validate(asked["config"]), folder=Path(asked["store"]), attempt=asked["attempt"])
         _alarm(tracker.timeout_s)
         with alone(run.folder / tracker.name / f"{run.id}.lock"):  # the process of an earlier life may still be at its end
-            _follow(tracker, run, folder, orders)
+            end = _end(orders, 0.0)
+            if end is None or not end["gone"]:  # else another one may have been here since, and nothing is to be undone
+                _follow(tracker, run, folder, orders, end)
     except Exception as error:  # whatever it is, it is told and stops nothing
         traceback.print_exc()
         with suppress(OSError):  # nobody may listen any more
@@ -53,20 +56,25 @@ def main() -> int:
     return 0
 
 
-def _follow(tracker: Tracker, run: TrackedRun, folder: RunFolder, orders: IO[str]) -> None:
+def _follow(tracker: Tracker, run: TrackedRun, folder: RunFolder, orders: IO[str], end: dict[str, Any] | None) -> None:
     with _at_most(tracker.timeout_s):
         session = tracker.open(run)
-    last, end = dict(session.last), None
+    last = dict(session.last)
     while end is None:
-        ready, _, _ = select.select([orders], [], [], LOOK_EVERY_S)
-        if ready:
-            end = json.loads(orders.readline() or '{"status": "interrupted"}')
+        end = _end(orders, LOOK_EVERY_S)
         with _at_most(tracker.timeout_s):
             _log(session, [*journal_lines(folder.metrics())], last)
     _alarm(tracker.timeout_s)  # stays set: what libraries do when a process exits may hang too
+    _log(session, [*journal_lines(folder.metrics())], last)
     if end.get("results"):
         _log(session, _end_lines(folder, end["results"]), last)
     session.close(end["status"])
+
+
+def _end(orders: IO[str], patience_s: float) -> dict[str, Any] | None:
+    """How the run ended; None: it has not."""
+    ready, _, _ = select.select([orders], [], [], patience_s)
+    return json.loads(orders.readline() or _GONE) if ready else None
 
 
 def _log(session: Session, lines: list[Line], last: dict[str, int]) -> None:

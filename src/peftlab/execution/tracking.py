@@ -45,7 +45,7 @@ class Tracking:
         Returns:
             a note for each that did not do its part.
         """
-        self.leave(status, results)
+        self._tell_all(status, results, gone=False)
         began = time.monotonic()
         for tracker, process in self.processes:
             patience_s = 3 * tracker.timeout_s + _SLACK_S  # to start, to write, to end
@@ -55,11 +55,14 @@ class Tracking:
         self.processes = []
         return self.notes
 
-    def leave(self, status: Status, results: RunResults | None = None) -> None:
-        """Tell them, and let them finish by themselves. Whoever resumes the run waits for them (execution/follow.py)."""
+    def leave(self, status: Status) -> None:
+        """Tell them, and let them finish by themselves; the trackers of the resumed run wait for them."""
+        self._tell_all(status, None, gone=True)
+
+    def _tell_all(self, status: Status, results: RunResults | None, *, gone: bool) -> None:
         left = results.model_dump(mode="json", exclude={"parameters", "memory"}) if results else None
         for _, process in self.processes:
-            _tell(process, {"status": status, "results": left}, last=True)
+            _tell(process, {"status": status, "results": left, "gone": gone}, last=True)
 
     def _start(self, spec: str | Mapping[str, Any]) -> subprocess.Popen[str]:
         process = subprocess.Popen(

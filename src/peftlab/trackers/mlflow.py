@@ -49,7 +49,7 @@ def _made(path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MLflow(Tracker):
-    """An experiment per study, a run per run: its settings as parameters, its metrics with their steps.
+    """MLflow: an experiment per study, a run per run; its settings as parameters, its metrics with their steps.
 
     The store is ``trackers/mlflow.db`` in the results folder unless ``tracking_uri`` names a server, whose credentials MLflow
     takes from the environment. MLflow's own usage reports are switched off. Shown by

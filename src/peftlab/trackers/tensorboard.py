@@ -65,7 +65,7 @@ def _last(files: Sequence[Path]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TensorBoard(Tracker):
-    """Event files in ``trackers/tensorboard/ARM/seed-SEED-ID`` of the results folder; values are float32 there.
+    """TensorBoard: event files, in ``trackers/tensorboard/ARM/seed-SEED-ID`` of the results folder; values are float32 there.
 
     Shown by ``tensorboard --logdir results/STUDY/trackers/tensorboard``, on this machine only. The settings of a run are in the
     HPARAMS tab.

@@ -38,7 +38,7 @@ class _Session(Session):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsAndBiases(Tracker):
-    """A run per run, grouped by study, named by arm and seed.
+    """Weights & Biases: a run per run, grouped by study, named by arm and seed.
 
     Where no API key is configured (``wandb login``, ``WANDB_API_KEY``), runs are written to ``trackers/wandb`` of the results
     folder and ``wandb sync results/STUDY/trackers/wandb/offline-run-*`` uploads them later. ``WANDB_MODE`` is respected. Nobody
