@@ -23,6 +23,7 @@ PACKAGES: dict[str, str] = {
     "backbone": "peftlab.backbones",
     "task": "peftlab.tasks",
     "data": "peftlab.tasks.data",
+    "text": "peftlab.tasks.text",
     "adapter": "peftlab.adapters",
     "allocator": "peftlab.allocators",
     "importance": "peftlab.allocators.importance",

@@ -128,7 +128,8 @@ def test_both_merges_and_what_they_lose(runs: Trained, tmp_path: Path) -> None:
         unmerged = backbone.outputs(module, {"pixel_values": pixels()})
         from peftlab.api._model_folder import Exported, load_forward
 
-        merged = {way: load_forward(tmp_path / way, Exported.read(tmp_path / way))(pixels()) for way in ("float", "requantized")}
+        images = {"pixel_values": pixels()}
+        merged = {way: load_forward(tmp_path / way, Exported.read(tmp_path / way))(images) for way in ("float", "requantized")}
     assert close(merged["float"], unmerged)
     assert not close(merged["requantized"], unmerged)
 
@@ -162,8 +163,8 @@ def test_what_a_rescued_run_hands_over_computes_as_the_run_did(tmp_path: Path, c
     assert answer["test"]["accuracy"] == pytest.approx(results.metrics["test"]["accuracy"])
     exported = Exported.read(tmp_path / "out")
     assert exported.config == runs.run("qlora").config() and exported.quantizer == results.quantizer
-    assert torch.isfinite(load_forward(tmp_path / "out", exported)(pixels())).all()
+    assert torch.isfinite(load_forward(tmp_path / "out", exported)({"pixel_values": pixels()})).all()
     as_asked = dataclasses.replace(exported, quantizer=exported.config.quantizer)
-    assert not torch.isfinite(load_forward(tmp_path / "out", as_asked)(pixels())).all()
+    assert not torch.isfinite(load_forward(tmp_path / "out", as_asked)({"pixel_values": pixels()})).all()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "float32" in next(line for line in card.splitlines() if "quantizer of the frozen weights" in line)

@@ -24,13 +24,14 @@ trains = st.builds(
 )
 
 
-@given(trains, st.integers(1, 50), st.integers(0, 5))
-def test_every_epoch_sees_every_example_once(train: Train, examples: int, seed: int) -> None:
+@given(trains, st.integers(1, 50), st.integers(0, 5), st.booleans())
+def test_every_epoch_sees_every_example_once(train: Train, examples: int, seed: int, bucketing: bool) -> None:
     schedule = Schedule.of(train, examples)
     indices = np.arange(100, 100 + examples)
+    lengths = np.arange(examples) * 7 % 13 if bucketing else None
     for epoch in range(int(train.epochs)):
         steps = range(epoch * schedule.steps_per_epoch, (epoch + 1) * schedule.steps_per_epoch)
-        seen = [i for step in steps for part in schedule.micro_batches(step, indices, seed) for i in part]
+        seen = [i for step in steps for part in schedule.micro_batches(step, indices, seed, lengths) for i in part]
         assert sorted(seen) == list(indices)
 
 
@@ -66,3 +67,25 @@ def test_order_differs_between_epochs_and_seeds_and_never_between_calls() -> Non
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(1, 0)
     assert order(0, 0) != order(0, 1)
+
+
+def test_texts_of_similar_length_meet_in_an_order_that_is_drawn_anew() -> None:
+    schedule = Schedule.of(Train(epochs=2, batch_size=16), 1000)
+    lengths = np.random.default_rng(0).integers(5, 100, 1000)
+    indices = np.arange(1000)
+
+    def epoch(number: int, seed: int = 0) -> list[np.ndarray]:
+        steps = range(number * schedule.steps_per_epoch, (number + 1) * schedule.steps_per_epoch)
+        return [schedule.micro_batches(step, indices, seed, lengths)[0] for step in steps]
+
+    first, second = epoch(0), epoch(1)
+    plain = [schedule.micro_batches(step, indices, 0)[0] for step in range(schedule.steps_per_epoch)]
+    padding, unsorted = (
+        sum(lengths[batch].max() * len(batch) - lengths[batch].sum() for batch in batches) for batches in (first, plain)
+    )
+    assert padding < 0.15 * unsorted
+    assert {tuple(sorted(batch)) for batch in first} & {tuple(sorted(batch)) for batch in second} == set()
+    longest = [lengths[batch].max() for batch in first]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3  # long batches come at any time
+    assert all((a == b).all() for a, b in zip(first, epoch(0), strict=True))
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(first, epoch(0, seed=1), strict=True))

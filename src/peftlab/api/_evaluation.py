@@ -10,6 +10,7 @@ from peftlab.api._model_folder import Exported, load_forward
 from peftlab.api.running import cache_folder
 from peftlab.registry import create
 from peftlab.tasks.contract import PreparedTask
+from peftlab.training.evaluation import evaluate
 
 _BATCH = 64
 
@@ -22,10 +23,5 @@ def evaluated(folder: Path, exported: Exported) -> dict[str, float]:
     """
     config = exported.config
     task: PreparedTask = create("task", config.task, key="kind", where="task").prepare(exported.preprocessing, cache_folder())
-    forward, meter = load_forward(folder, exported), task.meter()
     indices = task.splits(config.seed, config.fold).test
-    with torch.inference_mode():
-        for start in range(0, len(indices), _BATCH):
-            batch = task.batch(indices[start : start + _BATCH])
-            meter.update(forward(task.inputs(batch)["pixel_values"]), batch)
-    return meter.compute()
+    return evaluate(task, indices, load_forward(folder, exported), _BATCH, torch.device("cpu")).compute()

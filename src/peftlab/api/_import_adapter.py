@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from peftlab.adapters._peft import load_peft
 from peftlab.adapters.contract import Adapted
-from peftlab.api._model_folder import check_backbone
+from peftlab.api._model_folder import check_backbone, head_of, preprocessing_of
 from peftlab.api._outside import Arm, check_free, find_place, write_record
 from peftlab.api.running import cache_folder
 from peftlab.backbones.contract import Backbone
@@ -26,7 +27,8 @@ from peftlab.records.environment import environment
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
 from peftlab.registry import create
-from peftlab.tasks.contract import Meter, PreparedTask
+from peftlab.tasks.contract import PreparedTask
+from peftlab.training.evaluation import evaluate, predictions
 from peftlab.training.precision import resolve_device
 
 FLAG = "imported, not trained here"
@@ -55,14 +57,16 @@ def evaluate_adapter(folder: Path, arm: Arm) -> tuple[RunConfig, RunResults]:
     task = create("task", config.task, key="kind", where="task")
     check_backbone(config)
     source, size = source_of(config.backbone), config.task.get("image_size")
-    prepared: PreparedTask = task.prepare(source.preprocessing(config.backbone, size), cache_folder())
-    backbone = source.load(config.backbone, outputs=prepared.info.outputs, image_size=size, seed=config.seed)
+    prepared: PreparedTask = task.prepare(preprocessing_of(config), cache_folder())
+    head = head_of(config)
+    backbone = source.load(config.backbone, outputs=prepared.info.outputs, head=head, image_size=size, seed=config.seed)
     adapted = _load(folder, backbone)
     device = resolve_device("auto")
     adapted.module.to(device).eval()
     splits = prepared.splits(config.seed)
     begin = time.perf_counter()
-    meters = {name: _evaluate(adapted, prepared, splits[name], device) for name in ("validation", "test")}
+    forward = functools.partial(backbone.outputs, adapted.module)
+    meters = {name: evaluate(prepared, splits[name], forward, BATCH, device) for name in ("validation", "test")}
     evaluate_s = time.perf_counter() - begin
     names = "; ".join(f"{number} {name}" for number, name in enumerate(prepared.info.label_names))
     outcome = RunResults(
@@ -88,7 +92,8 @@ def evaluate_adapter(folder: Path, arm: Arm) -> tuple[RunConfig, RunResults]:
         run.write_json("environment.json", environment())
         run.write_json("imported.json", {"source": folder.resolve().name, "sha256": digests})
         run.write_json("evaluation.json", meters["test"].details())
-        np.savez_compressed(run.path / "predictions.npz", **meters["test"].predictions())  # pyright: ignore[reportArgumentType]
+        found = predictions(prepared, splits.test, meters["test"])
+        np.savez_compressed(run.path / "predictions.npz", **found)  # pyright: ignore[reportArgumentType]
         run.adapter.mkdir(exist_ok=True)
         for file in files:
             shutil.copyfile(file, run.adapter / file.name)
@@ -138,12 +143,3 @@ def _given_head(folder: Path, backbone: Backbone, head: str) -> None:
             f"the head does not fit: it must have {shapes}", where=str(folder / HEAD), remedy="take the head of this task"
         )
     layer.load_state_dict(given)
-
-
-def _evaluate(adapted: Adapted, task: PreparedTask, indices: np.ndarray, device: torch.device) -> Meter:
-    meter = task.meter()
-    with torch.inference_mode():
-        for start in range(0, len(indices), BATCH):
-            batch = {name: value.to(device) for name, value in task.batch(indices[start : start + BATCH]).items()}
-            meter.update(adapted.backbone.outputs(adapted.module, task.inputs(batch)), batch)
-    return meter

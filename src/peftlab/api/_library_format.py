@@ -19,6 +19,8 @@ from peftlab.deployment.onnx_layers import Activations
 from peftlab.deployment.packed import write_packed
 from peftlab.errors import TrainingError
 from peftlab.nn.seeding import generator
+from peftlab.tasks._tokens import load_tokenizer
+from peftlab.tasks.contract import Preprocessing, TextPreprocessing
 
 _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 #: largest relative difference between onnxruntime and torch; what is rounded has no bound
@@ -49,8 +51,7 @@ def write_model(whole: nn.Module, backbone: Backbone, target: Path, exported: Ex
 
 
 def _write_onnx(whole: nn.Module, backbone: Backbone, path: Path, exported: Exported, activations: Activations) -> float:
-    size = exported.preprocessing.image_size
-    example = {"pixel_values": torch.randn(2, 3, size, size, generator=generator(0, "export"))}
+    example = exported.preprocessing.example(generator(0, "export"))
     with torch.inference_mode():
         wanted = backbone.outputs(whole, example)
     metadata = {
@@ -59,7 +60,7 @@ def _write_onnx(whole: nn.Module, backbone: Backbone, path: Path, exported: Expo
         "run_id": exported.config.run_id,
     }
     write_onnx(whole, backbone.outputs, example, path, activations=activations, metadata=metadata)
-    found = torch.from_numpy(OnnxModel(path).logits(pixel_values=example["pixel_values"].numpy()))
+    found = torch.from_numpy(OnnxModel(path).logits(**{name: tensor.numpy() for name, tensor in example.items()}))
     difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
     if not difference <= _ALLOWED[activations]:
         what = f"onnxruntime and torch differ by {difference:.2g} (at most {_ALLOWED[activations]:.2g})"
@@ -68,13 +69,16 @@ def _write_onnx(whole: nn.Module, backbone: Backbone, path: Path, exported: Expo
 
 
 def _finish_transformers(folder: Path, exported: Exported) -> None:
-    """Label names into the configuration, and a processor that does to images what was done in training."""
+    """Label names into the configuration, and a processor or tokenizer that does what was done in training."""
     names, wanted = exported.label_names, exported.preprocessing
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["id2label"] = {str(number): name for number, name in enumerate(names)}
     config["label2id"] = {name: number for number, name in enumerate(names)}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if isinstance(wanted, TextPreprocessing):
+        load_tokenizer(wanted.tokenizer).save_pretrained(folder)
+        return
     edge = wanted.image_size
     processor = {  # CLIP's resizes the shorter side and cuts out the centre; ViT's own would squash the image into a square
         "image_processor_type": "CLIPImageProcessor",
@@ -96,6 +100,7 @@ def _finish_transformers(folder: Path, exported: Exported) -> None:
 def _finish_timm(folder: Path, exported: Exported) -> None:
     """Label names and preprocessing into timm's configuration."""
     wanted = exported.preprocessing
+    assert isinstance(wanted, Preprocessing)  # timm has models of images only
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["label_names"] = list(exported.label_names)

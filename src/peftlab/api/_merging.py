@@ -19,7 +19,7 @@ from peftlab.nn.quantized import dense_weight, make_dense, restore_conv1d
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import fuse_slices
 from peftlab.quantizers.contract import Quantizer
-from peftlab.tasks.contract import Preprocessing
+from peftlab.tasks.contract import Preprocessing, TextPreprocessing
 
 _REMEDY = "export the adapter itself (without --merged, --packed and --onnx)"
 #: what became of the weights: float, their codes kept, or rounded again
@@ -88,11 +88,16 @@ class Wanted:
 
 
 def merge(
-    adapter: Adapter, quantizer: Quantizer, backbone: Backbone, module: nn.Module, preprocessing: Preprocessing, wanted: Wanted
+    adapter: Adapter,
+    quantizer: Quantizer,
+    backbone: Backbone,
+    module: nn.Module,
+    preprocessing: Preprocessing | TextPreprocessing,
+    wanted: Wanted,
 ) -> tuple[nn.Module, Way, dict[str, float]]:
     """The merged model to export, how its weights came about, and what each way loses: max |merged - unmerged| / max |unmerged|.
 
-    The loss is that of logits of two random images. ``float``: the weights that the layers multiply with, plus the update.
+    The loss is that of logits of two random inputs. ``float``: the weights that the layers multiply with, plus the update.
     ``requantized`` (where there is a quantizer): those rounded to the quantizer's grid again, which is lossy; in float, or packed
     where that is wanted. ``exact``: the codes as they are, the update in zero points or offsets.
 
@@ -102,12 +107,11 @@ def merge(
     """
     if wanted.requantize and not quantizer.quantizes:
         raise OptionError("the run had no quantizer to round with", where="--requantize", remedy="leave --requantize out")
-    size = preprocessing.image_size
-    pixels = torch.randn(2, 3, size, size, generator=generator(0, "export"))
+    inputs = preprocessing.example(generator(0, "export"))
 
     def logits(model: nn.Module) -> torch.Tensor:
         with torch.inference_mode():
-            return backbone.outputs(model, {"pixel_values": pixels})
+            return backbone.outputs(model, inputs)
 
     before = logits(module)
 

@@ -15,6 +15,7 @@ from torch import nn
 from peftlab.adapters.contract import Adapter
 from peftlab.api._merging import merged_model, quantized_model
 from peftlab.backbones.contract import Backbone
+from peftlab.backbones.hub import AUTO
 from peftlab.backbones.resolve import source_of
 from peftlab.deployment.onnx_engine import FILE as ONNX
 from peftlab.deployment.onnx_engine import OnnxModel
@@ -25,12 +26,12 @@ from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Quantizer
 from peftlab.records import commit
 from peftlab.records.record import RunConfig
-from peftlab.registry import create
-from peftlab.tasks.contract import Preprocessing
+from peftlab.registry import component, create
+from peftlab.tasks.contract import Head, Preprocessing, Task, TextPreprocessing
 
 FILE = "peftlab.json"
 Kind = Literal["adapter", "merged", "packed", "onnx"]
-Forward = Callable[[torch.Tensor], torch.Tensor]
+Forward = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]  #: inputs of the model -> logits [B, K]
 _EXPORT_AGAIN = "export it again with `peftlab export`"
 
 
@@ -41,8 +42,9 @@ class Exported:
     kind: Kind
     config: RunConfig
     label_names: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
     library: str
+    columns: tuple[str, ...] = ()  #: of text in the data of training: one, or two for pairs; none for images
     quantizer: Mapping[str, Any]  #: the one that the run ended with: the config's, unless a fallback put another in its place
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Exported:
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "config": self.config.model_dump(mode="json"),
             "quantizer": dict(self.quantizer),
+            "columns": list(self.columns),
         }
 
     @classmethod
@@ -76,8 +79,9 @@ class Exported:
                 kind=raw["kind"],
                 config=RunConfig.model_validate(raw["config"]),
                 label_names=tuple(raw["label_names"]),
-                preprocessing=Preprocessing(**prepared),
+                preprocessing=(TextPreprocessing if prepared.get("tokenizer") else Preprocessing)(**prepared),
                 library=raw["backbone"]["library"],
+                columns=tuple(raw.get("columns", ())),
                 quantizer=raw.get("quantizer") or raw["config"]["quantizer"],
             )
         except FileNotFoundError as error:
@@ -116,7 +120,8 @@ def load_adapted(
         ) from error
     check_backbone(config)
     source = source_of(config.backbone)
-    backbone = source.load(config.backbone, outputs=outputs, image_size=config.task.get("image_size"), seed=config.seed)
+    size = config.task.get("image_size")
+    backbone = source.load(config.backbone, outputs=outputs, head=head_of(config), image_size=size, seed=config.seed)
     if converts.quantizes and config.quantize == "before":
         if adapter.takes_slices:  # as in training: each slice is quantized by itself
             slice_fused(backbone.module, adapter.sites(backbone))
@@ -124,6 +129,31 @@ def load_adapted(
     module = adapter.load(backbone, folder)
     module.requires_grad_(False)
     return adapter, backbone, module.eval()
+
+
+def head_of(config: RunConfig) -> Head:
+    """The kind of head that the run's task puts on."""
+    return _task_of(config).head
+
+
+def preprocessing_of(config: RunConfig) -> Preprocessing | TextPreprocessing:
+    """What was done to every image or text of the run."""
+    if _task_of(config).input_kind == "text":
+        found = source_of(config.backbone).text_preprocessing(config.backbone)
+        return dataclasses.replace(found, max_length=config.task.get("max_length") or found.max_length)
+    found = source_of(config.backbone).preprocessing(config.backbone, config.task.get("image_size"))
+    crop = config.task.get("crop")
+    return found if crop is None else dataclasses.replace(found, crop=crop)
+
+
+def columns_of(config: RunConfig) -> tuple[str, ...]:
+    """The columns of text that the run was trained on; none for images."""
+    task = create("task", config.task, key="kind", where="task")
+    return tuple(task.columns()) if task.input_kind == "text" else ()
+
+
+def _task_of(config: RunConfig) -> type[Task]:
+    return component("task", config.task["kind"], where="task")  # pyright: ignore[reportReturnType]
 
 
 def load_deployed(
@@ -159,7 +189,7 @@ def check_backbone(config: RunConfig) -> None:
 
 
 def load_forward(folder: Path, exported: Exported) -> Forward:
-    """Pixels [B, 3, S, S] -> logits [B, K], of an exported model in any form.
+    """What computes logits from inputs, of an exported model in any form.
 
     Raises:
         RecordError: packed or ONNX, and damaged.
@@ -168,12 +198,12 @@ def load_forward(folder: Path, exported: Exported) -> Forward:
     """
     if exported.kind == "onnx":
         model = OnnxModel(folder / ONNX, threads=torch.get_num_threads())
-        return lambda pixels: torch.from_numpy(model.logits(pixel_values=pixels.numpy()))
+        return lambda inputs: torch.from_numpy(model.logits(**{name: tensor.numpy() for name, tensor in inputs.items()}))
     if exported.kind == "adapter":
         backbone, whole = load_deployed(exported.config, folder, len(exported.label_names), exported.quantizer)
-        return lambda pixels: backbone.outputs(whole, {"pixel_values": pixels})
+        return lambda inputs: backbone.outputs(whole, inputs)
     module = packed_module(folder, exported) if exported.kind == "packed" else _opened(folder, exported, weights=True)
-    return lambda pixels: _LOGITS[exported.library](module, pixels)
+    return lambda inputs: _LOGITS[exported.library](module, inputs)
 
 
 def packed_module(folder: Path, exported: Exported) -> nn.Module:
@@ -183,26 +213,28 @@ def packed_module(folder: Path, exported: Exported) -> nn.Module:
 
 def _opened(folder: Path, exported: Exported, *, weights: bool) -> nn.Module:
     try:
-        return _OPEN[exported.library](folder, weights).eval()
+        return _OPEN[exported.library](folder, head_of(exported.config), weights).eval()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise BackboneError(
             f"cannot be loaded: {str(error).splitlines()[0][:200]}", where=str(folder), remedy=_EXPORT_AGAIN
         ) from error
 
 
-def _open_transformers(folder: Path, weights: bool) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification
+def _open_transformers(folder: Path, head: Head, weights: bool) -> nn.Module:
+    import transformers
     from transformers.utils import logging
+
+    auto = getattr(transformers, AUTO[head])
 
     if weights:
         logging.disable_progress_bar()
-        return AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with seeded(0, "packed"):  # values that are drawn and then all replaced
-        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        return auto.from_config(config, trust_remote_code=False)
 
 
-def _open_timm(folder: Path, weights: bool) -> nn.Module:
+def _open_timm(folder: Path, head: Head, weights: bool) -> nn.Module:
     import timm
 
     with seeded(0, "packed"):
@@ -210,8 +242,8 @@ def _open_timm(folder: Path, weights: bool) -> nn.Module:
 
 
 #: library -> how a finished model, or one of its shape, is opened with nothing but that library
-_OPEN: Mapping[str, Callable[[Path, bool], nn.Module]] = {"transformers": _open_transformers, "timm": _open_timm}
-_LOGITS: Mapping[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
-    "transformers": lambda module, pixels: module(pixel_values=pixels).logits,
-    "timm": lambda module, pixels: module(pixels),
+_OPEN: Mapping[str, Callable[[Path, Head, bool], nn.Module]] = {"transformers": _open_transformers, "timm": _open_timm}
+_LOGITS: Mapping[str, Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]] = {
+    "transformers": lambda module, inputs: module(**inputs).logits,
+    "timm": lambda module, inputs: module(inputs["pixel_values"]),
 }

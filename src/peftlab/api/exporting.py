@@ -15,9 +15,8 @@ from typing import Any, Literal, cast, get_args
 from peftlab.api._evaluation import evaluated
 from peftlab.api._library_format import CARD, write_model
 from peftlab.api._merging import Wanted, Way, merge
-from peftlab.api._model_folder import FILE, Exported, Kind, load_adapted
+from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, head_of, load_adapted, preprocessing_of
 from peftlab.api.answers import Answer, lines, number, pairs
-from peftlab.backbones.resolve import source_of
 from peftlab.deployment.onnx_graph import require_onnx
 from peftlab.deployment.onnx_layers import Activations
 from peftlab.errors import OptionError, RecordError, nearest
@@ -27,7 +26,6 @@ from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
 from peftlab.registry import create
 from peftlab.study.load import parse_yaml, validate_study
-from peftlab.tasks.contract import Preprocessing
 
 
 def export(
@@ -72,6 +70,8 @@ def export(
     config, results = _finished(chosen)
     if kind == "packed":
         _check_packable(config)
+    if kind == "onnx" and head_of(config) != "image-classification":
+        raise OptionError("ONNX files of models of texts are not written yet", where="--onnx", remedy="use --merged or --packed")
     labels = _label_names(chosen, config)
     exported = Exported(
         kind=kind,
@@ -80,6 +80,7 @@ def export(
         preprocessing=preprocessing_of(config),
         library="",
         quantizer=results.quantizer or config.quantizer,
+        columns=columns_of(config),
     )
     losses: dict[str, float] = {}
     way: Way | None = None
@@ -204,13 +205,6 @@ def _label_names(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
     evaluation = run.read_json("evaluation.json") or {}
     names = tuple(str(entry["label"]) for entry in evaluation.get("per_class", []))
     return names or create("task", config.task, key="kind", where="task").info().label_names
-
-
-def preprocessing_of(config: RunConfig) -> Preprocessing:
-    """What was done to every image of the run."""
-    found = source_of(config.backbone).preprocessing(config.backbone, config.task.get("image_size"))
-    crop = config.task.get("crop")
-    return found if crop is None else dataclasses.replace(found, crop=crop)
 
 
 def _as_run(config: RunConfig, way: Way | None, activations: Activations) -> bool:

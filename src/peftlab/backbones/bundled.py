@@ -9,7 +9,7 @@ from peftlab.backbones._files import hash_folder
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.backbones.hub import TransformersBackbone
 from peftlab.errors import BackboneError, nearest
-from peftlab.tasks.contract import Preprocessing
+from peftlab.tasks.contract import Head, Preprocessing
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _PREFIX = "bundled:"
@@ -48,7 +48,7 @@ class BundledBackbone(BackboneSource):
         name: str,
         *,
         outputs: int,
-        head: str = "image-classification",
+        head: Head = "image-classification",
         image_size: int | None = None,
         seed: int = 0,
         device: str = "cpu",

@@ -6,17 +6,15 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from peftlab.errors import BackboneError
 from peftlab.nn.roles import Roles, find_roles
 from peftlab.registry import Component
-from peftlab.tasks.contract import Preprocessing
-
-#: kinds of heads (not tasks: two tasks may share one)
-Head = Literal["image-classification", "sequence-classification", "question-answering", "causal-lm"]
+from peftlab.tasks.contract import Head, Preprocessing, TextPreprocessing
 
 
 @dataclasses.dataclass(slots=True)
@@ -76,6 +74,13 @@ class BackboneSource(Component, ABC):
     @classmethod
     @abstractmethod
     def preprocessing(cls, name: str, image_size: int | None = None) -> Preprocessing: ...
+
+    @classmethod
+    def text_preprocessing(cls, name: str) -> TextPreprocessing:
+        """What a model of texts expects; most sources have none."""
+        raise BackboneError(
+            f"{cls.name} has no models of texts", where=name, remedy="name a transformers model, or an image task"
+        )
 
     @classmethod
     @abstractmethod

@@ -29,6 +29,7 @@ from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.evaluation import predictions
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
 from peftlab.training.memory import MemoryMeter
 from peftlab.training.precision import resolve_device, resolve_precision
@@ -246,7 +247,8 @@ class _Run:
         """Test data, touched once."""
         meter = trainer.evaluate("test")
         self.folder.write_json("evaluation.json", meter.details())
-        np.savez_compressed(self.folder.path / "predictions.npz", **meter.predictions())  # pyright: ignore
+        found = predictions(trainer.task, trainer.splits.test, meter)
+        np.savez_compressed(self.folder.path / "predictions.npz", **found)  # pyright: ignore
         return dict(meter.compute())
 
     def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:

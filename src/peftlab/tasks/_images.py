@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from peftlab.errors import DataError, OptionError
+from peftlab.tasks._cache import replace
 from peftlab.tasks._splits import some
 from peftlab.tasks.contract import Preprocessing
 from peftlab.tasks.data.contract import Examples
@@ -166,8 +163,8 @@ def _build(
 
     try:
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        _replace(paths[0], write_pixels)
-        _replace(paths[1], lambda file: np.lib.format.write_array(file, digests, allow_pickle=False))
+        replace(paths[0], write_pixels)
+        replace(paths[1], lambda file: np.lib.format.write_array(file, digests, allow_pickle=False))
     except OSError as error:
         raise DataError(
             f"the image cache cannot be written: {error}",
@@ -184,24 +181,6 @@ def _decoded(examples: Examples, index: int, preprocessing: Preprocessing) -> tu
         raise
     except Exception:  # decoders of damaged files raise anything
         return None, UNREADABLE
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    with _temporary(path) as temporary:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(image: Any) -> np.uint64:

@@ -16,12 +16,23 @@ from peftlab.tasks.contract import Meter
 BINS = 15
 TOP = 5
 
-HIGHER_IS_BETTER = {"accuracy": True, "accuracy_top5": True, "macro_f1": True, "calibration_error": False, "loss": False}
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "accuracy_top5": True,
+    "macro_f1": True,
+    "f1": True,
+    "calibration_error": False,
+    "loss": False,
+}
 
 
-def class_metrics(classes: int) -> dict[str, bool]:
-    """Metrics of a task with K classes -> whether higher is better. Top 5 says nothing for five classes or fewer."""
-    return {name: better for name, better in HIGHER_IS_BETTER.items() if name != "accuracy_top5" or classes > TOP}
+def class_metrics(classes: int, *, positive: int | None = None) -> dict[str, bool]:
+    """Metrics of a task with K classes -> whether higher is better.
+
+    Top 5 says nothing for five classes or fewer; F1 by itself is that of the class ``positive``, where there is one.
+    """
+    absent = [name for name, there in (("accuracy_top5", classes > TOP), ("f1", positive is not None)) if not there]
+    return {name: better for name, better in HIGHER_IS_BETTER.items() if name not in absent}
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -79,7 +90,14 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: int) -> float
     return float((2 * hit[present] / (actual + given)[present]).mean()) if present.any() else float("nan")
 
 
-def chance_levels(test_counts: np.ndarray) -> dict[str, float]:
+def f1(labels: np.ndarray, predictions: np.ndarray, positive: int) -> float:
+    """2 TP / (2 TP + FP + FN) of one class; 0 where it neither occurs nor is predicted (as scikit-learn)."""
+    hit = int(((labels == positive) & (predictions == positive)).sum())
+    either = int((labels == positive).sum() + (predictions == positive).sum())
+    return 2 * hit / either if either else 0.0
+
+
+def chance_levels(test_counts: np.ndarray, *, positive: int | None = None) -> dict[str, float]:
     """What uniform guessing reaches in expectation; macro F1 in the limit of many examples.
 
     accuracy 1/K, top 5 5/K, loss ln K, F1 of a class with share p: 2 p / (K p + 1). Calibration has no chance level.
@@ -91,10 +109,12 @@ def chance_levels(test_counts: np.ndarray) -> dict[str, float]:
         "loss": float(np.log(classes)),
         "macro_f1": float((2 * share / (classes * share + 1)).mean()),
     }
+    if positive is not None:
+        levels["f1"] = float(2 * share[positive] / (classes * share[positive] + 1))
     return {**levels, "accuracy_top5": TOP / classes} if classes > TOP else levels
 
 
-def majority_levels(train_counts: np.ndarray, test_counts: np.ndarray) -> dict[str, float]:
+def majority_levels(train_counts: np.ndarray, test_counts: np.ndarray, *, positive: int | None = None) -> dict[str, float]:
     """What always naming the most frequent training class (top 5: the five most frequent) reaches on the test examples."""
     order = np.argsort(-train_counts, kind="stable")
     share = test_counts / test_counts.sum()
@@ -103,14 +123,18 @@ def majority_levels(train_counts: np.ndarray, test_counts: np.ndarray) -> dict[s
         "accuracy": float(share[order[0]]),
         "macro_f1": macro_f1(labels, np.full_like(labels, order[0]), len(test_counts)),
     }
+    if positive is not None:
+        levels["f1"] = f1(labels, np.full_like(labels, order[0]), positive)
     return {**levels, "accuracy_top5": float(share[order[:TOP]].sum())} if len(test_counts) > TOP else levels
 
 
 class ClassificationMeter(Meter):
-    """Collects logits [B, K] and labels [B]; gives accuracy, top 5, macro F1, calibration error and loss."""
+    """Collects logits [B, K] and labels [B]; gives accuracy, top 5, macro F1, F1 of ``positive``, calibration error and loss."""
 
-    def __init__(self, label_names: Sequence[str]) -> None:
+    def __init__(self, label_names: Sequence[str], *, positive: int | None = None) -> None:
         self._names = tuple(label_names)
+        self._positive = positive
+        self._metrics = class_metrics(len(self._names), positive=positive)
         self._columns: dict[str, list[np.ndarray]] = {"label": [], "prediction": [], "confidence": [], "loss": [], "rank": []}
 
     def update(self, outputs: Any, batch: Mapping[str, torch.Tensor]) -> None:
@@ -137,15 +161,16 @@ class ClassificationMeter(Meter):
         labels, prediction, rank = self._column("label"), self._column("prediction"), self._column("rank")
         correct = labels == prediction
         if not len(labels):
-            return dict.fromkeys(class_metrics(len(self._names)), float("nan"))
+            return dict.fromkeys(self._metrics, float("nan"))
         values = {
             "accuracy": float(correct.mean()),
             "accuracy_top5": float((rank < TOP).mean()),
             "macro_f1": macro_f1(labels, prediction, len(self._names)),
+            "f1": f1(labels, prediction, self._positive) if self._positive is not None else float("nan"),
             "calibration_error": calibration_error(self._column("confidence"), correct),
             "loss": float(self._column("loss").mean()),
         }
-        return {name: values[name] for name in class_metrics(len(self._names))}
+        return {name: values[name] for name in self._metrics}
 
     def details(self) -> dict[str, Any]:
         """Per class: examples and accuracy (None without examples); calibration bins; how many answers were not finite."""

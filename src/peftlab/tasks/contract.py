@@ -9,12 +9,15 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from peftlab.registry import Component
+
+#: kinds of heads (not tasks: two tasks may share one)
+Head = Literal["image-classification", "sequence-classification", "question-answering", "causal-lm"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,14 @@ class PreparedTask(ABC):
     def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """One batch on the CPU. ``generator`` is given in training only and drives augmentation."""
 
+    def lengths(self, indices: np.ndarray) -> np.ndarray | None:
+        """Tokens of each example, int64 [N], where batches should hold examples of similar length; None: any order will do."""
+        return None
+
+    def weight(self, indices: np.ndarray) -> float:
+        """Number of terms that the mean of :meth:`loss` goes over: what a micro-batch counts within its step."""
+        return float(len(indices))
+
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return self.task.inputs(batch)
 
@@ -90,7 +101,7 @@ class PreparedTask(ABC):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What a backbone expects of an input. The default is for text-free unit tests.
+    """What a backbone expects of an image.
 
     Images are resized (shorter side to ``round(image_size / crop)``, given interpolation), centre-cropped to ``image_size``,
     scaled to [0, 1] and normalised: (x - mean) / std, channels RGB.
@@ -101,13 +112,35 @@ class Preprocessing:
     crop: float = 1.0  #: share of the resized shorter side that is kept
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    tokenizer: str | None = None  #: folder or id, for text
+
+    def example(self, draws: torch.Generator) -> dict[str, torch.Tensor]:
+        """Two random inputs, to compare models on."""
+        return {"pixel_values": torch.randn(2, 3, self.image_size, self.image_size, generator=draws)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TextPreprocessing:
+    """What a backbone expects of a text."""
+
+    tokenizer: str  #: folder or hub id (``id@revision``) that the tokenizer lies in
+    max_length: int  #: positions that the model has, special tokens included
+    pad_token: int  #: id that fills shorter texts of a batch up; what it is never matters, attention masks it
+    vocabulary: int  #: token ids are below this
+
+    def example(self, draws: torch.Generator) -> dict[str, torch.Tensor]:
+        """Two random texts, one shorter than the other, to compare models on."""
+        length = min(16, self.max_length)
+        mask = torch.ones(2, length, dtype=torch.int64)
+        mask[1, length - length // 4 :] = 0
+        ids = torch.randint(self.vocabulary, mask.shape, generator=draws)
+        return {"input_ids": ids.masked_fill(mask == 0, self.pad_token), "attention_mask": mask}
 
 
 class Task(Component, ABC):
     """A configured task, as written in a study."""
 
-    input_kind: ClassVar[str]  #: "image" or "text"
+    input_kind: ClassVar[Literal["image", "text"]]
+    head: ClassVar[Head]  #: what the backbone is given on top
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -118,10 +151,11 @@ class Task(Component, ABC):
         """Sizes, classes, chance levels. Reads the data (labels at least), so it raises DataError on bad data."""
 
     @abstractmethod
-    def batch_shapes(
-        self, batch: int, preprocessing: Preprocessing, info: TaskInfo
-    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Name -> (shape, dtype) of a typical batch of ``batch`` examples, for predictions made without data."""
+    def batch_shapes(self, batch: int, preprocessing: Any, info: TaskInfo) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name -> (shape, dtype) of the largest batch of ``batch`` examples, for predictions made without weights.
+
+        ``preprocessing``: a :class:`Preprocessing` or a :class:`TextPreprocessing`, as ``input_kind`` says.
+        """
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
@@ -132,5 +166,5 @@ class Task(Component, ABC):
         """The part of a batch that the backbone takes as keyword arguments."""
 
     @abstractmethod
-    def prepare(self, preprocessing: Preprocessing, cache: Path) -> PreparedTask:
-        """Decode, resize once, cache under ``cache`` (content-addressed, safe when several processes do it at once)."""
+    def prepare(self, preprocessing: Any, cache: Path) -> PreparedTask:
+        """Decode or tokenize once, cache under ``cache`` (content-addressed, safe when several processes do it at once)."""

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from peftlab.errors import DataError, OptionError
+from peftlab.errors import OptionError
 from peftlab.tasks._augmentation import Augmentation, augment
+from peftlab.tasks._classes import describe
 from peftlab.tasks._images import UNREADABLE, PreparedImages, corrupt_note, prepare_images
-from peftlab.tasks._metrics import ClassificationMeter, chance_levels, class_metrics, majority_levels
+from peftlab.tasks._metrics import ClassificationMeter
 from peftlab.tasks._normalise import Normalise
-from peftlab.tasks._splits import SplitOptions, Splitter, some
-from peftlab.tasks.contract import Meter, PreparedTask, Preprocessing, Splits, Task, TaskInfo
+from peftlab.tasks._splits import SplitOptions, Splitter
+from peftlab.tasks.contract import Head, Meter, PreparedTask, Preprocessing, Splits, Task, TaskInfo
 from peftlab.tasks.data.contract import DataSource, Examples
 from peftlab.tasks.data.resolve import source_of
 
@@ -32,7 +33,8 @@ class ImageClassification(Task):
     """
 
     name: ClassVar[str] = "image-classification"
-    input_kind: ClassVar[str] = "image"
+    input_kind: ClassVar[Literal["image", "text"]] = "image"
+    head: ClassVar[Head] = "image-classification"
 
     data: str | dict[str, Any]  #: a source (``digits``), a folder or file, a hub id, or {name: source, option: value}
     image_size: int | None = None  #: pixels a side; default: what the backbone was trained with
@@ -71,7 +73,7 @@ class ImageClassification(Task):
 
     def info(self) -> TaskInfo:
         examples = self.source().read()
-        return _describe(self._splitter(examples), examples.notes)
+        return describe(self._splitter(examples), examples.notes)
 
     def prepare(self, preprocessing: Preprocessing, cache: Path) -> PreparedImageClassification:
         """As the contract says.
@@ -97,7 +99,7 @@ class ImageClassification(Task):
         usable = np.zeros(len(examples.labels), dtype=bool)
         usable[used] = images.digests != UNREADABLE
         splitter = dataclasses.replace(self._splitter(examples), usable=usable)
-        info = _describe(splitter, examples.notes)
+        info = describe(splitter, examples.notes)
         found = (corrupt_note(examples, images), _overlap(splitter, images))
         info = dataclasses.replace(info, warnings=(*info.warnings, *(note for note in found if note)))
         return PreparedImageClassification(
@@ -157,49 +159,6 @@ class PreparedImageClassification(PreparedTask):
 
     def meter(self) -> Meter:
         return ClassificationMeter(self.info.label_names)
-
-
-def _describe(splitter: Splitter, notes: tuple[str, ...]) -> TaskInfo:
-    """Sizes, levels and warnings; every fold is tried.
-
-    Raises:
-        DataError: an empty split, a class without training examples.
-        OptionError: options that leave a class without examples.
-    """
-    names, folds = splitter.label_names, splitter.options.folds or 1
-    warnings: list[str] = []
-    if len(names) < 2:
-        raise DataError(f"{len(names)} class is nothing to tell apart", where="data", remedy="two classes or more")
-    for fold in range(folds):
-        splits = splitter.splits(0, fold)
-        for split in ("train", "validation", "test"):
-            counts = np.bincount(splitter.labels[splits[split]], minlength=len(names))
-            prefix = f"fold {fold}: " if folds > 1 else ""
-            if not counts.sum():
-                raise DataError(f"{prefix}the {split} split is empty", where="data", remedy="give it examples")
-            absent = [names[label] for label in np.flatnonzero(counts == 0)]
-            if absent and split == "train":
-                raise DataError(
-                    f"{prefix}{some(absent, 'class has', 'classes have')} no training example",
-                    where="data",
-                    remedy="add examples, remove the class, or raise train_size",
-                )
-            if absent:
-                warnings.append(f"{prefix}{some(absent, 'class has', 'classes have')} no {split} example")
-    splits = splitter.splits(0)
-    train, test = (np.bincount(splitter.labels[splits[split]], minlength=len(names)) for split in ("train", "test"))
-    return TaskInfo(
-        outputs=len(names),
-        label_names=names,
-        sizes={split: len(splits[split]) for split in ("train", "validation", "test")},
-        higher_is_better=class_metrics(len(names)),
-        primary_metric="accuracy",
-        chance=chance_levels(test),
-        majority=majority_levels(train, test),
-        warnings=tuple(warnings),
-        notes=notes,
-        folds=folds,
-    )
 
 
 def _overlap(splitter: Splitter, images: PreparedImages) -> str | None:

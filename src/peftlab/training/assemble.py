@@ -20,7 +20,7 @@ from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.registry import create
 from peftlab.study.schema import Train
-from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task
+from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task, TextPreprocessing
 from peftlab.training.quantization import Batches, QuantizationReport, examine
 from peftlab.training.schedule import Schedule
 
@@ -132,12 +132,21 @@ class Ingredients:
     def image_size(self) -> int | None:
         return getattr(self.task, "image_size", None)
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> Preprocessing | TextPreprocessing:
+        """What the task has to know of the backbone.
+
+        Raises:
+            BackboneError: a task of texts on a backbone of images, or the other way round.
+        """
+        if self.task.input_kind == "text":
+            return self.source.text_preprocessing(self.backbone)
         return self.source.preprocessing(self.backbone, self.image_size)
 
     def load_backbone(self, outputs: int, seed: int, device: str = "cpu") -> Backbone:
         """``device``: "cpu", or "meta" for shapes only."""
-        return self.source.load(self.backbone, outputs=outputs, image_size=self.image_size, seed=seed, device=device)
+        return self.source.load(
+            self.backbone, outputs=outputs, head=self.task.head, image_size=self.image_size, seed=seed, device=device
+        )
 
     @property
     def zero_at_start(self) -> bool:
@@ -235,12 +244,12 @@ class Ingredients:
 
 def base_probe(backbone: Backbone, task: PreparedTask, splits: Splits, train: Train, seed: int) -> BaseProbe:
     """The plain backbone with the batches that training begins with (augmented and in the order of training)."""
-    schedule = Schedule.of(train, len(splits.train))
+    schedule, lengths = Schedule.of(train, len(splits.train)), task.lengths(splits.train)
     device = next(backbone.module.parameters()).device
 
     def batches(number: int) -> Iterator[dict[str, torch.Tensor]]:
         for step in range(number):
-            for part, indices in enumerate(schedule.micro_batches(step, splits.train, seed)):
+            for part, indices in enumerate(schedule.micro_batches(step, splits.train, seed, lengths)):
                 batch = task.batch(indices, generator(seed, "augment", step, part))
                 yield {key: value.to(device) for key, value in batch.items()}
 

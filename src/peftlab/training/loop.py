@@ -22,6 +22,7 @@ from peftlab.nn.seeding import derive, generator
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.evaluation import evaluate, to_device
 from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.proof import Movement, assert_frozen, frozen_hash
@@ -86,6 +87,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.chain = HookChain(self.hooks)
         self.schedule = Schedule.of(self.train, len(self.splits.train))
+        self.lengths = self.task.lengths(self.splits.train)
         self.trainable = self.adapted.trainable()
         self.optimizer = make_optimizer(self.trainable, self.train, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")  # pyright: ignore
@@ -158,13 +160,13 @@ class Trainer:
         module.train()
         torch.manual_seed(derive(self.seed, "step", step))  # dropout: a function of (seed, step)
         self.chain.before_step(step)
-        batches = self.schedule.micro_batches(step, self.splits.train, self.seed)
-        count = sum(len(b) for b in batches)
+        batches = self.schedule.micro_batches(step, self.splits.train, self.seed, self.lengths)
+        weights = [self.task.weight(indices) for indices in batches]
         total = 0.0
         for number, indices in enumerate(batches):
-            batch = self._to_device(self.task.batch(indices, generator(self.seed, "augment", step, number)))
+            batch = to_device(self.task.batch(indices, generator(self.seed, "augment", step, number)), self.device)
             loss = self._loss(batch)
-            share = len(indices) / count
+            share = weights[number] / sum(weights)
             self.scaler.scale(loss * share).backward()
             total += loss.item() * share
         self.scaler.unscale_(self.optimizer)
@@ -196,15 +198,18 @@ class Trainer:
         return loss if penalty is None else loss + penalty
 
     def evaluate(self, split: str) -> Meter:
-        """A meter over all examples of a split, in evaluation mode, without autograd. Draws no random numbers."""
+        """A meter over all examples of a split (training/evaluation.py), in evaluation mode."""
         begin = time.perf_counter()
-        meter = self.task.meter()
-        indices = self.splits[split]
-        self.adapted.module.eval()
-        with torch.inference_mode(), autocast(self.precision, self.device):
-            for start in range(0, len(indices), self.schedule.batch):
-                batch = self._to_device(self.task.batch(indices[start : start + self.schedule.batch]))
-                meter.update(self.adapted.backbone.outputs(self.adapted.module, self.task.inputs(batch)), batch)
+        module = self.adapted.module
+        module.eval()
+        with autocast(self.precision, self.device):
+            meter = evaluate(
+                self.task,
+                self.splits[split],
+                lambda inputs: self.adapted.backbone.outputs(module, inputs),
+                self.schedule.batch,
+                self.device,
+            )
         self.evaluate_s += time.perf_counter() - begin
         return meter
 
@@ -255,9 +260,6 @@ class Trainer:
     def _line(self, split: str, metrics: Mapping[str, float]) -> None:
         epoch = round(self.schedule.epoch(self.step), 6)
         self.listener.on_metrics({"step": self.step, "epoch": epoch, "split": split, "time_s": round(self.train_s, 4), **metrics})
-
-    def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def _save(self, base: str) -> None:
         names = {id(p): n for n, p in self.trainable.items()}

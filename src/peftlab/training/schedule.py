@@ -10,6 +10,8 @@ import numpy as np
 from peftlab.nn.seeding import derive
 from peftlab.study.schema import Train
 
+BUCKET = 32  #: steps whose examples are drawn together, sorted by length and cut into steps again
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -60,12 +62,42 @@ class Schedule:
     def epoch(self, steps_done: int) -> float:
         return steps_done / self.steps_per_epoch
 
-    def micro_batches(self, step: int, train_indices: np.ndarray, seed: int) -> list[np.ndarray]:
-        """Indices of the examples of one step, in micro-batches. Order of an epoch = f(seed, epoch), nothing else."""
+    def micro_batches(
+        self, step: int, train_indices: np.ndarray, seed: int, lengths: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """Indices of the examples of one step, in micro-batches. Order of an epoch = f(seed, epoch, lengths), nothing else.
+
+        ``lengths`` (of all training examples, int [N]): the examples of a step, and more so those of a micro-batch, are then of
+        similar length.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.Generator(np.random.Philox(derive(seed, "order", epoch))).permutation(self.examples)
+        draws = np.random.Generator(np.random.Philox(derive(seed, "order", epoch)))
+        order = draws.permutation(self.examples)
+        if lengths is not None:
+            order = bucketed(order, lengths, self.effective_batch, draws)
         chosen = train_indices[order[position * self.effective_batch : (position + 1) * self.effective_batch]]
         return [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
 
     def evaluates_after(self, steps_done: int) -> bool:
         return steps_done % self.evaluate_steps == 0 or steps_done == self.total
+
+
+def bucketed(order: np.ndarray, lengths: np.ndarray, batch: int, draws: np.random.Generator) -> np.ndarray:
+    """``order`` changed so that every run of ``batch`` examples is of similar length.
+
+    Each stretch of :data:`BUCKET` batches is sorted by length and cut into batches, and all full batches of the epoch are then
+    shuffled: which examples meet is still drawn anew in every epoch, and long and short batches come in random order. What does
+    not fill a batch comes last.
+
+    Args:
+        order: a permutation of 0 .. N-1, int [N].
+        lengths: int [N].
+        batch: examples of a step.
+        draws: for the order of the batches.
+    """
+    full = len(order) // batch * batch
+    stretches = [order[i : min(i + BUCKET * batch, full)] for i in range(0, full, BUCKET * batch)]
+    ordered = [stretch[np.argsort(lengths[stretch], kind="stable")] for stretch in stretches]
+    batches = np.concatenate(ordered).reshape(-1, batch) if ordered else np.empty((0, batch), dtype=order.dtype)
+    rest = order[full:]
+    return np.concatenate([draws.permutation(batches).ravel(), rest[np.argsort(lengths[rest], kind="stable")]])

@@ -10,7 +10,7 @@ import pytest
 
 from peftlab.errors import DataError
 from peftlab.tasks.contract import Preprocessing
-from peftlab.tasks.data import datasets as module
+from peftlab.tasks.data import _library as module
 from peftlab.tasks.data.datasets import Datasets
 from peftlab.tasks.data.resolve import source_of
 from peftlab.tasks.image_classification import ImageClassification

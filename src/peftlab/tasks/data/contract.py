@@ -102,34 +102,52 @@ def join(parts: Sequence[Part], label_names: Sequence[str], *, where: str, notes
         DataError: no train part, two parts with one role, an empty part, a label outside the classes (row named), two classes of
             one name.
     """
-    roles: dict[Role, np.ndarray] = {}
-    start = 0
-    order = ["train", "validation", "test"]
-    parts = sorted(parts, key=lambda part: order.index(ROLES[part.split]) if part.split in ROLES else len(order))
+    order, roles, said = arrange([(part.split, len(part.labels)) for part in parts], where=where)
+    parts = [parts[i] for i in order]
     for part in parts:
-        role = ROLES.get(part.split)
-        if role is None or role in roles:
-            raise DataError(
-                f"split {part.split!r} is " + ("unknown" if role is None else f"a second {role} split"),
-                where=where,
-                remedy="call the splits train, validation (or val, valid, dev) and test",
-            )
         check_labels(part, label_names)
-        roles[role] = np.arange(start, start + len(part.labels), dtype=np.int64)
-        start += len(part.labels)
-    if "train" not in roles:
-        found = ", ".join(part.split for part in parts) or "nothing"
-        raise DataError(f"no train split (found: {found})", where=where, remedy="add one called train")
     if len(set(label_names)) < len(label_names):
         twice = next(name for i, name in enumerate(label_names) if name in label_names[:i])
         raise DataError(f"{twice!r} is the name of two classes", where=where, remedy="give every class a name of its own")
-    notes = list(notes)
+    labels = np.concatenate([part.labels for part in parts]).astype(np.int64)
+    return Examples(labels=labels, label_names=tuple(label_names), roles=roles, parts=tuple(parts), notes=(*notes, *said))
+
+
+def arrange(splits: Sequence[tuple[str, int]], *, where: str) -> tuple[list[int], dict[Role, np.ndarray], list[str]]:
+    """What the splits of some data are for.
+
+    Args:
+        splits: what the data call each split, and its number of examples.
+
+    Returns:
+        The order to number examples in (places in ``splits``), role -> indices int64, and what there is to say about it.
+
+    Raises:
+        DataError: no train split, an unknown one, two with one role.
+    """
+    ranks = ["train", "validation", "test"]
+    order = sorted(range(len(splits)), key=lambda i: ranks.index(ROLES[splits[i][0]]) if splits[i][0] in ROLES else len(ranks))
+    roles: dict[Role, np.ndarray] = {}
+    start = 0
+    for split, size in (splits[i] for i in order):
+        role = ROLES.get(split)
+        if role is None or role in roles:
+            raise DataError(
+                f"split {split!r} is " + ("unknown" if role is None else f"a second {role} split"),
+                where=where,
+                remedy="call the splits train, validation (or val, valid, dev) and test",
+            )
+        roles[role] = np.arange(start, start + size, dtype=np.int64)
+        start += size
+    if "train" not in roles:
+        found = ", ".join(split for split, _ in splits) or "nothing"
+        raise DataError(f"no train split (found: {found})", where=where, remedy="add one called train")
+    notes = []
     if "validation" in roles and "test" not in roles:
         roles["test"] = roles.pop("validation")
-        name = next(part.split for part in parts if ROLES[part.split] == "validation")
+        name = next(split for split, _ in splits if ROLES[split] == "validation")
         notes.append(f"the data's {name!r} split serves as test; validation is split off train")
-    labels = np.concatenate([part.labels for part in parts]).astype(np.int64)
-    return Examples(labels=labels, label_names=tuple(label_names), roles=roles, parts=tuple(parts), notes=tuple(notes))
+    return order, roles, notes
 
 
 def plain_names(columns: Sequence[np.ndarray], *, where: str) -> list[str]:

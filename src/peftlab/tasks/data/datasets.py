@@ -7,9 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache as once
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,11 +15,11 @@ import numpy as np
 
 from peftlab.errors import DataError, OptionError, nearest
 from peftlab.tasks.data._files import IMAGE_SUFFIXES, hash_files
+from peftlab.tasks.data._library import hub_builder, quiet, typed
 from peftlab.tasks.data.contract import ROLES, DataSource, Examples, Part, Role, join, plain_names
 from peftlab.tasks.data.resolve import missing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SAVED = ("dataset_dict.json", "state.json")  #: what ``save_to_disk`` leaves
 TABLES = frozenset({".parquet", ".arrow"})
 LISTS = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})  #: what makes a folder an ``imagefolder`` with columns
@@ -106,13 +104,7 @@ class Datasets(DataSource):
         return root
 
     def _builder(self) -> Any:
-        builder = _hub_builder(self.id or "", self.config, self.revision)
-        if self.revision and COMMIT.fullmatch(self.revision) and builder.hash != self.revision:
-            # Without a connection the library falls back to whatever commit was read last.
-            raise DataError(
-                f"commit {builder.hash} is what is there", where=f"{self.id}@{self.revision}", remedy="connect to the hub once"
-            )
-        return builder
+        return hub_builder(self.id or "", self.config, self.revision)
 
     def _tables(self) -> dict[str, Any]:
         """Usual split name -> table."""
@@ -120,12 +112,12 @@ class Datasets(DataSource):
 
         if self.path is None:
             builder = self._builder()
-            with _quiet(), _typed(self._where):
+            with quiet(), typed(self._where):
                 builder.download_and_prepare()
                 found = builder.as_dataset()
         else:
             root = self._folder()
-            with _quiet(), _typed(self._where):
+            with quiet(), typed(self._where):
                 saved = any((root / name).is_file() for name in SAVED)
                 found = datasets.load_from_disk(str(root)) if saved else datasets.load_dataset(str(root))
         if not isinstance(found, Mapping):
@@ -214,39 +206,3 @@ def _part(split: str, labels: np.ndarray, table: Any, column: str, where: str) -
         return Image.open(io.BytesIO(cell)) if isinstance(cell, bytes) else np.asarray(cell, dtype=np.uint8)
 
     return Part(split=split, labels=labels, decode=decode, where=lambda i: f"{where} {split} row {i}")
-
-
-@once
-def _hub_builder(name: str, config: str | None, revision: str | None) -> Any:
-    """Asks the hub for the commit: once a process."""
-    import datasets
-
-    with _quiet(), _typed(name):
-        return datasets.load_dataset_builder(name, config, revision=revision)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's own progress bars; the setting is given back."""
-    import datasets
-
-    disabled = datasets.utils.are_progress_bars_disabled()
-    datasets.utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            datasets.utils.enable_progress_bars()
-
-
-@contextmanager
-def _typed(where: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the library passes on whatever its readers, pyarrow and the network raise
-        lines = str(error).strip().splitlines() or [""]
-        raise DataError(
-            f"cannot be read: {type(error).__name__}: {lines[0]}",
-            where=where,
-            remedy="check the name and the connection, or give a local copy: data: {name: npz, path: folder} or data: folder",
-        ) from error

@@ -1,0 +1,65 @@
+"""Texts, and files of texts, as inputs of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from peftlab.errors import DataError, nearest
+from peftlab.tasks._tokens import tokenize
+from peftlab.tasks.contract import TextPreprocessing
+from peftlab.tasks.text.tables import SUFFIXES, read_table, read_text
+
+Batch = tuple[list[str], dict[str, torch.Tensor]]
+
+
+def text_batches(inputs: Iterable[str], preprocessing: TextPreprocessing, columns: Sequence[str], size: int) -> Iterator[Batch]:
+    """Names and inputs, ``size`` at a time.
+
+    Args:
+        inputs: texts; ``.txt`` files with a text a line; tables with the columns of training.
+        columns: of text in training: one, or two for pairs.
+
+    Raises:
+        DataError: a pair model is given single texts, a table lacks a column, nothing is there.
+    """
+    names, texts = _texts(inputs, columns)
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        second = [text[1] for text in part] if len(columns) == 2 else None
+        tokens = tokenize([text[0] for text in part], second, preprocessing, preprocessing.max_length)
+        yield names[start : start + size], tokens.padded(np.arange(len(part)), preprocessing.pad_token)
+
+
+def _texts(inputs: Iterable[str], columns: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    names: list[str] = []
+    texts: list[tuple[str, ...]] = []
+    for given in inputs:
+        path = Path(given) if len(given) < 1000 else None
+        if path is not None and path.suffix in SUFFIXES and path.is_file():
+            table = read_table(path, "train")
+            for column in columns:
+                if column not in table.columns:
+                    raise DataError(f"no column {column!r}", where=given, remedy=nearest(column, list(table.columns)))
+            rows = list(zip(*(table.columns[column] for column in columns), strict=True))
+            names += [table.where(i) for i in range(len(rows))]
+            texts += [tuple(map(str, row)) for row in rows]
+            continue
+        if len(columns) == 2:
+            pair = " and ".join(map(repr, columns))
+            raise DataError("the model labels pairs of texts", where=given[:80], remedy=f"give a table with the columns {pair}")
+        if path is not None and path.suffix == ".txt" and path.is_file():
+            lines = [line for line in read_text(path).split("\n") if line.strip()]
+            names += [f"{path.name} line {i}" for i in range(1, len(lines) + 1)]
+            texts += [(line,) for line in lines]
+        elif path is not None and path.suffix in (*SUFFIXES, ".txt") and " " not in given:
+            raise DataError("there is no such file", where=given, remedy="check the path")
+        else:
+            names.append(given if len(given) <= 60 else given[:57] + "...")
+            texts.append((given,))
+    if not texts:
+        raise DataError("there is no text", where="inputs", remedy="give texts, .txt files or tables")
+    return names, texts

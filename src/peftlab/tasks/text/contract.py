@@ -1,0 +1,114 @@
+"""What a source of texts is: rows with named columns, in the splits that the data bring."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from peftlab.errors import DataError, nearest
+from peftlab.registry import Component
+from peftlab.tasks.data.contract import Role, arrange
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RowPart:
+    """One split as it lies in the data."""
+
+    split: str  #: what the data call it
+    columns: Mapping[str, Sequence[Any]]  #: name -> one value a row
+    where: Callable[[int], str]  #: position in this part -> file and line, for messages
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """All rows of a source, numbered through its parts in order: train, validation, test."""
+
+    parts: tuple[RowPart, ...]
+    roles: Mapping[Role, np.ndarray]  #: int64 indices that the data themselves call train, validation, test; train is there
+    columns: Mapping[str, str | tuple[str, ...]]  #: what a task asks for -> column that it is in, where the source knows
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one column over all parts.
+
+        Raises:
+            DataError: a part has no such column; names what is nearest.
+        """
+        for part in self.parts:
+            if name not in part.columns:
+                raise DataError(
+                    f"split {part.split!r} has no column {name!r}", where=part.where(0), remedy=nearest(name, list(part.columns))
+                )
+        return [value for part in self.parts for value in part.columns[name]]
+
+    def names(self) -> tuple[str, ...]:
+        """The columns that every part has, in the order of the first."""
+        return tuple(name for name in self.parts[0].columns if all(name in part.columns for part in self.parts))
+
+    def where(self, index: int) -> str:
+        for part in self.parts:
+            if index < len(part):
+                return part.where(index)
+            index -= len(part)
+        raise IndexError(index)
+
+
+class TextSource(Component):
+    """One place texts come from.
+
+    In a study: ``data: sst2``, ``data: ../some/folder`` or ``data: {name: ..., option: value}``.
+    """
+
+    priority: ClassVar[int] = 0  #: bare words and paths are offered to the sources in this order
+
+    @classmethod
+    def accepts(cls, text: str) -> bool:
+        """Whether this source is the one for a bare word or path. Looks at the word and at local files only."""
+        return text == cls.name
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The source for a word that it accepts."""
+        return cls()
+
+    @abstractmethod
+    def fingerprint(self, cache: Path | None = None) -> str:
+        """SHA-256 over everything that decides the rows, hexadecimal; the same wherever the data lie."""
+
+    @abstractmethod
+    def read(self) -> Rows:
+        """All rows.
+
+        Raises:
+            DataError: missing, unreadable or contradictory data.
+        """
+
+
+def gather(
+    parts: Sequence[RowPart],
+    *,
+    where: str,
+    columns: Mapping[str, str | tuple[str, ...]] | None = None,
+    notes: Sequence[str] = (),
+) -> Rows:
+    """Parts as one numbered whole, with the role of each.
+
+    Raises:
+        DataError: no train part, two parts with one role, an empty part.
+    """
+    for part in parts:
+        if not len(part):
+            raise DataError(f"split {part.split!r} has no rows", where=where, remedy="remove it or fill it")
+    order, roles, said = arrange([(part.split, len(part)) for part in parts], where=where)
+    return Rows(parts=tuple(parts[i] for i in order), roles=roles, columns=dict(columns or {}), notes=(*notes, *said))

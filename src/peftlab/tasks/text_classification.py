@@ -1,0 +1,289 @@
+"""Classification of texts and of pairs of texts: one label each, cross-entropy, accuracy and F1."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from peftlab.errors import DataError, OptionError, nearest
+from peftlab.tasks._classes import describe
+from peftlab.tasks._metrics import ClassificationMeter
+from peftlab.tasks._splits import SplitOptions, Splitter
+from peftlab.tasks._tokens import Tokens, cached, tokenize, tokenizer_fingerprint
+from peftlab.tasks.contract import Head, Meter, PreparedTask, Splits, Task, TaskInfo, TextPreprocessing
+from peftlab.tasks.text.contract import Rows, TextSource
+from peftlab.tasks.text.resolve import source_of
+
+#: columns that are looked for where neither the study nor the source names any
+TEXTS: tuple[tuple[str, ...], ...] = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("text",), ("sentence",))
+LABELS = ("label", "labels", "class")
+_PLANNED = 64  #: of the longest texts, those that are tokenized to plan with
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TextClassification(Task):
+    """Which of K classes a text, or a pair of texts, belongs to; on encoders and on causal models (their last token).
+
+    Sizes are numbers of examples, as for images: stratified subsets fixed by the data, the same for every seed. F1 is that of the
+    second of two classes (GLUE's positive one).
+    """
+
+    name: ClassVar[str] = "text-classification"
+    input_kind: ClassVar[Literal["image", "text"]] = "text"
+    head: ClassVar[Head] = "sequence-classification"
+
+    data: str | dict[str, Any]  #: a source (``sst2``), a folder or file, a hub id, or {name: source, option: value}
+    text: str | list[str] | None = (
+        None  #: column, or two columns for pairs; default: the source's, else sentence1 + sentence2, text, ...
+    )
+    label: str | None = None  #: column; default: the source's, else label
+    label_names: list[str] | None = None  #: in the order of the classes; default: the source's, else the values found, sorted
+    max_length: int | None = None  #: tokens, special ones included; default: as many as the model takes
+    bucketing: bool = True  #: texts of similar length share a batch
+    validation: float | None = None  #: share of the training examples; default: the data's own validation split, else 0.1
+    test: float | None = None  #: share of all examples, for data without a test split (default 0.2)
+    train_size: int | None = None  #: examples trained on (validation comes on top)
+    validation_size: int | None = None
+    test_size: int | None = None
+    folds: int | None = None  #: k-fold cross-validation over all labelled examples: test is fold 0 .. k-1
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_length < 4:
+            raise OptionError(f"{self.max_length} tokens", where="max_length", remedy="4 or more")
+        if isinstance(self.text, list) and len(self.text) not in (1, 2):
+            raise OptionError(f"{len(self.text)} columns of text", where="text", remedy="one, or two for pairs")
+        self._split_options()
+        if not isinstance(self.data, str):
+            self.source()
+
+    def _split_options(self) -> SplitOptions:
+        return SplitOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SplitOptions)})
+
+    def options(self) -> dict[str, Any]:
+        """As for every component; ``data: sst2`` and ``data: {name: sst2}`` are one task and give one run id."""
+        return {**Task.options(self), "data": self.source().spec()}
+
+    def source(self) -> TextSource:
+        """The configured source of texts."""
+        return source_of(self.data)
+
+    def fingerprint(self) -> str:
+        return self.source().fingerprint()
+
+    def columns(self) -> list[str]:
+        """The columns of text: one, or two for pairs."""
+        return self._read().columns
+
+    def info(self) -> TaskInfo:
+        return self._described(self._read())
+
+    def _read(self) -> _Examples:
+        return _examples(self.source().read(), self.text, self.label, self.label_names)
+
+    def _splitter(self, examples: _Examples) -> Splitter:
+        return Splitter(
+            labels=examples.labels, label_names=examples.label_names, roles=examples.rows.roles, options=self._split_options()
+        )
+
+    def _described(self, examples: _Examples) -> TaskInfo:
+        positive = 1 if len(examples.label_names) == 2 else None
+        return describe(self._splitter(examples), examples.notes, positive=positive)
+
+    def _longest(self, preprocessing: TextPreprocessing) -> int:
+        if self.max_length is not None and self.max_length > preprocessing.max_length:
+            raise OptionError(
+                f"{self.max_length} tokens, but the model has {preprocessing.max_length} positions",
+                where="max_length",
+                remedy=f"at most {preprocessing.max_length}",
+            )
+        return self.max_length or preprocessing.max_length
+
+    def prepare(self, preprocessing: TextPreprocessing, cache: Path) -> PreparedTextClassification:
+        """As the contract says.
+
+        Raises:
+            OptionError: ``max_length`` above what the model takes; sizes or shares that do not work out.
+            DataError: bad data; a tokenizer of another model.
+            BackboneError: no tokenizer.
+        """
+        longest = self._longest(preprocessing)
+        examples = self._read()
+        splitter = self._splitter(examples)
+        used = splitter.used()
+        key = {
+            "data": self.source().fingerprint(cache),
+            "columns": examples.columns,
+            "tokenizer": tokenizer_fingerprint(preprocessing.tokenizer),
+            "longest": longest,
+            "used": [int(i) for i in used] if len(used) < len(examples.labels) else "all",
+        }
+        first = [examples.texts[0][i] for i in used]
+        second = [examples.texts[1][i] for i in used] if len(examples.texts) == 2 else None
+        tokens = cached(key, cache, lambda: tokenize(first, second, preprocessing, longest))
+        info = self._described(examples)
+        found = (_cut_note(tokens, longest), _overlap(splitter, examples))
+        info = dataclasses.replace(info, warnings=(*info.warnings, *(note for note in found if note)))
+        return PreparedTextClassification(
+            task=self, info=info, splitter=splitter, used=used, tokens=tokens, pad_token=preprocessing.pad_token
+        )
+
+    def batch_shapes(
+        self, batch: int, preprocessing: TextPreprocessing, info: TaskInfo
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """As long as the longest text, which the longest in characters decide well enough."""
+        examples = self._read()
+        used = self._splitter(examples).used()
+        size = np.array([sum(len(texts[i]) for texts in examples.texts) for i in used])
+        rows = used[np.argsort(-size, kind="stable")[:_PLANNED]]
+        longest = self._longest(preprocessing)
+        texts = [[column[i] for i in rows] for column in examples.texts]
+        tokens = tokenize(texts[0], texts[1] if len(texts) == 2 else None, preprocessing, longest)
+        shape = ((batch, int(tokens.lengths.max(initial=1))), torch.int64)
+        types = {} if tokens.types is None else {"token_type_ids": shape}
+        return {"input_ids": shape, **types, "attention_mask": shape, "labels": ((batch,), torch.int64)}
+
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
+        """Cross-entropy of logits [B, K], computed in float32, mean over the batch, in nats."""
+        return functional.cross_entropy(outputs.float(), batch["labels"], label_smoothing=label_smoothing)
+
+
+class PreparedTextClassification(PreparedTask):
+    """Token ids, padded to the longest text of each batch."""
+
+    def __init__(
+        self, *, task: TextClassification, info: TaskInfo, splitter: Splitter, used: np.ndarray, tokens: Tokens, pad_token: int
+    ) -> None:
+        self.task, self.info = task, info
+        self._bucketing = task.bucketing
+        self._splitter, self._used, self._tokens, self._pad = splitter, used, tokens, pad_token
+
+    def splits(self, seed: int, fold: int = 0) -> Splits:
+        return self._splitter.splits(seed, fold)
+
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        rows = np.searchsorted(self._used, indices)
+        if len(indices) and (rows.max() >= len(self._used) or (self._used[rows] != indices).any()):
+            raise IndexError("an index that is in no split of this task")
+        return rows
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray | None:
+        return self._tokens.lengths[self._rows(indices)] if self._bucketing else None
+
+    def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask`` (``token_type_ids``) int64 [B, T], ``labels`` int64 [B]."""
+        indices = np.asarray(indices, dtype=np.int64)
+        labels = torch.from_numpy(self._splitter.labels[indices])
+        return {**self._tokens.padded(self._rows(indices), self._pad), "labels": labels}
+
+    def meter(self) -> Meter:
+        return ClassificationMeter(self.info.label_names, positive=1 if len(self.info.label_names) == 2 else None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Examples:
+    rows: Rows
+    columns: list[str]  #: of text
+    texts: list[list[str]]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _examples(rows: Rows, text: str | list[str] | None, label: str | None, names: list[str] | None) -> _Examples:
+    """Columns found, texts checked, labels numbered.
+
+    Raises:
+        DataError: no such column, a value that is no text, a label that is none of the names.
+    """
+    there = rows.names()
+    known = rows.columns.get("text")
+    chosen = text or known or next((found for found in TEXTS if all(name in there for name in found)), None)
+    if chosen is None:
+        listed = ", ".join(map(repr, there))
+        raise DataError(
+            f"which column is the text? There are {listed}", where="text", remedy="set text: to it (or to two, for pairs)"
+        )
+    columns = [chosen] if isinstance(chosen, str) else list(chosen)
+    target = label or rows.columns.get("label") or next((name for name in LABELS if name in there), None)
+    if not isinstance(target, str):
+        listed = ", ".join(map(repr, there))
+        raise DataError(f"which column is the label? There are {listed}", where="label", remedy="set label: to it")
+    texts = [rows.column(name) for name in columns]
+    empty = 0
+    for name, values in zip(columns, texts, strict=True):
+        for index, value in enumerate(values):
+            if not isinstance(value, str):
+                raise DataError(
+                    f"{type(value).__name__} in place of a text", where=f"{rows.where(index)} {name}", remedy="give a text"
+                )
+            empty += not value.strip()
+    given = rows.columns.get("label_names") if label in (None, rows.columns.get("label")) else None
+    values = rows.columns.get("label_values")
+    label_names, labels = _numbered(
+        rows, target, names or (list(given) if given else None), list(values) if values and not names else None
+    )
+    unused = [name for name in there if name not in (*columns, target)]
+    notes = [*rows.notes, *([f"columns that are not used: {', '.join(unused)}"] if unused else [])]
+    if empty:
+        notes.append(f"{empty} texts are empty")
+    return _Examples(rows=rows, columns=columns, texts=texts, labels=labels, label_names=tuple(label_names), notes=tuple(notes))
+
+
+def _numbered(
+    rows: Rows, column: str, names: Sequence[str] | None, values: Sequence[str] | None
+) -> tuple[Sequence[str], np.ndarray]:
+    """Label names, and labels int64 [N]. ``values``: what stands for each name in the data, where that is not the name."""
+    raw = rows.column(column)
+    bad = next((i for i, value in enumerate(raw) if not isinstance(value, str | int) or value == ""), None)
+    if bad is not None:
+        what = "no label" if raw[bad] in (None, "") else f"{type(raw[bad]).__name__} in place of a label"
+        raise DataError(what, where=f"{rows.where(bad)} {column}", remedy="give a string or a whole number, or remove the row")
+    written = [str(value) for value in raw]
+    distinct = set(written)
+    numeric = all(value.isdecimal() for value in distinct)
+    if names is None:
+        values = names = sorted(distinct, key=int) if numeric else sorted(distinct)
+        if len(distinct) > max(50, len(written) // 4):
+            what = f"{len(distinct)} different labels in {len(written)} rows"
+            raise DataError(what, where=column, remedy="this does not look like classes; set label: to another column")
+    elif values is None or not distinct <= set(values):
+        values = [str(i) for i in range(len(names))] if numeric and not distinct <= set(names) else list(names)
+    number = {value: i for i, value in enumerate(values)}
+    wrong = next((i for i, value in enumerate(written) if value not in number), None)
+    if wrong is not None:
+        count = sum(value not in number for value in written)
+        raise DataError(
+            f"label {written[wrong]!r} is none of {', '.join(map(repr, values))} ({count} such rows)",
+            where=f"{rows.where(wrong)} {column}",
+            remedy=nearest(written[wrong], list(values)),
+        )
+    return names, np.array([number[value] for value in written], dtype=np.int64)
+
+
+def _cut_note(tokens: Tokens, longest: int) -> str | None:
+    count = int(tokens.cut.sum())
+    return f"{count:,} of {len(tokens.cut):,} texts are longer than {longest} tokens and were cut" if count else None
+
+
+def _overlap(splitter: Splitter, examples: _Examples) -> str | None:
+    """The sentence about test texts that are also among the others, word for word; with folds: about texts that come twice."""
+    texts = [tuple(column[i] for column in examples.texts) for i in range(len(examples.labels))]
+    if splitter.options.folds:
+        used = [texts[i] for i in splitter.used()]
+        twice = len(used) - len(set(used))
+        return f"{twice} texts are copies of others, so folds share texts" if twice else None
+    fixed = splitter.fixed()
+    others = {texts[i] for part in (fixed.pool, fixed.validation) if part is not None for i in part}
+    shared = sum(texts[i] in others for i in fixed.test)
+    if not shared:
+        return None
+    return f"{shared} of {len(fixed.test)} test texts are also in train or validation, word for word: accuracy is flattered"

@@ -1,0 +1,135 @@
+"""Tables of texts in every form, and what is wrong with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peftlab.errors import DataError, OptionError
+from peftlab.tasks.text.resolve import source_of
+from peftlab.tasks.text.tables import Tables, read_table
+from tests.tasks.texts import write_tsv
+
+ROWS = [('a "quoted" word', "0"), ("a comma, a\u2028separator and a\x85 line", "1"), ("", "1"), ("ü", "0")]
+
+
+def write(path: Path) -> Path:
+    frame = pd.DataFrame(ROWS, columns=pd.Index(["text", "label"]))
+    if path.suffix == ".tsv":
+        return write_tsv(path, ROWS, "text\tlabel")
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in frame.to_dict("records")) + "\n")
+    else:
+        path.write_text(json.dumps({"data": frame.to_dict("records")}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".json", ".jsonl", ".parquet"])
+def test_every_form_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    part = read_table(write(tmp_path / f"data{suffix}"), "train")
+    assert list(zip(*part.columns.values(), strict=True)) == ROWS
+    assert list(part.columns) == ["text", "label"]
+    assert "3" in part.where(2) or "4" in part.where(2)
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=12)
+
+
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
+def test_csv_is_read_as_the_csv_module_wrote_it(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
+    path = tmp_path_factory.mktemp("csv") / "data.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("x", "y"), *rows])
+    part = read_table(path, "train")
+    kept = [row for row in rows if any(row)]
+    assert list(zip(part.columns["x"], part.columns["y"], strict=True)) == kept
+
+
+def test_a_folder_with_a_file_a_split(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        write(tmp_path / f"{name}.tsv")
+    rows = source_of(str(tmp_path)).read()
+    assert {role: len(indices) for role, indices in rows.roles.items()} == {"train": 4, "validation": 4, "test": 4}
+    assert rows.column("label") == ["0", "1", "1", "0"] * 3
+    assert rows.where(4) == "dev.tsv line 2"
+    assert len(rows) == 12 and rows.names() == ("text", "label")
+
+
+def test_without_a_test_split_validation_serves_as_test_and_that_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv")
+    write(tmp_path / "val.csv")
+    rows = source_of(str(tmp_path)).read()
+    assert set(rows.roles) == {"train", "test"} and "'val' split serves as test" in rows.notes[0]
+
+
+def test_files_can_be_named(tmp_path: Path) -> None:
+    write(tmp_path / "mine.csv")
+    write(tmp_path / "theirs.jsonl")
+    rows = Tables(path=str(tmp_path), train="mine.csv", test="theirs.jsonl").read()
+    assert set(rows.roles) == {"train", "test"}
+    with pytest.raises(DataError, match="no such file"):
+        Tables(path=str(tmp_path), train="gone.csv").read()
+
+
+def test_the_fingerprint_is_that_of_the_contents(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+        write(folder / "train.tsv")
+    assert source_of(str(first)).fingerprint() == source_of(str(second)).fingerprint()
+    write_tsv(second / "train.tsv", [*ROWS, ("x", "0")], "text\tlabel")
+    assert source_of(str(first)).fingerprint() != source_of(str(second)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.tsv", b"text\tlabel\ngood\t1\nbad\n", "line 3.*too few fields: 1 where the header has 2"),
+        ("t.tsv", b"text\tlabel\ngood\t1\tx\n", "line 2.*too many fields"),
+        ("t.csv", b"text,label\na,b,1\n", "line 2.*too many fields"),
+        ("t.csv", b'text,label\n"a,1\n', "is no CSV"),
+        ("t.csv", b"text,text\na,1\n", "two share one"),
+        ("t.csv", b"", "does not name the columns"),
+        ("t.tsv", b"text\tlabel\n", "has no rows"),
+        ("t.tsv", b"text\tlabel\ncaf\xe9\t1\n", "byte 0xe9 at 14 is not UTF-8"),
+        ("t.json", b"{", "is no JSON"),
+        ("t.json", b'{"rows": []}', "holds no list"),
+        ("t.json", b'[{"a": 1}, {"b": 1}]', "row 2.*other fields than the first row: a, b"),
+        ("t.jsonl", b'{"a": 1}\n[]\n', "line 2.*list in place of an object"),
+        ("t.jsonl", b'{"a": 1}\n{\n', "line 2.*is no JSON"),
+        ("t.parquet", b"PAR", "is no Parquet file"),
+    ],
+)
+def test_bad_files_say_what_and_where(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        source_of(str(tmp_path / name)).read()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbftext,label\r\na,1\r\n")
+    assert read_table(tmp_path / "t.csv", "train").columns == {"text": ["a"], "label": ["1"]}
+
+
+def test_paths_that_are_wrong(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv")
+    with pytest.raises(DataError, match="no such data"):
+        source_of(str(tmp_path / "trian.csv"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no texts in a form"):
+        source_of(str(tmp_path / "empty"))
+    write(tmp_path / "train.tsv")
+    with pytest.raises(DataError, match="several files for train"):
+        source_of(str(tmp_path)).read()
+    with pytest.raises(OptionError, match="one file has no splits"):
+        Tables(path=str(tmp_path / "train.csv"), test="x.csv")

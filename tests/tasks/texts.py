@@ -1,0 +1,117 @@
+"""Small texts, and tiny models of texts with tokenizers of their own, made here."""
+
+from __future__ import annotations
+
+import functools
+import random
+import tempfile
+from pathlib import Path
+
+import torch
+
+GOOD = "fine good great lovely warm bright clever moving".split()
+BAD = "bad dull cold weak boring empty clumsy slow".split()
+OTHER = "the a film story plot music actors scene is was with and very quite this of it".split()
+WORDS = [*GOOD, *BAD, *OTHER, *".,!?"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """(text, label): 1 where its one word of judgement is a good one; 3 to 20 words."""
+    draws = random.Random(seed)
+    found = []
+    for i in range(count):
+        words = [draws.choice(OTHER) for _ in range(draws.randint(2, 19))]
+        label = i % 2
+        words.insert(draws.randint(0, len(words)), draws.choice(GOOD if label else BAD))
+        found.append((" ".join(words), label))
+    return found
+
+
+def write_tsv(path: Path, rows: list[tuple], header: str = "sentence\tlabel") -> Path:
+    lines = [header, *("\t".join(map(str, row)) for row in rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_sst2(folder: Path, train: int = 200, dev: int = 80) -> Path:
+    rows = list(dict.fromkeys(sentences(2 * (train + dev))))[: train + dev]
+    write_tsv(folder / "train.tsv", rows[:train])
+    write_tsv(folder / "dev.tsv", rows[train:])
+    return folder
+
+
+def make_bert(folder: Path, seed: int = 0) -> Path:
+    """A BERT of two blocks with random weights and a WordPiece tokenizer that knows :data:`WORDS`."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=48,
+        initializer_range=0.1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        BertModel(config).save_pretrained(folder)
+    _word_tokenizer(folder, pad="[PAD]", bert=True)
+    return folder
+
+
+def make_gpt2(folder: Path, seed: int = 0) -> Path:
+    """A GPT-2 of two blocks; as the real one, it has no padding token."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = len(SPECIAL) + len(WORDS)
+    config = GPT2Config(vocab_size=size, n_positions=48, n_embd=32, n_layer=2, n_head=2, bos_token_id=3, eos_token_id=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    _word_tokenizer(folder, pad=None, bert=False)
+    return folder
+
+
+def _word_tokenizer(folder: Path, *, pad: str | None, bert: bool) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if bert:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    names = ["input_ids", "token_type_ids", "attention_mask"] if bert else ["input_ids", "attention_mask"]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token=pad, model_max_length=48, model_input_names=names
+    ).save_pretrained(folder)
+
+
+@functools.cache
+def shelf() -> Path:
+    """A folder for models and data that outlive one test; gone with the process."""
+    held = tempfile.TemporaryDirectory(prefix="peftlab-texts-")
+    _HELD.append(held)
+    return Path(held.name)
+
+
+_HELD: list[tempfile.TemporaryDirectory] = []
+
+
+@functools.cache
+def shared_bert() -> Path:
+    return make_bert(shelf() / "bert")
+
+
+@functools.cache
+def shared_gpt2() -> Path:
+    return make_gpt2(shelf() / "gpt2")
+
+
+@functools.cache
+def shared_sst2() -> Path:
+    return write_sst2(shelf() / "sst2")
