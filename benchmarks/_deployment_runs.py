@@ -13,6 +13,7 @@ from peftlab.api._model_folder import Exported, load_forward
 from peftlab.errors import OptionError
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import dump, validate_study
+from peftlab.tasks.contract import Preprocessing
 
 #: name -> options of ``export``
 FORMS: dict[str, dict[str, Any]] = {
@@ -75,6 +76,7 @@ def run_rows(folder: str, run: str, target: Path, repeats: int, batches: list[in
             rows.append({"form": name, "refused": error.what})
             continue
         exported = Exported.read(place)
+        assert isinstance(exported.preprocessing, Preprocessing)
         size, forward = exported.preprocessing.image_size, load_forward(place, exported)
         for batch in batches:
             pixels = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,13 +69,41 @@ def test_quantization_is_144_runs(folder: Path) -> None:
     assert small and all(c.adapter["alpha"] is None and c.adapter["alpha_over_rank"] == 2 for c in small)  # alpha 8
 
 
-def test_the_matrix_is_189_configurations_of_five_seeds(folder: Path) -> None:
+def test_the_matrix_is_198_configurations_of_five_seeds(folder: Path) -> None:
     train = {**raw("vit-peft-matrix", folder)["train"], "epochs": 60}  # of so few images, for the steps that AdaLoRA needs
     plan = planned("vit-peft-matrix", folder, train=train)
-    assert len(plan.runs) == 945 and not plan.refusals
+    assert len(plan.runs) == 990 and not plan.refusals
     cells = Counter((run.backbone, json.dumps(run.config.task["data"]), run.label) for run in plan.runs if run.config)
-    assert len(cells) == 189 and set(cells.values()) == {5}
+    assert len(cells) == 198 and set(cells.values()) == {5}
     assert len({(backbone, data) for backbone, data, _ in cells}) == 9
+    of_qa_lora = {r.config.quantizer.get("type") for r in plan.runs if r.config and r.config.adapter["name"] == "pooled"}
+    assert of_qa_lora == {None, "int8", "int4"}  # float32 too
+
+
+def test_the_page_of_plans_replaces_what_is_not_here_and_has_every_configuration(folder: Path) -> None:
+    """Of a part of the study: two arms with one rank on one backbone and both data sets, as large as they are published."""
+    specification = importlib.util.spec_from_file_location("plan_page", STUDIES.parent / "tools" / "plan_page.py")
+    assert specification and specification.loader
+    page = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(page)
+    study = YAML(typ="safe").load(STUDIES / "quantization.yaml")
+    study["matrix"]["backbone"] = study["matrix"]["backbone"][:1]
+    study["arms"] = {name: study["arms"][name] for name in ("lora", "int8")}
+    for arm in study["arms"].values():
+        arm["adapter"]["rank"] = [4]
+
+    def options(**more: Any) -> PlanOptions:
+        return PlanOptions(**{**more, "cache": folder / "cache"})
+
+    plan, names = page.planned(study, folder / "page", options)
+    text = page.section("quantization", plan, names)
+    assert "4 configurations x 3 seeds = 12 runs" in text and "### vit_tiny_patch16_224" in text
+    assert plan.runs[0].steps == 5 * math.ceil(45_000 / 64)  # a tenth of the 50,000 is for validation
+    heads = [line for line in text.splitlines() if line.startswith("| arm")]
+    assert len(heads) == 1 and "peak, cifar10" in heads[0] and "hours, cifar100" in heads[0]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert [row[0] for row in rows] == ["| `lora[rank=4]`", "| `int8[rank=4]`"]
+    assert float(rows[0][2]) > 3 * float(rows[1][2]) and all("-" not in row for row in rows)
 
 
 def test_memory_and_time_are_predicted_of_full_sized_backbones(folder: Path) -> None:

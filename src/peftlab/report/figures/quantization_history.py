@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from peftlab.analysis.quantization import Course
 from peftlab.analysis.words import plural
@@ -32,7 +33,7 @@ class QuantizationHistory(Figure):
         return "" if _courses(bundle) else "no quantizer recorded what it did during training"
 
     def draw(self, bundle: Bundle) -> Canvas:
-        figure = Canvas(figsize=(WIDE_IN, 3.4), layout="constrained")
+        figure = Canvas(figsize=(WIDE_IN, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         courses = _courses(bundle)[:MOST]
         names = [course.arm for course in courses]
@@ -47,10 +48,12 @@ class QuantizationHistory(Figure):
                 low, high = np.array([p.low for p in band], float), np.array([p.high for p in band], float)
                 right.fill_between([p.step for p in band], low, high, color=look.color, alpha=0.12, linewidth=0)
         left.set_ylim(-0.05, 1.05)
-        left.set_ylabel("quantized share of the weights (rho)")
+        left.set_ylabel("quantized share (rho)")
         right.set_yscale("log")
+        right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        right.yaxis.set_minor_formatter(NullFormatter())
         right.axhline(1, color="#7F7F7F", linewidth=1.2, zorder=1)
-        right.set_ylabel("update / quantization error")
+        right.set_ylabel("update / error (balance)")
         for axes in (left, right):
             axes.set_xlabel("optimizer step")
         handles, labels = left.get_legend_handles_labels()

@@ -1,0 +1,177 @@
+"""Studies too large for the machine at hand, planned in full: predicted memory and time of every configuration.
+
+    python tools/plan_page.py [--machine TEXT] [STUDY ...]     writes docs/planned-studies.md
+    python tools/plan_page.py --print [STUDY ...]              prints it
+
+Plans are made as ``peftlab plan`` makes them, for one thread of this machine's processor, with two things replaced so that
+neither a hub nor the data are needed: a backbone of the hub by a folder that names the same timm architecture (a plan reads no
+weights: shapes on the meta device are all), and a data set by blank images in the same numbers of classes and examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+from peftlab.api.running import cache_folder
+from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
+from peftlab.planning.planner import make_plan
+from peftlab.study.load import validate_study
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "planned-studies.md"
+STUDIES = ("vit-peft-matrix", "quantization")
+#: data set -> classes, training and test images, as published; the labelled validation images of Tiny ImageNet are its test
+DATA: Mapping[str, tuple[int, int, int]] = {
+    "cifar10": (10, 50_000, 10_000),
+    "cifar100": (100, 50_000, 10_000),
+    "tiny-imagenet": (200, 100_000, 10_000),
+}
+
+
+def backbone(name: str, folder: Path) -> str:
+    """A folder that names the architecture of a timm model of the hub, and holds no weights of it."""
+    path = folder / "backbones" / name.removeprefix("timm/")
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"architecture": path.name.split(".")[0], "num_classes": 1000}))
+    save_file({"none": torch.zeros(1)}, path / "model.safetensors")
+    return str(path)
+
+
+def data(name: str, folder: Path) -> str:
+    """A folder of blank images of one pixel, as many and in as many classes as the data set has."""
+    path = folder / "data" / name
+    if not path.exists():
+        path.mkdir(parents=True)
+        classes, *sizes = DATA[name]
+        for split, size in zip(("train", "test"), sizes, strict=True):
+            labels = np.arange(size) % classes
+            np.savez(path / f"{split}.npz", images=np.zeros((size, 1, 1, 3), np.uint8), labels=labels)
+    return str(path)
+
+
+def planned(raw: dict[str, Any], folder: Path, options: Callable[..., PlanOptions] = PlanOptions) -> tuple[Plan, dict[str, str]]:
+    """The plan, and what the study calls each backbone and data set that was replaced."""
+    names: dict[str, str] = {}
+
+    def replaced(name: str, by: Callable[[str, Path], str]) -> str:
+        made = by(name, folder)
+        names[made] = name.removeprefix("timm/")
+        return made
+
+    matrix = raw.get("matrix", {})
+    places = [(raw, "backbone"), *((matrix["backbone"], i) for i in range(len(matrix.get("backbone", ()))))]
+    for place, key in places:
+        if str(place[key]).startswith("timm/"):
+            place[key] = replaced(place[key], backbone)
+    for task in (raw["task"], *matrix.get("task", ())):
+        if task["data"] in DATA:
+            task["data"] = replaced(task["data"], data)
+    return make_plan(validate_study(raw), options(cache=cache_folder(), device="cpu")), names
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column is text, the others are figures."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.0f}" if seconds >= 36_000 else f"{seconds / 3600:.2g}"
+
+
+def of_backbone(runs: Sequence[PlannedRun], data_sets: Mapping[str, str]) -> str:
+    """A row per arm; memory and time on each data set, which are the configurations."""
+    rows = []
+    for label in dict.fromkeys(run.label for run in runs):
+        first = {run.task: run for run in reversed(runs) if run.label == label}
+        found = [first[task] for task in data_sets]
+        peaks = [f"{run.estimate.peak_mb:,.0f}" if run.estimate else "-" for run in found]
+        weights = [f"{run.estimate.parts_mb['weights']:,.1f}" for run in found if run.estimate]
+        times = [hours(run.predicted_s or 0.0) for run in found]
+        rows.append([f"`{label}`", f"{found[0].trainable:,}", weights[0], *peaks, *times])
+    short = data_sets.values()
+    head = ["arm", f"trainable ({next(iter(short))})", "frozen weights, MB"]
+    return table([*head, *(f"peak, {name}" for name in short), *(f"hours, {name}" for name in short)], rows)
+
+
+def data_sets(runs: Sequence[PlannedRun], names: Mapping[str, str]) -> dict[str, str]:
+    """Task of the plan -> what the study calls its data set. One path may begin another: the longest counts."""
+    found = {}
+    for task in dict.fromkeys(run.task for run in runs):
+        paths = sorted((path for path in names if path in task), key=len)
+        found[task] = names[paths[-1]] if paths else task
+    return found
+
+
+def section(name: str, plan: Plan, names: Mapping[str, str]) -> str:
+    runs = [run for run in plan.runs if run.purpose == "evaluation"]
+    configurations = {(run.backbone, run.task, run.label) for run in runs}
+    seeds = len({run.seed for run in runs})
+    total = sum(run.predicted_s or 0.0 for run in runs)
+    refused = {(run.backbone, run.task, run.label): run.refusal for run in runs if run.refusal}
+    parts = [
+        f"## {name}",
+        f"*{plan.question}*",
+        f"`studies/{name}.yaml`: {len(configurations)} configurations x {seeds} seeds = {len(runs)} runs, {total / 3600:,.0f} "
+        f"core-hours in all, on one thread each. {len(refused)} configurations are refused on this machine.",
+    ]
+    for chosen in dict.fromkeys(run.backbone for run in runs):
+        of_it = [run for run in runs if run.backbone == chosen]
+        parts += [f"### {names.get(chosen, chosen)}", of_backbone(of_it, data_sets(of_it, names))]
+    told = [f"- {note}" for note in plan.notes]
+    told += [f"- refused: {label} on {names.get(b, b)}: {reason}" for (b, _, label), reason in refused.items()]
+    return "\n\n".join([*parts, *(["\n".join(told)] if told else [])])
+
+
+def page(studies: Sequence[str], folder: Path, machine: str) -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "peft"))
+    about = (
+        f"Written by `python tools/plan_page.py` on {date.today():%Y-%m-%d}; {machine}; Python {sys.version.split()[0]}, "
+        f"{packages}. Nothing on this page was run: figures are **predicted**, for this machine's processor. On a GPU weights, "
+        "adapter, optimizer and activations take the same bytes and the process is not counted; the time is another, which "
+        "`peftlab plan` predicts there."
+    )
+    columns = (
+        "Peak: MB (10^6 bytes) at once, process included. Hours: of one run with its evaluations, one thread. Frozen weights: "
+        "as stored while training, scales and tables included. The backbones were planned from their architecture in timm, "
+        "without their weights, and the data sets from their numbers of images and classes: neither changes what is predicted. "
+        "How well predictions agree with what is measured: [Memory](memory.md)."
+    )
+    intro = "\n\n".join(("# Studies for a larger machine, planned", about, columns))
+    parts = []
+    for name in studies:
+        raw = YAML(typ="safe").load(ROOT / "studies" / f"{name}.yaml")
+        parts.append(section(name, *planned(raw, folder)))
+    return "\n\n".join([intro, *parts]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", default=STUDIES, metavar="STUDY", help="name of a shipped study")
+    parser.add_argument("--machine", default="a processor without a GPU", help="what to call this machine on the page")
+    parser.add_argument("--print", action="store_true", help="do not write the page")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        text = page(options.studies, Path(folder), options.machine)
+    if options.print:
+        print(text)
+    else:
+        PAGE.write_text(text, encoding="utf-8")
+        print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
