@@ -13,7 +13,7 @@ from peftlab.nn.quantized import quantized_layers
 from peftlab.training.assemble import Ingredients
 from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.proof import assert_frozen, frozen_hash
-from peftlab.training.quantization import examine, first_batches
+from peftlab.training.quantization import examine, first_batches, in_use_mb
 from tests.training.conftest import Lab
 
 NF4 = {"name": "bnb", "bits": 4, "double": True}
@@ -105,9 +105,21 @@ def test_findings_are_what_two_models_side_by_side_give(lab: Lab, tmp_path: Path
             trainer.task.loss(outputs, batch).backward()
             logits[i].append(outputs.detach().flatten())
             gradients[i].append(inputs["pixel_values"].grad.flatten())  # pyright: ignore
+    assert all(value > 50 for value in found["process_mb"].values())  # a process that has loaded torch
     (y, y_q), (g, g_q) = ([torch.cat(parts) for parts in both] for both in (logits, gradients))
     assert found["outputs"]["relative_error"] == pytest.approx(float((y_q - y).norm() / y.norm()), rel=1e-4)
     assert found["gradient"]["relative_error"] == pytest.approx(float((g_q - g).norm() / g.norm()), rel=1e-4)
     assert found["gradient"]["cosine"] == pytest.approx(float(torch.cosine_similarity(g, g_q, dim=0)), rel=1e-4)
     sizes = [layer["float_bytes"] for layer in found["layers"].values()]
     assert found["model"]["float_bytes"] - found["model"]["stored_bytes"] == sum(sizes) - found["converted"]["stored_bytes"]
+
+
+def test_memory_in_use_is_that_of_the_process() -> None:
+    """What is allocated and touched counts, and what is freed no more: in one large block and in many small ones."""
+    device = torch.device("cpu")
+    before = in_use_mb(device)
+    held = [torch.ones(25_000_000), *(torch.ones(1_000) for _ in range(25_000))]  # 100 MB each
+    during = in_use_mb(device)
+    held.clear()
+    assert during - before > 180
+    assert in_use_mb(device) - before < 60
