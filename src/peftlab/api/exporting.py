@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 from peftlab.api._evaluation import evaluated
 from peftlab.api._library_format import CARD, write_model
 from peftlab.api._merging import Wanted, Way, merge
-from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, head_of, load_adapted, preprocessing_of
+from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, load_adapted, preprocessing_of
 from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.deployment.onnx_graph import require_onnx
 from peftlab.deployment.onnx_layers import Activations
@@ -26,6 +26,7 @@ from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
 from peftlab.registry import create
 from peftlab.study.load import parse_yaml, validate_study
+from peftlab.tasks.contract import TextPreprocessing
 
 
 def export(
@@ -70,14 +71,15 @@ def export(
     config, results = _finished(chosen)
     if kind == "packed":
         _check_packable(config)
-    if kind == "onnx" and head_of(config) != "image-classification":
+    preprocessing = preprocessing_of(config)
+    if kind == "onnx" and isinstance(preprocessing, TextPreprocessing):
         raise OptionError("ONNX files of models of texts are not written yet", where="--onnx", remedy="use --merged or --packed")
     labels = _label_names(chosen, config)
     exported = Exported(
         kind=kind,
         config=config,
         label_names=labels,
-        preprocessing=preprocessing_of(config),
+        preprocessing=preprocessing,
         library="",
         quantizer=results.quantizer or config.quantizer,
         columns=columns_of(config),

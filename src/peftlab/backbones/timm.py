@@ -16,9 +16,11 @@ from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, nearest
 from peftlab.nn.head import initialise_head
 from peftlab.nn.seeding import seeded
-from peftlab.tasks.contract import Preprocessing
+from peftlab.tasks.contract import Head, Preprocessing
 
 _PREFIXES = ("timm/", "timm:")
+
+_HEADS: tuple[Head, ...] = ("image-classification",)
 
 
 def _folder(name: str) -> Path | None:
@@ -87,12 +89,12 @@ class TimmBackbone(BackboneSource):
         name: str,
         *,
         outputs: int,
-        head: str = "image-classification",
+        head: Head = "image-classification",
         image_size: int | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> Backbone:
-        if head != "image-classification":
+        if head not in _HEADS:
             raise BackboneError(f"timm models cannot do {head}", where=name, remedy="choose a transformers backbone")
         folder = _folder(name)
         module = _from_folder(folder, image_size, device) if folder else _from_hub(name, image_size, device)
