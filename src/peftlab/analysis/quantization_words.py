@@ -11,7 +11,9 @@ METHOD = [
     "Quantized against float: arms that differ in the quantizer only (a tuned learning rate may differ, and is then named), "
     "paired t tests over seeds, Holm over all quantized arms of a setting.",
     "Stored bytes are those of the whole model, scales, zero points and tables included; the training peak is the measured one "
-    "less the bare process, and its saving is one minus the geometric mean of the ratios over seeds.",
+    "less the process (interpreter, libraries, freed blocks), and its saving is one minus the geometric mean of the ratios over "
+    "seeds. A quantizer's libraries and what it frees make the process larger, and with a small model they take more than its "
+    "weights save: the peaks of whole processes stand beside the arms.",
     "Quantizer x rank: within arms that differ in rank and quantizer only, the slope of (quantized minus float) over log2 rank "
     "of each seed, Student's t over the slopes, Holm over schemes; and over all schemes at once the interaction term of a "
     "repeated-measures analysis of variance (statsmodels, seeds as subjects), which assumes sphericity where there are more "

@@ -76,7 +76,7 @@ class QuantizedRun:
 
     @property
     def tensors_peak_mb(self) -> float | None:
-        """The measured peak less the bare process, which is the same whatever is trained."""
+        """The measured peak less the process: what grows with the model. The process is larger with a quantizer's libraries."""
         peak, process = self.peak_mb, _number(self.memory, "measured", PROCESS)
         return peak - process if peak is not None and process is not None else None
 
