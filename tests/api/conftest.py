@@ -54,14 +54,7 @@ def train(study: dict[str, Any], folder: Path, cache: Path) -> Path:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     for cell in cells(parsed):
-        parts = Ingredients.of(
-            backbone=cell.backbone,
-            task=cell.task,
-            adapter=cell.adapter,
-            allocator=cell.allocator,
-            quantizer=cell.quantizer,
-            quantize=cell.quantize,
-        )
+        parts = Ingredients.of_cell(cell)
         for seed in parsed.seeds:
             config = RunConfig(
                 study=parsed.study,

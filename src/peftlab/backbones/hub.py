@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
+from peftlab.backbones._texts import pad_token, text_preprocessing
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, PeftlabError
 from peftlab.nn.head import initialise_head
@@ -25,10 +26,6 @@ AUTO = {
 }
 _HEADS = ("classifier", "score", "head", "fc", "qa_outputs")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
-#: where families say how long a text may be
-_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
-#: families that number positions from the padding id + 1 on (fairseq's)
-_OFFSET_POSITIONS = frozenset({"roberta", "camembert", "xlm-roberta", "mpnet", "longformer"})
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -89,15 +86,7 @@ class TransformersBackbone(BackboneSource):
 
     @classmethod
     def text_preprocessing(cls, name: str) -> TextPreprocessing:
-        raw = _config(name)
-        positions = next((raw[key] for key in _POSITIONS if isinstance(raw.get(key), int)), None)
-        if not isinstance(raw.get("vocab_size"), int) or positions is None:
-            raise BackboneError("takes no texts", where=name, remedy="name a model of texts, or an image task")
-        if raw.get("model_type") in _OFFSET_POSITIONS:
-            positions -= (raw.get("pad_token_id") or 1) + 1
-        return TextPreprocessing(
-            tokenizer=name, max_length=positions, pad_token=_pad_token(raw), vocabulary=int(raw["vocab_size"])
-        )
+        return text_preprocessing(name, _config(name))
 
     @classmethod
     def load(
@@ -130,7 +119,7 @@ class TransformersBackbone(BackboneSource):
             _resize_positions(module, image_size, name)
         if head == "sequence-classification" and getattr(module.config, "pad_token_id", None) is None:
             # By it causal models find a text's last token. Not before they are made: they would never train its embedding.
-            module.config.pad_token_id = _pad_token(module.config.to_dict())
+            module.config.pad_token_id = pad_token(module.config.to_dict())
         heads = [] if head == "causal-lm" else _heads(module)
         fresh = _fresh(missing, heads, name)
         head_name = heads[-1] if heads else ""
@@ -146,16 +135,6 @@ class TransformersBackbone(BackboneSource):
             save=lambda m, folder: m.save_pretrained(folder),  # pyright: ignore
             fresh=(*heads[:-1], *fresh),
         )
-
-
-def _pad_token(config: Mapping[str, Any]) -> int:
-    """The id that fills texts up: the model's own, else its end of text (GPT-2 and Llama have none of their own)."""
-    for key in ("pad_token_id", "eos_token_id"):
-        found = config.get(key)
-        found = found[0] if isinstance(found, list) and found else found
-        if isinstance(found, int) and found >= 0:
-            return found
-    return 0
 
 
 def _where(name: str) -> dict[str, Any]:

@@ -66,15 +66,7 @@ class _Subject:
 
     def __init__(self, cell: Cell, cache: Path, seed: int, device: str) -> None:
         self.cell, self.seed, self.device = cell, seed, resolve_device(device)
-        self.ingredients = Ingredients.of(
-            backbone=cell.backbone,
-            task=cell.task,
-            adapter=cell.adapter,
-            allocator=cell.allocator,
-            quantizer=cell.quantizer,
-            quantize=cell.quantize,
-            where=f"arms.{cell.arm}",
-        )
+        self.ingredients = Ingredients.of_cell(cell)
         self.task: PreparedTask = self.ingredients.task.prepare(self.ingredients.preprocessing(), cache)
         order = np.random.Generator(np.random.Philox(seed)).permutation(self.task.splits(seed).train)
         self.examples = np.sort(order[:EXAMPLES])

@@ -49,15 +49,7 @@ class Arms:
         self._variants: dict[str, Ready] = {}
 
     def ready(self, cell: Cell) -> Ready:
-        ingredients = Ingredients.of(
-            backbone=cell.backbone,
-            task=cell.task,
-            adapter=cell.adapter,
-            allocator=cell.allocator,
-            quantizer=cell.quantizer,
-            quantize=cell.quantize,
-            where=f"arms.{cell.arm}",
-        )
+        ingredients = Ingredients.of_cell(cell)
         task_key, task = task_name(cell.task), ingredients.task
         info = self.infos.setdefault(task_key, task.info()) if task_key not in self.infos else self.infos[task_key]
         data = self.fingerprints.get(task_key) or self.fingerprints.setdefault(task_key, task.fingerprint())

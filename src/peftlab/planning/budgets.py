@@ -63,15 +63,7 @@ def _find(label: str, cell: Cell, known: Sequence[Cell], where: str) -> Cell:
 
 def _parameters(cell: Cell, where: str) -> int:
     """Trainable parameters outside the head."""
-    parts = Ingredients.of(
-        backbone=cell.backbone,
-        task=cell.task,
-        adapter=cell.adapter,
-        allocator=cell.allocator,
-        quantizer=cell.quantizer,
-        quantize=cell.quantize,
-        where=f"arms.{cell.arm}",
-    )
+    parts = Ingredients.of_cell(cell)
     info: TaskInfo = parts.task.info()
     meta = parts.load_backbone(info.outputs, seed=0, device="meta")
     sites = parts.adapter.sites(meta)

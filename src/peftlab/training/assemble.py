@@ -19,6 +19,7 @@ from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.registry import create
+from peftlab.study.expand import Cell
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task, TextPreprocessing
 from peftlab.training.quantization import Batches, QuantizationReport, examine
@@ -39,6 +40,19 @@ class Ingredients:
     allocator: Allocator | None
     quantizer: Quantizer
     quantize: Quantize = "before"  #: before training the frozen weights, or after it the merged model
+
+    @classmethod
+    def of_cell(cls, cell: Cell) -> Ingredients:
+        """Those of one arm x task x backbone of a study; errors as :meth:`of`."""
+        return cls.of(
+            backbone=cell.backbone,
+            task=cell.task,
+            adapter=cell.adapter,
+            allocator=cell.allocator,
+            quantizer=cell.quantizer,
+            quantize=cell.quantize,
+            where=f"arms.{cell.arm}",
+        )
 
     @classmethod
     def of(

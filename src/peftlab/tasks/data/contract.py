@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 
 from peftlab.errors import DataError
-from peftlab.registry import Component
+from peftlab.tasks._source import Source
 
 Role = Literal["train", "validation", "test"]
 
@@ -59,30 +58,8 @@ class Examples:
         return part.where(position)
 
 
-class DataSource(Component, ABC):
-    """One place labelled images come from.
-
-    In a study: ``data: digits``, ``data: ../some/folder`` or ``data: {name: ..., option: value}``.
-    """
-
-    priority: ClassVar[int] = 0  #: bare words and paths are offered to the sources in this order
-
-    @classmethod
-    def accepts(cls, text: str) -> bool:
-        """Whether this source is the one for a bare word or path. Looks at the word and at local files only."""
-        return text == cls.name
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The source for a word that it accepts."""
-        return cls()
-
-    @abstractmethod
-    def fingerprint(self, cache: Path | None = None) -> str:
-        """SHA-256 over everything that decides labels and pixels, hexadecimal; the same wherever the data lie.
-
-        ``cache``: folder that keeps the checksum of unchanged files between processes.
-        """
+class DataSource(Source):
+    """One place labelled images come from."""
 
     @abstractmethod
     def read(self) -> Examples:

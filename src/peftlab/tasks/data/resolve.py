@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import DataError, nearest
-from peftlab.registry import components, create
+from peftlab.tasks._source import find_source, sources
 from peftlab.tasks.data.contract import DataSource
 
 
@@ -18,13 +18,10 @@ def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> DataSour
         OptionError: unknown source or option.
         DataError: no source accepts the word; a path that is not there names its nearest neighbours.
     """
-    if not isinstance(spec, str):
-        return create("data", spec, where=where)
-    sources = [cls for cls in components("data").values() if issubclass(cls, DataSource)]
-    for cls in sorted(sources, key=lambda cls: (cls.priority, cls.name)):
-        if cls.accepts(spec):
-            return cls.from_text(spec)
-    raise missing(spec, known=[cls.name for cls in sources])
+    found = find_source("data", spec, where)
+    if found is None:
+        raise missing(str(spec), known=[cls.name for cls in sources("data")])
+    return found
 
 
 def missing(text: str, known: list[str] | None = None) -> DataError:

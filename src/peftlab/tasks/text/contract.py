@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 
 from peftlab.errors import DataError, nearest
-from peftlab.registry import Component
+from peftlab.tasks._source import Source
 from peftlab.tasks.data.contract import Role, arrange
 
 
@@ -64,27 +63,8 @@ class Rows:
         raise IndexError(index)
 
 
-class TextSource(Component):
-    """One place texts come from.
-
-    In a study: ``data: sst2``, ``data: ../some/folder`` or ``data: {name: ..., option: value}``.
-    """
-
-    priority: ClassVar[int] = 0  #: bare words and paths are offered to the sources in this order
-
-    @classmethod
-    def accepts(cls, text: str) -> bool:
-        """Whether this source is the one for a bare word or path. Looks at the word and at local files only."""
-        return text == cls.name
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The source for a word that it accepts."""
-        return cls()
-
-    @abstractmethod
-    def fingerprint(self, cache: Path | None = None) -> str:
-        """SHA-256 over everything that decides the rows, hexadecimal; the same wherever the data lie."""
+class TextSource(Source):
+    """One place texts come from."""
 
     @abstractmethod
     def read(self) -> Rows:

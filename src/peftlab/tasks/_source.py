@@ -1,0 +1,53 @@
+"""Where data of any kind come from, and which source a word in a study means."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from peftlab.registry import Component, components, create
+
+
+class Source(Component):
+    """One place data come from.
+
+    In a study: ``data: NAME``, ``data: ../some/folder`` or ``data: {name: ..., option: value}``.
+    """
+
+    priority: ClassVar[int] = 0  #: bare words and paths are offered to the sources in this order
+
+    @classmethod
+    def accepts(cls, text: str) -> bool:
+        """Whether this source is the one for a bare word or path. Looks at the word and at local files only."""
+        return text == cls.name
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The source for a word that it accepts."""
+        return cls()
+
+    @abstractmethod
+    def fingerprint(self, cache: Path | None = None) -> str:
+        """SHA-256 over everything that decides the examples, hexadecimal; the same wherever the data lie.
+
+        ``cache``: folder that keeps the checksum of unchanged files between processes.
+        """
+
+
+def sources(kind: str) -> list[type[Source]]:
+    """All sources of a kind, in the order in which words are offered to them."""
+    found = [cls for cls in components(kind).values() if issubclass(cls, Source)]
+    return sorted(found, key=lambda cls: (cls.priority, cls.name))
+
+
+def find_source(kind: str, spec: str | Mapping[str, Any], where: str) -> Any:
+    """The configured source for a word that one accepts, or for ``{name: ..., option: value}``; None where none accepts the word.
+
+    Raises:
+        OptionError: unknown source or option.
+    """
+    if not isinstance(spec, str):
+        return create(kind, spec, where=where)
+    return next((cls.from_text(spec) for cls in sources(kind) if cls.accepts(spec)), None)
