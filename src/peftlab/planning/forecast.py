@@ -54,7 +54,7 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
     key = json.dumps(
         [
             ingredients.backbone,
-            ingredients.image_size,
+            ingredients.task.spec("kind"),  # sizes of its inputs: pixels of images, lengths of texts
             info.outputs,
             ingredients.adapter.spec(),
             ingredients.allocator.spec() if ingredients.allocator else None,

@@ -1,13 +1,87 @@
-"""What is known about a task whose examples have one class each."""
+"""What tasks share whose examples, images or texts, have one class each."""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+import torch
+from torch.nn import functional
 
 from peftlab.errors import DataError
 from peftlab.tasks._metrics import chance_levels, class_metrics, majority_levels
-from peftlab.tasks._splits import Splitter, some
-from peftlab.tasks.contract import TaskInfo
+from peftlab.tasks._source import Source
+from peftlab.tasks._splits import SplitOptions, Splitter, some
+from peftlab.tasks.contract import PreparedTask, Splits, Task, TaskInfo
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClassificationTask(Task):
+    """Data from a source, cut into splits; cross-entropy over K classes.
+
+    Sizes are numbers of examples: stratified subsets fixed by the data, the same for every seed. Only the cut between train and
+    validation follows the seed, and not even that where the data bring a validation split of their own (unless ``validation``
+    asks for a share, which then is cut from both together).
+    """
+
+    data: str | dict[str, Any]  #: a source, a folder or file, a hub id, or {name: source, option: value}
+    validation: float | None = None  #: share of the training examples; default: the data's own validation split, else 0.1
+    test: float | None = None  #: share of all examples, for data without a test split (default 0.2)
+    train_size: int | None = None  #: examples trained on (validation comes on top)
+    validation_size: int | None = None
+    test_size: int | None = None
+    folds: int | None = None  #: k-fold cross-validation over all labelled examples: test is fold 0 .. k-1
+
+    def __post_init__(self) -> None:
+        self.split_options()
+        if not isinstance(self.data, str):
+            self.source()
+
+    @abstractmethod
+    def source(self) -> Source:
+        """The configured source of the data."""
+
+    def split_options(self) -> SplitOptions:
+        return SplitOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SplitOptions)})
+
+    def options(self) -> dict[str, Any]:
+        """As for every component; ``data: digits`` and ``data: {name: digits}`` are one task and give one run id."""
+        return {**Task.options(self), "data": self.source().spec()}
+
+    def fingerprint(self) -> str:
+        return self.source().fingerprint()
+
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
+        """Cross-entropy of logits [B, K], computed in float32, mean over the batch, in nats."""
+        return functional.cross_entropy(outputs.float(), batch["labels"], label_smoothing=label_smoothing)
+
+
+class PreparedClassification(PreparedTask):
+    """Examples whose content lies ready in rows: example ``used[i]`` in row i."""
+
+    def __init__(self, *, task: ClassificationTask, info: TaskInfo, splitter: Splitter, used: np.ndarray) -> None:
+        self.task, self.info = task, info
+        self.splitter, self.used = splitter, used
+
+    def splits(self, seed: int, fold: int = 0) -> Splits:
+        return self.splitter.splits(seed, fold)
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Where examples lie, int64 [B]. Raises IndexError for one that no split has."""
+        found = np.searchsorted(self.used, indices)
+        if len(indices) and (found.max() >= len(self.used) or (self.used[found] != indices).any()):
+            raise IndexError("an index that is in no split of this task")
+        return found
+
+    def labels(self, indices: np.ndarray) -> torch.Tensor:
+        """Classes of examples, int64 [B]."""
+        return torch.from_numpy(self.splitter.labels[indices])
 
 
 def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None = None) -> TaskInfo:

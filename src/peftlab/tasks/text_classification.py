@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from peftlab.errors import DataError, OptionError, nearest
-from peftlab.tasks._classes import describe
+from peftlab.tasks._classes import ClassificationTask, PreparedClassification, describe
 from peftlab.tasks._metrics import ClassificationMeter
-from peftlab.tasks._splits import SplitOptions, Splitter
+from peftlab.tasks._splits import Splitter
 from peftlab.tasks._tokens import Tokens, cached, tokenize, tokenizer_fingerprint
-from peftlab.tasks.contract import Head, Meter, PreparedTask, Splits, Task, TaskInfo, TextPreprocessing
+from peftlab.tasks.contract import Head, Meter, TaskInfo, TextPreprocessing
 from peftlab.tasks.text.contract import Rows, TextSource
 from peftlab.tasks.text.resolve import source_of
 
@@ -27,54 +26,32 @@ _PLANNED = 64  #: of the longest texts, those that are tokenized to plan with
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TextClassification(Task):
+class TextClassification(ClassificationTask):
     """Which of K classes a text, or a pair of texts, belongs to; on encoders and on causal models (their last token).
 
-    Sizes are numbers of examples, as for images: stratified subsets fixed by the data, the same for every seed. F1 is that of the
-    second of two classes (GLUE's positive one).
+    F1 is that of the second of two classes (GLUE's positive one).
     """
 
     name: ClassVar[str] = "text-classification"
     input_kind: ClassVar[Literal["image", "text"]] = "text"
     head: ClassVar[Head] = "sequence-classification"
 
-    data: str | dict[str, Any]  #: a source (``sst2``), a folder or file, a hub id, or {name: source, option: value}
-    text: str | list[str] | None = (
-        None  #: column, or two columns for pairs; default: the source's, else sentence1 + sentence2, text, ...
-    )
+    text: str | list[str] | None = None  #: column, or two for pairs; default: the source's, else one with a usual name
     label: str | None = None  #: column; default: the source's, else label
     label_names: list[str] | None = None  #: in the order of the classes; default: the source's, else the values found, sorted
     max_length: int | None = None  #: tokens, special ones included; default: as many as the model takes
     bucketing: bool = True  #: texts of similar length share a batch
-    validation: float | None = None  #: share of the training examples; default: the data's own validation split, else 0.1
-    test: float | None = None  #: share of all examples, for data without a test split (default 0.2)
-    train_size: int | None = None  #: examples trained on (validation comes on top)
-    validation_size: int | None = None
-    test_size: int | None = None
-    folds: int | None = None  #: k-fold cross-validation over all labelled examples: test is fold 0 .. k-1
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 4:
             raise OptionError(f"{self.max_length} tokens", where="max_length", remedy="4 or more")
         if isinstance(self.text, list) and len(self.text) not in (1, 2):
             raise OptionError(f"{len(self.text)} columns of text", where="text", remedy="one, or two for pairs")
-        self._split_options()
-        if not isinstance(self.data, str):
-            self.source()
-
-    def _split_options(self) -> SplitOptions:
-        return SplitOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SplitOptions)})
-
-    def options(self) -> dict[str, Any]:
-        """As for every component; ``data: sst2`` and ``data: {name: sst2}`` are one task and give one run id."""
-        return {**Task.options(self), "data": self.source().spec()}
+        ClassificationTask.__post_init__(self)
 
     def source(self) -> TextSource:
         """The configured source of texts."""
         return source_of(self.data)
-
-    def fingerprint(self) -> str:
-        return self.source().fingerprint()
 
     def columns(self) -> list[str]:
         """The columns of text: one, or two for pairs."""
@@ -88,7 +65,7 @@ class TextClassification(Task):
 
     def _splitter(self, examples: _Examples) -> Splitter:
         return Splitter(
-            labels=examples.labels, label_names=examples.label_names, roles=examples.rows.roles, options=self._split_options()
+            labels=examples.labels, label_names=examples.label_names, roles=examples.rows.roles, options=self.split_options()
         )
 
     def _described(self, examples: _Examples) -> TaskInfo:
@@ -148,41 +125,23 @@ class TextClassification(Task):
         types = {} if tokens.types is None else {"token_type_ids": shape}
         return {"input_ids": shape, **types, "attention_mask": shape, "labels": ((batch,), torch.int64)}
 
-    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
-    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy of logits [B, K], computed in float32, mean over the batch, in nats."""
-        return functional.cross_entropy(outputs.float(), batch["labels"], label_smoothing=label_smoothing)
-
-
-class PreparedTextClassification(PreparedTask):
+class PreparedTextClassification(PreparedClassification):
     """Token ids, padded to the longest text of each batch."""
 
     def __init__(
         self, *, task: TextClassification, info: TaskInfo, splitter: Splitter, used: np.ndarray, tokens: Tokens, pad_token: int
     ) -> None:
-        self.task, self.info = task, info
-        self._bucketing = task.bucketing
-        self._splitter, self._used, self._tokens, self._pad = splitter, used, tokens, pad_token
-
-    def splits(self, seed: int, fold: int = 0) -> Splits:
-        return self._splitter.splits(seed, fold)
-
-    def _rows(self, indices: np.ndarray) -> np.ndarray:
-        rows = np.searchsorted(self._used, indices)
-        if len(indices) and (rows.max() >= len(self._used) or (self._used[rows] != indices).any()):
-            raise IndexError("an index that is in no split of this task")
-        return rows
+        super().__init__(task=task, info=info, splitter=splitter, used=used)
+        self._tokens, self._pad, self._bucketing = tokens, pad_token, task.bucketing
 
     def lengths(self, indices: np.ndarray) -> np.ndarray | None:
-        return self._tokens.lengths[self._rows(indices)] if self._bucketing else None
+        return self._tokens.lengths[self.rows(indices)] if self._bucketing else None
 
     def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """``input_ids``, ``attention_mask`` (``token_type_ids``) int64 [B, T], ``labels`` int64 [B]."""
         indices = np.asarray(indices, dtype=np.int64)
-        labels = torch.from_numpy(self._splitter.labels[indices])
-        return {**self._tokens.padded(self._rows(indices), self._pad), "labels": labels}
+        return {**self._tokens.padded(self.rows(indices), self._pad), "labels": self.labels(indices)}
 
     def meter(self) -> Meter:
         return ClassificationMeter(self.info.label_names, positive=1 if len(self.info.label_names) == 2 else None)
