@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,46 +12,14 @@ from torch.nn import functional
 
 from peftlab.errors import DataError
 from peftlab.tasks._metrics import chance_levels, class_metrics, majority_levels
-from peftlab.tasks._source import Source
-from peftlab.tasks._splits import SplitOptions, Splitter, some
-from peftlab.tasks.contract import PreparedTask, Splits, Task, TaskInfo
+from peftlab.tasks._split_task import SplitTask
+from peftlab.tasks._splits import Splitter, some
+from peftlab.tasks.contract import PreparedTask, Splits, TaskInfo
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ClassificationTask(Task):
-    """Data from a source, cut into splits; cross-entropy over K classes.
-
-    Sizes are numbers of examples: stratified subsets fixed by the data, the same for every seed. Only the cut between train and
-    validation follows the seed, and not even that where the data bring a validation split of their own (unless ``validation``
-    asks for a share, which then is cut from both together).
-    """
-
-    data: str | dict[str, Any]  #: a source, a folder or file, a hub id, or {name: source, option: value}
-    validation: float | None = None  #: share of the training examples; default: the data's own validation split, else 0.1
-    test: float | None = None  #: share of all examples, for data without a test split (default 0.2)
-    train_size: int | None = None  #: examples trained on (validation comes on top)
-    validation_size: int | None = None
-    test_size: int | None = None
-    folds: int | None = None  #: k-fold cross-validation over all labelled examples: test is fold 0 .. k-1
-
-    def __post_init__(self) -> None:
-        self.split_options()
-        if not isinstance(self.data, str):
-            self.source()
-
-    @abstractmethod
-    def source(self) -> Source:
-        """The configured source of the data."""
-
-    def split_options(self) -> SplitOptions:
-        return SplitOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SplitOptions)})
-
-    def options(self) -> dict[str, Any]:
-        """As for every component; ``data: digits`` and ``data: {name: digits}`` are one task and give one run id."""
-        return {**Task.options(self), "data": self.source().spec()}
-
-    def fingerprint(self) -> str:
-        return self.source().fingerprint()
+class ClassificationTask(SplitTask):
+    """Cross-entropy over K classes; subsets and cuts keep the shares of the classes."""
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in batch.items() if name != "labels"}
