@@ -116,7 +116,7 @@ def test_the_best_weights_on_validation_are_cut_too(lab: Lab, tmp_path: Path) ->
     case = CASES[1]
     trainer = lab.trainer(tmp_path, case.adapter, train=train, allocator=case.allocator)
     fitted = trainer.fit()
-    assert trainer.evaluate("validation").compute() == pytest.approx(fitted.validation, rel=1e-5)
+    assert trainer.evaluate("validation").compute() == pytest.approx(fitted.selected.metrics, rel=1e-5)
     assert set(report(trainer)["ranks"].values()) == {2}
 
 

@@ -53,8 +53,8 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted_bit_for_bit(la
     resumed = lab.trainer(tmp_path / "cut", adapter, listener=lines, train=train)
     again = resumed.fit()
     assert same(weights(quiet), weights(resumed))
-    assert again.validation == fitted.validation
-    assert again.selected_step == fitted.selected_step
+    assert again.selected.metrics == fitted.selected.metrics
+    assert again.selected == fitted.selected
     assert again.resumed == 3
     assert lines.lines == quiet_lines.lines
     assert quiet.evaluate("test").compute() == resumed.evaluate("test").compute()
@@ -115,7 +115,7 @@ def test_accumulated_gradient_equals_that_of_the_whole_batch(lab: Lab, tmp_path:
     assert first.steps == second.steps == 3
     largest = max((a - b).abs().max().item() for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
     assert largest < 5e-4  # Adam's first steps amplify rounding: sign(g) for gradients near zero; a wrong weighting gives > 1e-2
-    assert first.validation["loss"] == pytest.approx(second.validation["loss"], rel=1e-3)
+    assert first.selected.metrics["loss"] == pytest.approx(second.selected.metrics["loss"], rel=1e-3)
 
 
 def test_gradient_checkpointing_changes_memory_not_results(lab: Lab, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_penalty_is_part_of_training_and_never_of_evaluation(lab: Lab, tmp_path:
     lines, plain = Lines(), Lines()
     one = lab.trainer(tmp_path / "a", "lora", listener=lines, hooks=(Constant(),))
     two = lab.trainer(tmp_path / "b", "lora", listener=plain)
-    assert one.fit().validation == two.fit().validation
+    assert one.fit().selected == two.fit().selected
     assert lines.losses[0] == pytest.approx(plain.losses[0] + 100, rel=1e-5)
 
 
@@ -208,7 +208,7 @@ def test_best_weights_are_those_of_the_best_evaluation(lab: Lab, tmp_path: Path)
     fitted = trainer.fit()
     seen = [line for line in lines.lines if line["split"] == "validation"]
     best = max(seen, key=lambda line: line["accuracy"])
-    assert fitted.selected_step == best["step"]
+    assert fitted.selected.step == best["step"]
     assert trainer.evaluate("validation").compute()["accuracy"] == best["accuracy"]
 
 

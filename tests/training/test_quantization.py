@@ -78,7 +78,7 @@ def test_no_step_is_a_run_that_is_evaluated_as_it_starts(lab: Lab, tmp_path: Pat
     trainer = lab.trainer(tmp_path, "linear-probe", train={"max_steps": 0})
     start = {name: p.detach().clone() for name, p in trainer.adapted.trainable().items()}
     fitted = trainer.fit()
-    assert fitted.steps == 0 and fitted.validation["accuracy"] >= 0
+    assert fitted.steps == 0 and fitted.selected.metrics["accuracy"] >= 0
     assert all(torch.equal(p, start[name]) for name, p in trainer.adapted.trainable().items())
 
 

@@ -130,7 +130,8 @@ class _Run:
         ingredients = self._ingredients()
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
         adapted, trainer, fitted, memory = self._fit(ingredients, task)
-        metrics: dict[str, dict[str, float | None]] = {"validation": dict(fitted.validation)} if fitted.validation else {}
+        validated = fitted.selected.metrics
+        metrics: dict[str, dict[str, float | None]] = {"validation": dict(validated)} if validated else {}
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
             metrics = {}
@@ -158,7 +159,8 @@ class _Run:
             majority=dict(task.info.majority),
             steps=fitted.steps,
             epochs=trainer.schedule.epoch(fitted.steps),
-            selected_step=fitted.selected_step,
+            selected_step=fitted.selected.step,
+            thresholds=dict(trainer.selected.thresholds),
             parameters=reports["parameters.json"],
             memory=measured,
             time=self._times(fitted, trainer),
@@ -239,8 +241,12 @@ class _Run:
         batches = first_batches(task, trainer.splits.train, trainer.device)
         found = examine(backbone, quantizer, quantizer.convert, task, batches)
         trainer.adapted = dataclasses.replace(trainer.adapted, module=backbone.module, backbone=backbone)
-        scores = trainer.evaluate("validation").compute() if fitted.validation else {}
-        self.folder.write_json(FILE, {**found, "validation": {"float": fitted.validation, "quantized": scores}})
+        scores: dict[str, float] = {}
+        if fitted.selected.metrics:
+            meter = trainer.evaluate("validation")
+            scores = meter.compute()
+            trainer.selected = dataclasses.replace(trainer.selected, metrics=scores, thresholds=meter.thresholds())
+        self.folder.write_json(FILE, {**found, "validation": {"float": dict(fitted.selected.metrics), "quantized": scores}})
         return dict(scores)
 
     def _test(self, trainer: Trainer) -> dict[str, float | None]:

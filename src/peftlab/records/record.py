@@ -90,6 +90,7 @@ class RunResults(Record):
     steps: int  #: optimizer steps done
     epochs: float
     selected_step: int | None = None  #: step whose weights were tested
+    thresholds: dict[str, float] = {}  #: what validation data decided for the test, e.g. the score from which there is no answer
     #: full, total, trainable, trainable_percent, head, adapter, reduction_percent, times_fewer, by_role, by_block
     parameters: dict[str, Any]
     #: measured_peak_mb, mean_mb, predicted_peak_mb, and both peaks in parts: {measured: {...}, predicted: {...}}

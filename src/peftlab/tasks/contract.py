@@ -66,6 +66,13 @@ class Meter(ABC):
     def predictions(self) -> dict[str, np.ndarray]:
         """Item-level arrays, kept in ``predictions.npz``: at least ``label`` and ``prediction``."""
 
+    def thresholds(self) -> dict[str, float]:
+        """What these examples decide for others, e.g. from which score on a question has no answer; most tasks decide nothing.
+
+        Those of the validation that selected the weights go to :meth:`PreparedTask.meter` for test data.
+        """
+        return {}
+
 
 class PreparedTask(ABC):
     """A task whose data lie ready for one backbone."""
@@ -96,7 +103,8 @@ class PreparedTask(ABC):
         return self.task.loss(outputs, batch, label_smoothing)
 
     @abstractmethod
-    def meter(self) -> Meter: ...
+    def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
+        """A meter; ``thresholds``: those that other examples decided, None: it decides by its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

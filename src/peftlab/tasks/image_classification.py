@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -118,7 +119,7 @@ class PreparedImageClassification(PreparedClassification):
             pixels = augment(pixels, self._augmentation, generator)
         return {"pixel_values": self._normalise(pixels), "labels": self.labels(indices)}
 
-    def meter(self) -> Meter:
+    def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
         return ClassificationMeter(self.info.label_names)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -143,7 +143,7 @@ class PreparedTextClassification(PreparedClassification):
         indices = np.asarray(indices, dtype=np.int64)
         return {**self._tokens.padded(self.rows(indices), self._pad), "labels": self.labels(indices)}
 
-    def meter(self) -> Meter:
+    def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
         return ClassificationMeter(self.info.label_names, positive=1 if len(self.info.label_names) == 2 else None)
 
 

@@ -18,7 +18,12 @@ def evaluation_order(task: PreparedTask, indices: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    task: PreparedTask, indices: np.ndarray, forward: Callable[[dict[str, torch.Tensor]], Any], batch: int, device: torch.device
+    task: PreparedTask,
+    indices: np.ndarray,
+    forward: Callable[[dict[str, torch.Tensor]], Any],
+    batch: int,
+    device: torch.device,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Meter:
     """A meter that has seen all examples in the order of :func:`evaluation_order`, without autograd. Draws no random numbers.
 
@@ -27,8 +32,9 @@ def evaluate(
         forward: inputs -> what ``Backbone.outputs`` returns; in evaluation mode.
         batch: examples at a time.
         device: where ``forward`` computes.
+        thresholds: what validation data decided; None: the meter decides by these examples, as on validation data.
     """
-    meter = task.meter()
+    meter = task.meter(thresholds)
     ordered = indices[evaluation_order(task, indices)]
     with torch.inference_mode():
         for start in range(0, len(ordered), batch):

@@ -28,6 +28,7 @@ from peftlab.training.precision import Precision, autocast
 from peftlab.training.proof import Movement, assert_frozen, frozen_hash
 from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
+from peftlab.training.selection import Selection, Selector
 
 
 class Listener:
@@ -53,9 +54,8 @@ class Fitted:
     """Outcome of :meth:`Trainer.fit`."""
 
     steps: int
-    selected_step: int
     diverged_at: int | None
-    validation: dict[str, float]
+    selected: Selection  #: what is tested
     train_s: float
     evaluate_s: float
     step_s: list[float]
@@ -91,12 +91,11 @@ class Trainer:
         self.trainable = self.adapted.trainable()
         self.optimizer = make_optimizer(self.trainable, self.train, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")  # pyright: ignore
-        self.higher_is_better = self.task.info.higher_is_better[self.task.info.primary_metric]
+        self.selector = Selector(self.train, self.task.info)
+        self.selected = Selection()
         self.step = 0
         self.train_s = self.evaluate_s = 0.0
         self.window: list[float] = []  #: losses since the last line of metrics
-        self.validation: dict[str, float] = {}
-        self.best: dict[str, Any] = {"score": None, "step": 0, "metrics": {}, "weights": {}, "since": 0}
         self.resumed = 0
         self.notes: list[str] = []
 
@@ -123,7 +122,7 @@ class Trainer:
         movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
         log_every = max(1, self.schedule.total // 100)
-        while self.step < self.schedule.total and not self._out_of_patience():
+        while self.step < self.schedule.total and not self.selector.out_of_patience():
             begin = time.perf_counter()
             try:
                 loss = self._one_step(movement)
@@ -150,9 +149,18 @@ class Trainer:
         assert_frozen(self.adapted.module, base)
         if self.schedule.total == 0:
             self._validate()
-        selected = self._select(diverged_at)
+        self.selected = self.selector.settle(self.step, self.trainable, diverged=diverged_at is not None)
         self.chain.finish()
-        return self._fitted(selected, diverged_at, steps)
+        return Fitted(
+            steps=self.step,
+            diverged_at=diverged_at,
+            selected=self.selected,
+            train_s=self.train_s,
+            evaluate_s=self.evaluate_s,
+            step_s=steps,
+            resumed=self.resumed,
+            notes=self.notes,
+        )
 
     def _one_step(self, movement: Movement | None) -> float:
         """One optimizer step over the effective batch; returns its mean loss."""
@@ -198,7 +206,10 @@ class Trainer:
         return loss if penalty is None else loss + penalty
 
     def evaluate(self, split: str) -> Meter:
-        """A meter over all examples of a split (training/evaluation.py), in evaluation mode."""
+        """A meter over all examples of a split (training/evaluation.py), in evaluation mode.
+
+        The thresholds of test data are those of the validation that selected the weights.
+        """
         begin = time.perf_counter()
         module = self.adapted.module
         module.eval()
@@ -209,49 +220,15 @@ class Trainer:
                 lambda inputs: self.adapted.backbone.outputs(module, inputs),
                 self.schedule.batch,
                 self.device,
+                thresholds=self.selected.thresholds if split == "test" else None,
             )
         self.evaluate_s += time.perf_counter() - begin
         return meter
 
     def _validate(self) -> None:
-        self.validation = self.evaluate("validation").compute() if len(self.splits.validation) else {}
-        if not self.validation:
-            return
-        self._line("validation", self.validation)
-        score = self.validation[self.task.info.primary_metric] * (1 if self.higher_is_better else -1)
-        min_delta = self.train.early_stopping.min_delta if self.train.early_stopping else 0.0
-        if self.best["score"] is None or score > self.best["score"] + min_delta:
-            keep = self.train.select == "best"
-            weights = {n: p.detach().clone() for n, p in self.trainable.items()} if keep else {}
-            self.best = {"score": score, "step": self.step, "metrics": self.validation, "weights": weights, "since": 0}
-        else:
-            self.best["since"] += 1
-
-    def _out_of_patience(self) -> bool:
-        stopping = self.train.early_stopping
-        return stopping is not None and self.best["since"] >= stopping.patience
-
-    def _select(self, diverged_at: int | None) -> int:
-        """The step whose weights are tested; they are in place then."""
-        if self.train.select != "best" or not self.best["weights"] or diverged_at is not None:
-            return self.step
-        for name, parameter in self.trainable.items():
-            parameter.data.copy_(self.best["weights"][name])
-        self.validation = self.best["metrics"]
-        return self.best["step"]
-
-    def _fitted(self, selected: int, diverged_at: int | None, steps: list[float]) -> Fitted:
-        return Fitted(
-            steps=self.step,
-            selected_step=selected,
-            diverged_at=diverged_at,
-            validation=self.validation,
-            train_s=self.train_s,
-            evaluate_s=self.evaluate_s,
-            step_s=steps,
-            resumed=self.resumed,
-            notes=self.notes,
-        )
+        if len(self.splits.validation):
+            meter = self.evaluate("validation")
+            self._line("validation", self.selector.observe(self.step, meter, self.trainable))
 
     def _log_train(self) -> None:
         self._line("train", {"loss": statistics.fmean(self.window), "learning_rate": self.schedule.rate(self.step - 1)})
@@ -270,13 +247,12 @@ class Trainer:
                 "optimizer": optimizer_tensors(self.optimizer, names),
                 "scaler": self.scaler.state_dict(),
                 "hooks": self.chain.state(),
-                "best": self.best,
+                "selection": self.selector.state(),
                 "loop": {
                     "base": base,
                     "train_s": self.train_s,
                     "evaluate_s": self.evaluate_s,
                     "window": self.window,
-                    "validation": self.validation,
                     "resumed": self.resumed,
                     "notes": self.notes,
                 },
@@ -304,11 +280,9 @@ class Trainer:
             restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            best = state["best"]
-            self.best = {**best, "weights": {n: t.to(self.device) for n, t in (best.get("weights") or {}).items()}}
+            self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
-            self.window, self.validation = list(loop["window"]), dict(loop["validation"] or {})
-            self.notes = list(loop["notes"])
+            self.window, self.notes = list(loop["window"]), list(loop["notes"])
             self.resumed = loop["resumed"]
         self.resumed += 1
         self.notes += notes
