@@ -167,3 +167,13 @@ def test_a_full_specification_covers_the_short_one() -> None:
     assert covers({"kind": "image-classification", "data": "a.npz"}, done)
     assert not covers({"kind": "image-classification", "data": "b.npz"}, done)
     assert not covers({"kind": "image-classification", "data": {"name": "npz", "path": "b.npz"}}, done)
+
+
+def test_an_arm_that_is_trained_for_longer_than_the_baseline_is_a_confound(tmp_path: Path) -> None:
+    assert not any("confound" in warning for warning in load_frame(write_results(tmp_path / "alike")).warnings)
+    arms = {**STUDY["arms"], "bitfit": {"adapter": "bitfit", "epochs": 20, "batch_size": 16}}
+    frame = load_frame(write_results(tmp_path / "unlike", Options(study={**STUDY, "arms": arms})))
+    assert [warning for warning in frame.warnings if "confound" in warning] == [
+        "A confound: arms differ in effective batch size: 16 for bitfit, where the baseline full has 64.",
+        "A confound: arms differ in length of training: 20 epochs for bitfit, where the baseline full has 5 epochs.",
+    ]

@@ -177,11 +177,26 @@ def test_only_names_an_arm_or_a_label(backbone: str, cache: Path) -> None:
 
 
 def test_a_share_above_the_required_one_is_refused_and_full_fine_tuning_is_not(backbone: str, cache: Path) -> None:
-    plan = planned(backbone, cache, require={"trainable_percent": 5.0})
-    refused = {run.label for run in plan.refusals}
-    assert refused == {"lora[rank=8]"}
-    assert "requires at most 5" in (plan.refusals[0].refusal or "")
+    free = {run.label: run for run in planned(backbone, cache).runs}
+    lora = free["lora[rank=8]"]
+    d, blocks, head = 32, 2, 32 * 10 + 10
+    adapter = blocks * 2 * 8 * (d + d)  # q and v
+    assert lora.trainable == adapter + head
+    share = 100 * adapter / lora.total_parameters
+    plan = planned(backbone, cache, require={"trainable_percent": share - 0.01})
+    assert {run.label for run in plan.refusals} == {"lora[rank=8]"}
+    said = plan.refusals[0].refusal or ""
+    assert f"trains {share:.3g} % of the parameters ({adapter:,} of {lora.total_parameters:,}, without the head's {head})" in said
+    assert f"requires at most {share - 0.01:g} %; lower its rank" in said
     assert plan.refusals[0].config is None
+    assert not planned(backbone, cache, require={"trainable_percent": share + 0.01}).refusals
+    counted = {"trainable_percent": share + 0.01, "count_head": True}
+    assert {run.label for run in planned(backbone, cache, require=counted).refusals} == {"lora[rank=8]"}
+
+
+def test_where_every_arm_is_refused_each_is_named(backbone: str, cache: Path) -> None:
+    with pytest.raises(PlanRefused, match=r"lora\[rank=2\]: trains .*; lora\[rank=8\]: trains "):
+        planned(backbone, cache, require={"trainable_percent": 0.01}, only=["lora"])
 
 
 @pytest.mark.parametrize(
@@ -256,6 +271,36 @@ def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_on
     assert all(run.estimate and run.estimate.peak_mb <= 0.9 * plan.machine["available_mb"] for run in plan.runs)
 
 
-def test_different_effective_batches_are_called_a_confound(backbone: str, cache: Path) -> None:
-    arms = {"full": {"adapter": "full", "batch_size": 32}, "lora": {"adapter": "lora"}}
-    assert any("confound" in note for note in planned(backbone, cache, arms=arms).notes)
+@pytest.mark.parametrize(
+    ("arms", "more", "said"),
+    [
+        ({"full": {}, "lora": {}}, {}, []),
+        ({"full": {"batch_size": 32}, "lora": {}}, {}, ["effective batch size: 64 for lora, where the baseline full has 32"]),
+        ({"full": {"batch_size": 32}, "lora": {"batch_size": 16, "effective_batch_size": 32}}, {}, []),
+        (
+            {"full": {}, "lora": {"epochs": 3}},
+            {},
+            ["length of training: 3 epochs for lora, where the baseline full has 1 epochs"],
+        ),
+        ({"full": {}, "lora": {"max_steps": 9}}, {}, ["length of training: 1 epochs, at most 9 steps for lora"]),
+        ({"full": {}, "lora": {"max_steps": 0}}, {}, []),  # not trained at all: that is what it is there for
+        ({"full": {}, "lora": {}}, {"tune": {"epochs": [1, 2], "seeds": [100]}}, []),
+        ({"full": {"batch_size": 8}, "lora": {}}, {"analysis": {}}, ["effective batch size: 8 for full; 64 for lora."]),
+        ({"full": {}, "lora": {"batch_size": [8, 64]}}, {}, ["effective batch size: 8 for lora[batch_size=8], where"]),
+    ],
+)
+def test_arms_that_are_not_trained_as_much_as_the_baseline_are_named(
+    arms: dict[str, Any], more: dict[str, Any], said: list[str], backbone: str, cache: Path
+) -> None:
+    given = {name: {"adapter": name, **train} for name, train in arms.items()}
+    plan = planned(backbone, cache, arms=given, **more)
+    assert len(plan.warnings) == len(said)
+    assert all(text in warning for text, warning in zip(said, plan.warnings, strict=True))
+    assert plan.as_dict()["warnings"] == list(plan.warnings)
+
+
+def test_other_tasks_are_no_confound(backbone: str, cache: Path) -> None:
+    tasks = [{"kind": "image-classification", "data": "digits", "image_size": size} for size in (32, 48)]
+    arms = {"full": {"adapter": "full"}, "lora": {"adapter": "lora", "batch_size": 8}}
+    plan = planned(backbone, cache, matrix={"task": tasks}, arms=arms)
+    assert len(plan.warnings) == 2 and all("image_size=" in warning for warning in plan.warnings)

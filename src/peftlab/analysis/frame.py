@@ -18,6 +18,7 @@ import pandas as pd
 from peftlab.analysis.planned import canonical, missing_runs, task_name, task_names
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
 from peftlab.errors import nearest
+from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
 
@@ -118,7 +119,7 @@ def load_frame(folder: str | Path) -> Frame:
         study=study,
         rows=frame,
         problems=tuple(problems),
-        warnings=tuple(warnings + row_warnings + _frame_warnings(study, frame, split)),
+        warnings=tuple(warnings + row_warnings + _frame_warnings(study, frame, split) + _confounds(study, records, names)),
         notes=tuple(dict.fromkeys(note for r in records if r.results for note in r.results.notes)),
         split=split,
         plan=plan,
@@ -264,6 +265,12 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for column in [c for c in table.columns if c not in (*numbers, "seed", "fold", "resumed", "imputed", "higher_is_better")]:
         table[column] = table[column].astype("string")
     return table
+
+
+def _confounds(study: Study, records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
+    configs = (record.config for record in records)
+    arms = (Trained.of((c.label, c.backbone, names[canonical(c.task)]), c.train) for c in configs)
+    return unlike(arms, study.analysis.baseline)
 
 
 def _frame_warnings(study: Study, frame: pd.DataFrame, split: str) -> list[str]:

@@ -202,7 +202,8 @@ def _plan_table(study: Study, made: Any) -> Any:
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
     number = sum(not item.refusal for item in (*made.tuning, *made.runs))
     summary = f"{number} runs, {_duration(total)} on one core (predicted, not measured)"
-    return answers.lines(study.question, table, *refused, *(f"note: {note}" for note in made.notes), pending, summary)
+    said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
+    return answers.lines(study.question, table, *refused, *said, pending, summary)
 
 
 def _findings_table(findings: Any) -> Any:

@@ -13,7 +13,7 @@ from peftlab.planning.machine import Machine
 from peftlab.planning.plan import PlanOptions, task_name
 from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
 from peftlab.study.expand import Cell
-from peftlab.study.schema import Study, Train
+from peftlab.study.schema import Require, Study, Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
 
@@ -85,10 +85,8 @@ class Arms:
         """Why this arm cannot be run here, or None."""
         if reason := ingredients.quantizer.refuse(self.machine.device):
             return reason
-        limit = self.study.require.trainable_percent
-        share = 100 * found.trainable / found.total
-        if limit is not None and share > limit and not found.trains_all:
-            return f"trains {share:.3g} % of the parameters, the study requires at most {limit:g} %"
+        if reason := _too_many(found, self.study.require):
+            return reason
         if found.estimate is None or cell.train.batch_size == "auto":
             return None
         return self.machine.refusal(
@@ -135,6 +133,20 @@ class Arms:
             self._variants[key] = found
         found = self._variants[key]
         return dataclasses.replace(found, refusal=item.refusal or found.refusal)
+
+
+def _too_many(found: Forecast, require: Require) -> str | None:
+    """Why an arm trains more than the study allows, or None; full fine-tuning, which is the reference, may."""
+    limit = require.trainable_percent
+    counted = found.trainable - (0 if require.count_head else found.head)
+    share = 100 * counted / found.total
+    if limit is None or share <= limit or found.trains_all:
+        return None
+    head = "with" if require.count_head else "without"
+    return (
+        f"trains {share:.3g} % of the parameters ({counted:,} of {found.total:,}, {head} the head's {found.head:,}), the study "
+        f"requires at most {limit:g} %; lower its rank, adapt fewer layers, or raise require.trainable_percent"
+    )
 
 
 def _estimated(found: Forecast) -> Estimate:

@@ -20,6 +20,7 @@ class Forecast:
     """What is predicted of an arm x task x backbone at one micro-batch size."""
 
     trainable: int  #: head included
+    head: int  #: of them in the head, which starts untrained
     total: int
     trains_all: bool
     estimate: Estimate | None
@@ -89,6 +90,7 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
     found = _estimate(ingredients, info, train, batch, machine) if detailed else None
     return Forecast(
         trainable=adapted_count + head,
+        head=head,
         total=full if trains_all else full + added,
         trains_all=trains_all,
         estimate=found,

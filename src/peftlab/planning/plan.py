@@ -48,6 +48,7 @@ class Plan:
     question: str
     tuning: tuple[PlannedRun, ...]
     runs: tuple[PlannedRun, ...]
+    warnings: tuple[str, ...]  #: what makes the comparison unfair
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
     higher_is_better: bool  #: of the study's metric
@@ -74,6 +75,7 @@ class Plan:
             "runs": self.rows(),
             "tuning": [search.as_dict() for search in self.searches],
             "predicted_total_s": total,
+            "warnings": list(self.warnings),
             "notes": list(self.notes),
             "machine": dict(self.machine),
         }

@@ -28,6 +28,7 @@ from peftlab.planning.search import (
     words,
 )
 from peftlab.records.record import RunConfig
+from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells, checked_train, select_cells
 from peftlab.study.schema import ADAPTER, Study, Train
 from peftlab.training.schedule import Schedule
@@ -74,13 +75,14 @@ class Planner:
         searched = [item for item in self.items if id(item) in needed and item.search is not None]
         tuning = tuple(run for item in searched for run in self.tuning_runs(item, drawn or {}))
         if not any(run.refusal is None for run in runs):
-            reasons = "; ".join(dict.fromkeys(run.refusal or "" for run in runs))
+            reasons = "; ".join(dict.fromkeys(f"{run.label}: {run.refusal}" for run in runs))
             raise PlanRefused(f"no run of the study can be run here: {reasons}", where=self.study.study, remedy="see the reasons")
         return Plan(
             study=self.study.study,
             question=self.study.question,
             tuning=tuning,
             runs=runs,
+            warnings=tuple(self.warnings()),
             notes=tuple(self.notes()),
             machine=self.arms.machine.as_dict(),
             higher_is_better=self.items[0].info.higher_is_better[self.study.analysis.metric],
@@ -192,13 +194,16 @@ class Planner:
             return {}
         return {"peak_mb": round(estimate.peak_mb, 3), "parts_mb": {k: round(v, 3) for k, v in estimate.parts_mb.items()}}
 
+    def warnings(self) -> list[str]:
+        """What makes the comparison unfair."""
+        tuned = tuple(self.study.tune.space) if self.study.tune else ()
+        arms = [Trained.of(item.key, item.train.model_dump(), tuned=tuned) for item in self.items]
+        return unlike(arms, self.study.analysis.baseline)
+
     def notes(self) -> Iterator[str]:
         """What a reader of the plan should know before it is run."""
         ready = self.items
         yield from dict.fromkeys(warning for item in ready for warning in item.info.warnings)
-        effective = {item.train.effective_batch_size or item.train.batch_size for item in ready}
-        if len(effective) > 1:
-            yield f"the arms differ in effective batch size ({', '.join(str(e) for e in sorted(effective, key=str))}): a confound"
         yield from dict.fromkeys(note for item in ready for note in item.forecast.notes)
         tune = self.study.tune
         if tune is not None:

@@ -225,9 +225,11 @@ class Tune(BaseModel):
 
 
 class Require(Frame):
-    """Conditions on every arm, checked at plan time."""
+    """Conditions on every arm but full fine-tuning, checked at plan time, as the arm starts."""
 
+    #: largest share of all parameters (backbone, head and what the adapter adds) that the adapter trains
     trainable_percent: Annotated[float, Field(gt=0, le=100)] | None = None
+    count_head: bool = False  #: the head, which every arm trains afresh, counts as the adapter's
 
 
 class Study(Frame):
