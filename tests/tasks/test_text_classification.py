@@ -13,9 +13,11 @@ from sklearn.metrics import f1_score
 from peftlab import registry
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import BackboneError, DataError, OptionError
+from peftlab.study.schema import Train
 from peftlab.tasks._tokens import load_tokenizer
 from peftlab.tasks.contract import TextPreprocessing
 from peftlab.tasks.text_classification import TextClassification
+from peftlab.training.schedule import Schedule
 from tests.tasks.samples import Sample
 from tests.tasks.texts import sentences, shared_bert, shared_gpt2, shared_sst2, write_tsv
 
@@ -119,6 +121,22 @@ def test_the_plan_knows_the_longest_batch(tmp_path: Path) -> None:
     assert {name: shape[1] for name, (shape, _) in shapes.items() if len(shape) == 2} == {
         name: tensor.shape[1] for name, tensor in batch.items() if tensor.ndim == 2
     }
+
+
+@pytest.mark.parametrize("bucketing", [True, False])
+def test_the_plan_knows_how_long_an_average_batch_is(tmp_path: Path, bucketing: bool) -> None:
+    task = registry.create("task", spec(bucketing=bucketing), key="kind")
+    ready = task.prepare(bert(), tmp_path)
+    splits, size = ready.splits(0), 16
+    schedule = Schedule.of(Train(epochs=4, batch_size=size), len(splits.train))
+    lengths = ready.lengths(splits.train)
+    seen = [
+        ready.batch(indices)["input_ids"].shape[1]
+        for step in range(schedule.total)
+        for indices in schedule.micro_batches(step, splits.train, 0, lengths)
+    ]
+    longest = task.batch_shapes(size, bert(), task.info())["input_ids"][0][1]
+    assert task.fill(size, bert()) == pytest.approx(np.mean(seen) / longest, rel=0.15)
 
 
 def test_f1_is_scikit_learns_of_the_second_class(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ class Forecast:
     head: int  #: of them in the head, which starts untrained
     total: int
     trains_all: bool
-    estimate: Estimate | None
+    estimate: Estimate | None  #: of the largest batch
+    fill: float  #: size of an average batch as a share of that
     notes: tuple[str, ...]
     sites: tuple[Site, ...]
     ranks: Mapping[str, int] | None  #: at the start, as the allocator decides; None without one
@@ -35,7 +36,8 @@ class Forecast:
         micro_batches = schedule.total * schedule.effective_batch / schedule.batch
         evaluations = schedule.total // schedule.evaluate_steps
         evaluated = evaluations * sizes.get("validation", 0) + sizes.get("test", 0)
-        return micro_batches * self.estimate.step_time_s + evaluated * self.estimate.evaluate_time_per_example_s
+        largest = micro_batches * self.estimate.step_time_s + evaluated * self.estimate.evaluate_time_per_example_s
+        return self.fill * largest
 
 
 #: keys of train that change neither memory nor the time of a step; of the last three it matters only whether they act
@@ -86,6 +88,7 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         notes += ingredients.allocator.notes(sites, ingredients.rank, ingredients.cost(meta), getattr(adapter, "scale", None))
     adapted_count, added = adapter.count(meta, sites, ranks), adapter.added(meta, sites, ranks)
     trains_all = adapted_count + head == full
+    fill = ingredients.task.fill(batch, ingredients.preprocessing()) if detailed else 1.0
     ingredients.quantizer.convert(meta)  # before training or after it: the scheme must fit every layer
     found = _estimate(ingredients, info, train, batch, machine) if detailed else None
     return Forecast(
@@ -94,6 +97,7 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         total=full if trains_all else full + added,
         trains_all=trains_all,
         estimate=found,
+        fill=fill,
         notes=notes,
         sites=tuple(sites),
         ranks=ranks,

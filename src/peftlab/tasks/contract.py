@@ -165,6 +165,10 @@ class Task(Component, ABC):
         ``preprocessing``: a :class:`Preprocessing` or a :class:`TextPreprocessing`, as ``input_kind`` says.
         """
 
+    def fill(self, batch: int, preprocessing: Any) -> float:
+        """Size of an average batch as a share of the largest that :meth:`batch_shapes` gives; 1 where examples have one size."""
+        return 1.0
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
         """Mean loss over the batch, a scalar with gradient. ``outputs``: what ``Backbone.outputs`` returned ([B, K] logits)."""

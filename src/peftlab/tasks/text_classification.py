@@ -22,7 +22,7 @@ from peftlab.tasks.text.resolve import source_of
 #: columns that are looked for where neither the study nor the source names any
 TEXTS: tuple[tuple[str, ...], ...] = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("text",), ("sentence",))
 LABELS = ("label", "labels", "class")
-_PLANNED = 64  #: of the longest texts, those that are tokenized to plan with
+_LONGEST, _SAMPLE = 64, 512  #: how many texts are tokenized to plan with: the longest decide memory, the others time
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,17 +113,31 @@ class TextClassification(ClassificationTask):
     def batch_shapes(
         self, batch: int, preprocessing: TextPreprocessing, info: TaskInfo
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """As long as the longest text, which the longest in characters decide well enough."""
-        examples = self._read()
-        used = self._splitter(examples).used()
-        size = np.array([sum(len(texts[i]) for texts in examples.texts) for i in used])
-        rows = used[np.argsort(-size, kind="stable")[:_PLANNED]]
-        longest = self._longest(preprocessing)
-        texts = [[column[i] for i in rows] for column in examples.texts]
-        tokens = tokenize(texts[0], texts[1] if len(texts) == 2 else None, preprocessing, longest)
+        """As long as the longest text."""
+        tokens = self._some(preprocessing)[0]
         shape = ((batch, int(tokens.lengths.max(initial=1))), torch.int64)
         types = {} if tokens.types is None else {"token_type_ids": shape}
         return {"input_ids": shape, **types, "attention_mask": shape, "labels": ((batch,), torch.int64)}
+
+    def fill(self, batch: int, preprocessing: TextPreprocessing) -> float:
+        """By texts taken from all over the data: a batch of similar ones is as long as each, another as long as its longest."""
+        longest, sample = self._some(preprocessing)
+        lengths = sample.lengths
+        if not self.bucketing:
+            lengths = np.maximum.reduceat(lengths, np.arange(0, len(lengths), batch))
+        return float(lengths.mean() / longest.lengths.max(initial=1))
+
+    def _some(self, preprocessing: TextPreprocessing) -> tuple[Tokens, Tokens]:
+        """Of the texts used: those longest in characters, and some from all over, both as tokens."""
+        examples = self._read()
+        used = self._splitter(examples).used()
+        size = np.array([sum(len(texts[i]) for texts in examples.texts) for i in used])
+        longest = self._longest(preprocessing)
+        found = []
+        for rows in (used[np.argsort(-size, kind="stable")[:_LONGEST]], used[:: max(1, len(used) // _SAMPLE)]):
+            texts = [[column[i] for i in rows] for column in examples.texts]
+            found.append(tokenize(texts[0], texts[1] if len(texts) == 2 else None, preprocessing, longest))
+        return found[0], found[1]
 
 
 class PreparedTextClassification(PreparedClassification):
