@@ -16,11 +16,11 @@ PINS := --constraint constraints.txt --build-constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help setup setup-dev demo test test-slow test-gpu lint format docs bench clean clean-all
+.PHONY: help setup setup-dev demo test test-slow test-gpu lint format docs bench text-backbones clean clean-all
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 # --- set-up: done once, and again when the pins or the package's needs change ------------------------------------------------
 
@@ -53,6 +53,7 @@ endif
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) install --quiet $(PINS) --editable ".[onnx,wandb,mlflow,tensorboard,optuna]" --group dev
+	@$(PIP) install --quiet --no-deps $$(sed -n '/^# --- alone/,$$p' constraints.txt | grep ==)
 	@touch $@
 
 setup: $(VENV)/.installed  ## make .venv with the pinned dependencies
@@ -62,6 +63,9 @@ setup-dev: $(VENV)/.installed-dev  ## the same, and what development needs
 
 demo: setup  ## run studies/digits.yaml: table and report in a few minutes
 	@$(BIN)/peftlab run $(STUDY) --output $(DEMO_OUTPUT)
+
+text-backbones: setup-dev  ## real models of texts for studies, into build/backbones
+	@$(BIN)/python tools/text_backbones.py
 
 # no test needs a hub, and a test that asks one must fail the same way everywhere
 test test-slow test-gpu: export HF_HUB_OFFLINE = 1

