@@ -45,6 +45,24 @@ def llama(hidden: int, layers: int, heads: int, kv: int, feed_forward: int, voca
     )
 
 
+def deberta(hidden: int, layers: int, heads: int, feed_forward: int, vocabulary: int, **options: Any) -> tf.DebertaV2Config:
+    return tf.DebertaV2Config(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=feed_forward,
+        vocab_size=vocabulary,
+        relative_attention=True,
+        position_buckets=256,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        type_vocab_size=0,
+        **options,
+    )
+
+
 VIT_S = tf.ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 #: name -> configuration (transformers) or architecture (timm)
@@ -60,11 +78,22 @@ MODELS: dict[str, tf.PretrainedConfig | str] = {
     "timm-deit-b": "deit_base_patch16_224",
     "gpt2": tf.GPT2Config(),
     "gpt2-medium": tf.GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "dialogpt-medium": tf.GPT2Config(n_embd=1024, n_layer=24, n_head=16),  # GPT-2 medium, trained on dialogues
     "bert": tf.BertConfig(),
+    "minilm": tf.BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     "roberta": tf.RobertaConfig(**ROBERTA),
     "roberta-large": tf.RobertaConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, **ROBERTA
     ),
+    "deberta-v2-xlarge": deberta(1536, 24, 24, 6144, 128100, conv_kernel_size=3, conv_act="gelu"),
+    "deberta-v3-base": deberta(768, 12, 12, 3072, 128100),
+    "opt-1.3b": tf.OPTConfig(
+        hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, ffn_dim=8192, vocab_size=50272, word_embed_proj_dim=2048
+    ),
+    "pythia-160m": tf.GPTNeoXConfig(
+        hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, vocab_size=50304
+    ),
+    "sheared-llama-1.3b": llama(2048, 24, 16, 16, 5504, 32000, False),
     "llama-7b": llama(4096, 32, 32, 32, 11008, 32000, False),
     "llama-3.2-1b": llama(2048, 16, 32, 8, 8192, 128256, True),
     "llama-3.2-3b": llama(3072, 28, 24, 8, 8192, 128256, True),
@@ -113,6 +142,7 @@ ROWS = [
     ),
     Published("gpt2", {"rank": 8, "targets": "fused"}, 294_912, head=CAUSAL, all_sum=124_734_720),
     Published("gpt2-medium", {"rank": 8, "targets": "fused"}, 786_432, head=CAUSAL),
+    Published("dialogpt-medium", {"rank": 8, "targets": "fused"}, 786_432, head=CAUSAL),
     Published("bert", {"rank": 8}, 296_450, head=TEXT, all_peft=109_780_228),
     Published("roberta", {"rank": 8}, 887_042, head=TEXT),
     Published("roberta-large", {"rank": 8}, 1_838_082, head=TEXT),
@@ -165,6 +195,78 @@ def test_full(model: str, outputs: int, expected: int, load: Callable[..., Backb
     assert backbone.parameters == expected
     assert Full().count(backbone) + backbone.head_parameters == expected
     assert sum(p.numel() for p in Full().attach(backbone, seed=0).trainable().values()) == expected
+
+
+#: parameters of the published weights, without a head of a task
+SIZES = {
+    "gpt2": 124_439_808,
+    "dialogpt-medium": 354_823_168,
+    "sheared-llama-1.3b": 1_345_423_360,
+    "llama-7b": 6_738_415_616,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "pythia-160m": 162_322_944,
+    "opt-1.3b": 1_315_758_080,
+}
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_whole_models(model: str, load: Callable[..., Backbone]) -> None:
+    assert load(model, 0, CAUSAL).parameters == SIZES[model]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """One block: (inputs, outputs) of its linear maps by role, and the number of blocks."""
+
+    blocks: int
+    attention: dict[str, tuple[int, int]]
+    feed_forward: dict[str, tuple[int, int]]
+    fused: bool = False  #: q, k, v in one layer that has no slices
+
+
+def block(blocks: int, hidden: int, wide: int, *, kv: int | None = None, gate: bool = False, fused: bool = False) -> Layers:
+    """As the architectures' papers draw them."""
+    key = kv or hidden
+    attention = {"qkv": (hidden, 3 * hidden)} if fused else {"q": (hidden, hidden), "k": (hidden, key), "v": (hidden, key)}
+    up = {"up": (hidden, wide), **({"gate": (hidden, wide)} if gate else {}), "down": (wide, hidden)}
+    return Layers(blocks, {**attention, "o": (hidden, hidden)}, up, fused)
+
+
+FAMILIES = {
+    "bert": (TEXT, block(12, 768, 3072)),
+    "minilm": (TEXT, block(6, 384, 1536)),
+    "roberta-large": (TEXT, block(24, 1024, 4096)),
+    "deberta-v2-xlarge": (TEXT, block(24, 1536, 6144)),
+    "deberta-v3-base": (TEXT, block(12, 768, 3072)),
+    "gpt2": (CAUSAL, block(12, 768, 3072)),
+    "dialogpt-medium": (CAUSAL, block(24, 1024, 4096)),
+    "opt-1.3b": (CAUSAL, block(24, 2048, 8192)),
+    "pythia-160m": (CAUSAL, block(12, 768, 3072, fused=True)),
+    "llama-7b": (CAUSAL, block(32, 4096, 11008, gate=True)),
+    "llama-3.2-1b": (CAUSAL, block(16, 2048, 8192, kv=512, gate=True)),
+    "sheared-llama-1.3b": (CAUSAL, block(24, 2048, 5504, gate=True)),
+}
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_target_sets_of_texts(model: str, load: Callable[..., Backbone]) -> None:
+    """r (inputs + outputs) for every linear map of the set: a rank of 8 adds that, and PEFT counts the same."""
+    head, layers = FAMILIES[model]
+    both = {**layers.attention, **layers.feed_forward}
+    sets = {"attention": layers.attention, "feed-forward": layers.feed_forward, "all-linear": both}
+    if layers.fused:
+        sets["fused"] = {"qkv": both["qkv"]}
+    else:
+        sets |= {"extended": layers.attention, "standard": {role: both[role] for role in ("q", "v")}}
+    backbone = load(model, 2, head)
+    for targets, roles in sets.items():
+        lora = Lora(rank=8, targets=targets)
+        expected = layers.blocks * 8 * sum(d_in + d_out for d_in, d_out in roles.values())
+        assert lora.count(backbone, lora.sites(backbone)) == expected, targets
+    adapted = Lora(rank=8, targets="all-linear").attach(backbone, seed=0)
+    trainable, _ = adapted.module.get_nb_trainable_parameters()  # pyright: ignore
+    assert trainable - backbone_head(adapted) == layers.blocks * 8 * sum(d_in + d_out for d_in, d_out in both.values())
 
 
 def test_llama_weights_are_tied_on_the_meta_device_too(load: Callable[..., Backbone]) -> None:
