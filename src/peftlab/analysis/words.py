@@ -6,7 +6,7 @@ import math
 
 from peftlab.study.schema import Margin
 
-_SHARES = {"accuracy", "balanced_accuracy", "exact_match", "em", "f1", "macro_f1", "hasans", "noans", "calibration_error", "ece"}
+_SHARES = set("accuracy balanced_accuracy token_accuracy exact_match em f1 macro_f1 hasans noans calibration_error ece".split())
 
 
 def is_share(metric: str) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from peftlab.adapters.contract import Adapter
 from peftlab.api._merging import merged_model, quantized_model
+from peftlab.backbones._causal import logits
 from peftlab.backbones.contract import Backbone
 from peftlab.backbones.hub import AUTO
 from peftlab.backbones.resolve import source_of
@@ -139,7 +140,7 @@ def head_of(config: RunConfig) -> Head:
 def preprocessing_of(config: RunConfig) -> Preprocessing | TextPreprocessing:
     """What was done to every image or text of the run."""
     if _task_of(config).input_kind == "text":
-        found = source_of(config.backbone).text_preprocessing(config.backbone)
+        found = source_of(config.backbone).text_preprocessing(config.backbone, head_of(config))
         return dataclasses.replace(found, max_length=config.task.get("max_length") or found.max_length)
     found = source_of(config.backbone).preprocessing(config.backbone, config.task.get("image_size"))
     crop = config.task.get("crop")
@@ -244,6 +245,6 @@ def _open_timm(folder: Path, head: Head, weights: bool) -> nn.Module:
 #: library -> how a finished model, or one of its shape, is opened with nothing but that library
 _OPEN: Mapping[str, Callable[[Path, Head, bool], nn.Module]] = {"transformers": _open_transformers, "timm": _open_timm}
 _LOGITS: Mapping[str, Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]] = {
-    "transformers": lambda module, inputs: module(**inputs).logits,
+    "transformers": logits,
     "timm": lambda module, inputs: module(inputs["pixel_values"]),
 }

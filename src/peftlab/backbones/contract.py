@@ -76,8 +76,8 @@ class BackboneSource(Component, ABC):
     def preprocessing(cls, name: str, image_size: int | None = None) -> Preprocessing: ...
 
     @classmethod
-    def text_preprocessing(cls, name: str) -> TextPreprocessing:
-        """What a model of texts expects; most sources have none."""
+    def text_preprocessing(cls, name: str, head: Head = "sequence-classification") -> TextPreprocessing:
+        """What a model of texts expects; most sources have none. ``head``: what it is used with."""
         raise BackboneError(
             f"{cls.name} has no models of texts", where=name, remedy="name a transformers model, or an image task"
         )

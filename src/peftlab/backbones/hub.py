@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from peftlab.backbones._causal import logits, unpackable
 from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
 from peftlab.backbones._texts import pad_token, text_preprocessing
 from peftlab.backbones.contract import Backbone, BackboneSource
@@ -24,6 +26,7 @@ AUTO = {
     "question-answering": "AutoModelForQuestionAnswering",
     "causal-lm": "AutoModelForCausalLM",
 }
+_WITHOUT_CLASSES = frozenset({"causal-lm", "question-answering"})
 _HEADS = ("classifier", "score", "head", "fc", "qa_outputs")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -85,8 +88,10 @@ class TransformersBackbone(BackboneSource):
         )
 
     @classmethod
-    def text_preprocessing(cls, name: str) -> TextPreprocessing:
-        return text_preprocessing(name, _config(name))
+    def text_preprocessing(cls, name: str, head: Head = "sequence-classification") -> TextPreprocessing:
+        config = _config(name)
+        found = text_preprocessing(name, config)
+        return dataclasses.replace(found, unpackable=unpackable(name, config)) if head == "causal-lm" else found
 
     @classmethod
     def load(
@@ -102,7 +107,7 @@ class TransformersBackbone(BackboneSource):
         import transformers
 
         auto = getattr(transformers, AUTO[head])
-        labels = {} if head in ("causal-lm", "question-answering") else {"num_labels": outputs}
+        labels = {} if head in _WITHOUT_CLASSES else {"num_labels": outputs}
         missing: set[str] = set()
         module: Any
         try:
@@ -114,6 +119,9 @@ class TransformersBackbone(BackboneSource):
         except PeftlabError:
             raise
         except Exception as error:  # OSError, ValueError, SafetensorError, ...: whatever a broken folder or connection brings
+            if "Unrecognized configuration class" in str(error):
+                what = f"transformers has no {AUTO[head]} of its kind"
+                raise BackboneError(what, where=name, remedy="use another backbone for this task, e.g. an encoder") from error
             raise _unreachable(name, error) from error
         if image_size:
             _resize_positions(module, image_size, name)
@@ -131,7 +139,7 @@ class TransformersBackbone(BackboneSource):
             library="transformers",
             module=module,
             head=head_name,
-            outputs=_logits if "classification" in head else _full,
+            outputs=_OUTPUTS.get(head, logits),
             save=lambda m, folder: m.save_pretrained(folder),  # pyright: ignore
             fresh=(*heads[:-1], *fresh),
         )
@@ -198,12 +206,10 @@ def _fresh(missing: set[str], heads: list[str], name: str) -> list[str]:
     return list(poolers)
 
 
-def _logits(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return module(**inputs, return_dict=True).logits
-
-
-def _full(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
-    return module(**inputs, return_dict=True)
+def _spans(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Start and end logits of every position, [B, T, 2]."""
+    found = module(**inputs, return_dict=True)
+    return torch.stack([found.start_logits, found.end_logits], dim=-1)
 
 
 class _quiet:

@@ -134,6 +134,7 @@ class TextPreprocessing:
     max_length: int  #: positions that the model has, special tokens included
     pad_token: int  #: id that fills shorter texts of a batch up; what it is never matters, attention masks it
     vocabulary: int  #: token ids are below this
+    unpackable: str = ""  #: of a causal model: why a row cannot hold several texts, each by itself; empty where it can
 
     def example(self, draws: torch.Generator) -> dict[str, torch.Tensor]:
         """Two random texts, one shorter than the other, to compare models on."""

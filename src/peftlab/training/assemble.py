@@ -153,7 +153,7 @@ class Ingredients:
             BackboneError: a task of texts on a backbone of images, or the other way round.
         """
         if self.task.input_kind == "text":
-            return self.source.text_preprocessing(self.backbone)
+            return self.source.text_preprocessing(self.backbone, self.task.head)
         return self.source.preprocessing(self.backbone, self.image_size)
 
     def load_backbone(self, outputs: int, seed: int, device: str = "cpu") -> Backbone:
