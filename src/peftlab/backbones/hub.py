@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,6 @@ AUTO = {
     "question-answering": "AutoModelForQuestionAnswering",
     "causal-lm": "AutoModelForCausalLM",
 }
-_WITHOUT_CLASSES = frozenset({"causal-lm", "question-answering"})
 _HEADS = ("classifier", "score", "head", "fc", "qa_outputs")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -107,7 +106,7 @@ class TransformersBackbone(BackboneSource):
         import transformers
 
         auto = getattr(transformers, AUTO[head])
-        labels = {} if head in _WITHOUT_CLASSES else {"num_labels": outputs}
+        labels = {} if head == "causal-lm" else {"num_labels": outputs}
         missing: set[str] = set()
         module: Any
         try:
@@ -139,7 +138,7 @@ class TransformersBackbone(BackboneSource):
             library="transformers",
             module=module,
             head=head_name,
-            outputs=_OUTPUTS.get(head, logits),
+            outputs=spans if head == "question-answering" else logits,
             save=lambda m, folder: m.save_pretrained(folder),  # pyright: ignore
             fresh=(*heads[:-1], *fresh),
         )
@@ -206,7 +205,7 @@ def _fresh(missing: set[str], heads: list[str], name: str) -> list[str]:
     return list(poolers)
 
 
-def _spans(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def spans(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Start and end logits of every position, [B, T, 2]."""
     found = module(**inputs, return_dict=True)
     return torch.stack([found.start_logits, found.end_logits], dim=-1)
