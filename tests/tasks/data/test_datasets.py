@@ -204,7 +204,7 @@ def test_a_hub_data_set_is_known_by_its_commit(own_cache, tmp_path):
     hub_copy(own_cache, tmp_path)
     source = Datasets(id="owner/some_name")
     assert len(source.read().labels) == 18
-    assert source._builder().hash == COMMIT
+    assert source.builder().hash == COMMIT
     assert Datasets(id="owner/some_name", revision=COMMIT).read().label_names == tuple(NAMES)
     with pytest.raises(DataError, match=f"commit {COMMIT} is what is there"):
         Datasets(id="owner/some_name", revision="f" * 40).read()
