@@ -41,8 +41,11 @@ def test_splits_can_be_named(tmp_path: Path) -> None:
         TextDatasets(path=str(folder), train="fit", test="hold").read()
 
 
-def test_one_place_is_named() -> None:
+def test_one_place_is_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="exactly one"):
         TextDatasets()
     assert source_of("nyu-mll/glue").spec()["id"] == "nyu-mll/glue"
-    assert TextDatasets(path="x").fingerprint() != TextDatasets(path="x", train="a").fingerprint()
+    place = str(tmp_path)
+    assert TextDatasets(path=place).fingerprint() != TextDatasets(path=place, train="a").fingerprint()
+    with pytest.raises(DataError, match="no such data"):
+        TextDatasets(path=f"{place}/nowhere").fingerprint()
