@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
 
 from peftlab.errors import DataError, OptionError
-from peftlab.tasks._splits import SplitOptions, Splitter, allocate, draw_order, some, stratified_cut, stratified_folds
+from peftlab.tasks._splits import (
+    SplitOptions,
+    Splitter,
+    allocate,
+    draw_order,
+    grouped_cut,
+    grouped_folds,
+    some,
+    stratified_cut,
+    stratified_folds,
+)
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(lambda values: np.array(values, dtype=np.int64))
 SPLITS = ("train", "validation", "test")
@@ -158,3 +168,18 @@ def test_a_cut_that_leaves_a_class_out_is_refused():
 def test_counted_and_named():
     assert some(["a"], "class has", "classes have") == "1 class has ('a')"
     assert some(list("abcdefg"), "class", "classes").startswith("7 classes ('a', 'b', 'c', 'd', 'e', ...")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=80), st.floats(0.05, 0.9), st.integers(0, 3))
+def test_groups_are_never_parted(numbers: list[int], share: float, seed: int) -> None:
+    groups, indices = np.array(numbers, dtype=np.int64), np.arange(len(numbers))
+    size = max(1, round(share * len(indices)))
+    rest, chosen = grouped_cut(groups, indices, size, seed=seed, purpose="test")
+    assert np.array_equal(np.sort(np.concatenate([rest, chosen])), indices)
+    assert not set(groups[rest]) & set(groups[chosen])
+    smallest = np.unique(groups, return_counts=True)[1].min()
+    left = np.unique(groups[rest], return_counts=True)[1]
+    assert len(chosen) <= max(size, smallest) and not (left <= size - len(chosen)).any()  # nothing more would have fitted
+    fold = grouped_folds(groups, indices, 2)
+    assert all(len(set(fold[groups == group])) == 1 for group in set(numbers))

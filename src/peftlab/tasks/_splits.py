@@ -89,6 +89,37 @@ def stratified_folds(labels: np.ndarray, indices: np.ndarray, folds: int) -> np.
     return fold
 
 
+def grouped_cut(groups: np.ndarray, indices: np.ndarray, size: int, *, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+    """``indices`` cut into (rest, about ``size`` of them), each sorted, with no group on both sides.
+
+    Groups are taken in random order where they still fit: never more than ``size`` examples, unless already the smallest group
+    has more.
+
+    Args:
+        groups: group of every example, int64 [N].
+        indices: the examples to cut, int64 [M].
+    """
+    _, own, counts = np.unique(groups[indices], return_inverse=True, return_counts=True)
+    taken, left = np.zeros(len(counts), dtype=bool), size
+    for group in draw_order(len(counts), seed=seed, purpose=purpose):
+        if counts[group] <= left:
+            taken[group], left = True, left - counts[group]
+    if size and not taken.any():
+        taken[counts.argmin()] = True
+    chosen = taken[own]
+    return np.sort(indices[~chosen]), np.sort(indices[chosen])
+
+
+def grouped_folds(groups: np.ndarray, indices: np.ndarray, folds: int) -> np.ndarray:
+    """Fold of every index, int64 [M]: groups in random order, each into the fold that has the fewest examples so far."""
+    _, own, counts = np.unique(groups[indices], return_inverse=True, return_counts=True)
+    fold, filled = np.empty(len(counts), dtype=np.int64), np.zeros(folds, dtype=np.int64)
+    for group in draw_order(len(counts), seed=0, purpose="folds"):
+        fold[group] = filled.argmin()
+        filled[fold[group]] += counts[group]
+    return fold[own]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOptions:
     """What a study may say about splits; None: as the data have it, else the default share."""
@@ -137,6 +168,7 @@ class Splitter:
         label_names: K names.
         roles: indices of the splits that the data bring (train at least).
         usable: bool [N]; examples that could be decoded.
+        groups: int64 [N]; a cut made here never parts a group (examples about one text, say), which goes before class shares.
     """
 
     labels: np.ndarray
@@ -144,6 +176,7 @@ class Splitter:
     roles: Mapping[Role, np.ndarray]
     options: SplitOptions
     usable: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def fixed(self, fold: int = 0) -> FixedParts:
         """Subsets and test examples: decided by the data, never by the seed.
@@ -189,8 +222,9 @@ class Splitter:
         if fixed.validation is not None:
             return Splits(train=fixed.pool, validation=fixed.validation, test=fixed.test)
         size = self._validation_count(len(fixed.pool))
-        self._check_cut(fixed.pool, size)
-        train, validation = stratified_cut(self.labels, fixed.pool, size, seed=seed, purpose=f"validation {fold}")
+        if self.groups is None:
+            self._check_cut(fixed.pool, size)
+        train, validation = self._cut(fixed.pool, size, seed=seed, purpose=f"validation {fold}")
         return Splits(train=train, validation=validation, test=fixed.test)
 
     def _given(self, fold: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -202,7 +236,7 @@ class Splitter:
             pool, own = np.sort(np.concatenate([pool, own])), None
         if test is None:
             share = DEFAULT_TEST if options.test is None else options.test
-            pool, test = stratified_cut(self.labels, pool, round(share * len(pool)), seed=0, purpose="test")
+            pool, test = self._cut(pool, round(share * len(pool)), seed=0, purpose="test")
         elif options.test is not None:
             raise OptionError(
                 "the data have a test split of their own", where="test", remedy="remove test; test_size takes a subset"
@@ -216,8 +250,16 @@ class Splitter:
         everything = np.sort(np.concatenate(list(self.roles.values())))
         if folds > len(everything):
             raise OptionError(f"{folds} folds of {len(everything)} examples", where="folds", remedy="use fewer folds")
-        assigned = stratified_folds(self.labels, everything, folds)
+        if self.groups is None:
+            assigned = stratified_folds(self.labels, everything, folds)
+        else:
+            assigned = grouped_folds(self.groups, everything, folds)
         return everything[assigned != fold], None, everything[assigned == fold]
+
+    def _cut(self, indices: np.ndarray, size: int, *, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+        if self.groups is None:
+            return stratified_cut(self.labels, indices, size, seed=seed, purpose=purpose)
+        return grouped_cut(self.groups, indices, size, seed=seed, purpose=purpose)
 
     def _subset(self, indices: np.ndarray, size: int | None, key: str) -> np.ndarray:
         if size is None:

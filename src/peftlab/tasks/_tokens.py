@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache as once
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 
 from peftlab.errors import BackboneError, DataError
-from peftlab.tasks._cache import replace
+from peftlab.tasks._cache import cached_arrays
 from peftlab.tasks.contract import TextPreprocessing
 
 LAYOUT = 1  #: raised when what a cache file holds changes
@@ -121,12 +119,7 @@ def tokenize(texts: Sequence[str], pairs: Sequence[str] | None, preprocessing: T
         lengths += [len(row) for row in found["input_ids"]]
         cut += [len(encoding.overflowing) > 0 for encoding in found.encodings]
     flat = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    if len(flat) and flat.max() >= preprocessing.vocabulary:
-        raise DataError(
-            f"token id {int(flat.max())} is outside the model's vocabulary of {preprocessing.vocabulary}",
-            where=preprocessing.tokenizer,
-            remedy="tokenizer and weights must belong together",
-        )
+    check_vocabulary(flat, preprocessing)
     return Tokens(
         ids=flat,
         types=np.concatenate(types) if types else None,
@@ -136,7 +129,7 @@ def tokenize(texts: Sequence[str], pairs: Sequence[str] | None, preprocessing: T
 
 
 def cached(key: Mapping[str, Any], cache: Path, make: Callable[[], Tokens]) -> Tokens:
-    """What ``make`` gives, kept under ``cache``; several processes may do this at once.
+    """What ``make`` gives, kept under ``cache``.
 
     Args:
         key: everything that decides the outcome, JSON-ready.
@@ -144,31 +137,23 @@ def cached(key: Mapping[str, Any], cache: Path, make: Callable[[], Tokens]) -> T
     Raises:
         DataError: the cache cannot be written.
     """
-    name = hashlib.sha256(json.dumps([LAYOUT, key], sort_keys=True).encode()).hexdigest()[:40]
-    path = cache / "tokens" / f"{name}.npz"
-    found = _load(path)
-    if found is not None:
-        return found
-    made = make()
-    types = np.empty(0, dtype=np.uint8) if made.types is None else made.types
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda file: np.savez(file, ids=made.ids, types=types, offsets=made.offsets, cut=made.cut))
-    except OSError as error:
+
+    def arrays() -> dict[str, np.ndarray]:
+        made = make()
+        types = np.empty(0, dtype=np.uint8) if made.types is None else made.types
+        return {"ids": made.ids, "types": types, "offsets": made.offsets, "cut": made.cut}
+
+    found = cached_arrays(cache / "tokens", [LAYOUT, key], arrays)
+    return Tokens(
+        ids=found["ids"], types=found["types"] if len(found["types"]) else None, offsets=found["offsets"], cut=found["cut"]
+    )
+
+
+def check_vocabulary(ids: np.ndarray, preprocessing: TextPreprocessing) -> None:
+    """Raises DataError for an id outside the model's vocabulary: the tokenizer is not that of the model."""
+    if len(ids) and ids.max() >= preprocessing.vocabulary:
         raise DataError(
-            f"the token cache cannot be written: {error}",
-            where=str(path.parent),
-            remedy=f"free {made.ids.nbytes / 2**20:,.0f} MiB there, or give another cache folder",
-        ) from error
-    return made
-
-
-def _load(path: Path) -> Tokens | None:
-    """None where the file is missing or damaged (its checksums are compared)."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("ids", "types", "offsets", "cut")}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-    types = arrays["types"] if len(arrays["types"]) else None
-    return Tokens(ids=arrays["ids"], types=types, offsets=arrays["offsets"], cut=arrays["cut"])
+            f"token id {int(ids.max())} is outside the model's vocabulary of {preprocessing.vocabulary}",
+            where=preprocessing.tokenizer,
+            remedy="tokenizer and weights must belong together",
+        )
