@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftlab.deployment import onnx_parts
 from peftlab.deployment.onnx_layers import Activations, with_operators
 from peftlab.errors import MissingExtra, OptionError, TrainingError
 
@@ -88,6 +89,7 @@ def write_onnx(
         raise TrainingError(what, where=type(module).__name__, remedy="use --packed or --merged") from error
     proto = program.model_proto
     _strip(proto.graph)
+    onnx_parts.define(proto)
     proto.producer_name, proto.producer_version, proto.doc_string = "peftlab", "", ""
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False, sort_keys=True))

@@ -6,7 +6,8 @@ int4, int8:  y = MatMulNBits(x; q, a, zero point m) + s(x) C,   C [L, d_out] = a
 nf4, fp4:    y = MatMulBnb4(x; codes, absmax) + s(x) C,         C [L, d_out] = c, the offset; nothing is added where there is none
 
 MatMulNBits takes float zero points too, but unpacks the weight at every call then; with the fixed m it has fast kernels, and what
-is left of a (q - b) is constant within each group. Exact up to float rounding.
+is left of a (q - b) is constant within each group. Exact up to float rounding. Layers that may be called with few rows have a
+function in its place, which is as exact (onnx_parts.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from peftlab.deployment import onnx_parts
 from peftlab.errors import OptionError
 from peftlab.nn.groups import BITS, BOOKS
 from peftlab.nn.packed import PackedLinear
@@ -24,7 +26,6 @@ from peftlab.nn.pooled import group_sums
 Activations = Literal["float", "int8"]
 #: accuracy_level of MatMulNBits: what the inputs may be rounded to inside the product
 LEVELS: dict[str, int] = {"float": 1, "int8": 4}
-_BLOCKS = (256, 128, 64, 32, 16)
 _DOMAIN = "com.microsoft"
 
 
@@ -34,7 +35,7 @@ def block_size(group_size: int) -> int:
     Raises:
         OptionError: there is none.
     """
-    for block in _BLOCKS:
+    for block in onnx_parts.BLOCKS:
         if group_size % block == 0:
             return block
     raise OptionError(
@@ -58,8 +59,10 @@ class _GroupTerm(nn.Module):
         self.bias = layer.bias
 
     def complete(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        y = y if self.C is None else y + group_sums(x, self.group_size) @ self.C
-        return y if self.bias is None else y + self.bias
+        if self.C is None:
+            return y if self.bias is None else y + self.bias
+        term = group_sums(x, self.group_size) @ self.C
+        return y + (term if self.bias is None else term + self.bias)  # the inner sum is one operator of onnxruntime's
 
     def scales(self, scale: torch.Tensor) -> torch.Tensor:
         """[d_out * d_in/block], each group's as often as it has blocks."""
@@ -80,9 +83,15 @@ class _Integers(_GroupTerm):
         self.register_buffer("scale", self.scales(layer.scale))
         self.options = {"K": layer.in_features, "N": layer.out_features, "bits": bits, "block_size": self.block}
         self.options["accuracy_level"] = LEVELS[activations]
+        self.exact = activations == "float"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.complete(x, _operator("MatMulNBits", x, (self.codes, self.scale), self.options))
+        bits, weights = self.options["bits"], (self.codes, self.scale)
+        if self.exact and onnx_parts.worth_splitting(bits, self.in_features * self.out_features, x.shape[1:-1]):
+            sizes = {"K": self.in_features, "N": self.out_features, "most": onnx_parts.FEW[bits].rows * self.in_features}
+            y = _operator(onnx_parts.function_name(bits, self.block), x.flatten(0, -2), weights, sizes, onnx_parts.DOMAIN)
+            return self.complete(x, y.unflatten(0, x.shape[:-1]))
+        return self.complete(x, _operator("MatMulNBits", x, weights, self.options))
 
 
 class _Book(_GroupTerm):
@@ -106,10 +115,12 @@ class _Book(_GroupTerm):
         return self.complete(x, _operator("MatMulBnb4", x, (self.codes, self.scale), self.options))
 
 
-def _operator(name: str, x: torch.Tensor, weights: tuple[torch.Tensor, ...], options: dict[str, int]) -> torch.Tensor:
+def _operator(
+    name: str, x: torch.Tensor, weights: tuple[torch.Tensor, ...], options: dict[str, int], domain: str = _DOMAIN
+) -> torch.Tensor:
     """Stands for the operator while the graph is recorded; gives no values."""
     shape = (*x.shape[:-1], options["N"])
-    return torch.onnx.ops.symbolic(f"{_DOMAIN}::{name}", (x, *weights), {**options}, dtype=x.dtype, shape=shape, version=1)
+    return torch.onnx.ops.symbolic(f"{domain}::{name}", (x, *weights), {**options}, dtype=x.dtype, shape=shape, version=1)
 
 
 def with_operators(module: nn.Module, activations: Activations) -> nn.Module:
