@@ -162,9 +162,9 @@ def test_labels_without_names_are_numbered_in_order(tmp_path: Path, values: list
 
 def test_label_names_give_the_order(tmp_path: Path) -> None:
     data = table(tmp_path, [(f"text {i}", ["yes", "no"][i % 2]) for i in range(60)])
-    assert TextClassification(data=data, label_names=["yes", "no"]).info().label_names == ("yes", "no")
+    assert TextClassification(data=data, label_names=("yes", "no")).info().label_names == ("yes", "no")
     with pytest.raises(DataError, match=r"label 'no' is none of 'yes', 'not' \(30 such rows\)"):
-        TextClassification(data=data, label_names=["yes", "not"]).info()
+        TextClassification(data=data, label_names=("yes", "not")).info()
 
 
 def test_columns_that_are_not_named_or_not_there(tmp_path: Path) -> None:
@@ -179,6 +179,50 @@ def test_columns_that_are_not_named_or_not_there(tmp_path: Path) -> None:
         TextClassification(data=data, text="review", label="number").info()
     info = TextClassification(data=data, text="review", label="stars").info()
     assert any("not used: number" in note for note in info.notes)
+
+
+def test_lists_are_given_as_a_study_has_them(tmp_path: Path) -> None:
+    data = table(tmp_path, [(f"film {i}", "plot", "x", ["yes", "no"][i % 2]) for i in range(60)], "a\tb\tc\tverdict")
+    options = {"data": data, "text": ["a", "b"], "label": "verdict", "label_names": ["yes", "no"]}
+    task = registry.create("task", {"kind": "text-classification", **options}, key="kind")
+    assert task.columns() == ["a", "b"] and task.info().label_names == ("yes", "no")
+    again = registry.create("task", task.spec("kind"), key="kind")  # as a record has it
+    assert again.spec("kind") == task.spec("kind") and again.columns() == ["a", "b"]
+    with pytest.raises(OptionError, match="3 columns of text"):
+        registry.create("task", {"kind": "text-classification", **options, "text": ["a", "b", "c"]}, key="kind")
+
+
+@pytest.mark.parametrize("values", [["yes", "no", "Yes", "no"], ["1", "0", "1 ", "0"]])
+def test_labels_that_differ_in_case_or_spaces_are_a_mistake_unless_they_are_listed(tmp_path: Path, values: list[str]) -> None:
+    data = table(tmp_path, [(f"text {i}", values[i % 4]) for i in range(80)])
+    with pytest.raises(DataError, match="differ in case or spaces only"):
+        TextClassification(data=data).info()
+    assert len(TextClassification(data=data, label_names=tuple(dict.fromkeys(values))).info().label_names) == 3
+
+
+def test_the_label_is_no_text(tmp_path: Path) -> None:
+    data = table(tmp_path, [(f"text {i}", i % 2) for i in range(60)])
+    for options in ({"text": "label"}, {"text": ("text", "label")}):
+        with pytest.raises(DataError, match="'label' is the label and the text"):
+            TextClassification(data=data, **options).info()
+
+
+def test_a_column_that_a_split_lacks_is_named_with_it(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "train.tsv", sentences(60), "sentence\tlabel")
+    write_tsv(tmp_path / "test.tsv", [(text,) for text, _ in sentences(20, seed=1)], "sentence")
+    with pytest.raises(DataError, match="split 'test' has no column 'label'"):
+        TextClassification(data=str(tmp_path)).info()
+    write_tsv(tmp_path / "test.tsv", sentences(20, seed=1), "text\tlabel")
+    with pytest.raises(DataError, match=r"has no column '(text|sentence)'"):
+        TextClassification(data=str(tmp_path)).info()
+
+
+def test_texts_that_are_empty_are_counted_and_data_without_any_text_refused(tmp_path: Path) -> None:
+    rows = sentences(60)
+    info = TextClassification(data=table(tmp_path, [*rows, ("", 0), (" ", 1)])).info()
+    assert "2 texts are empty" in info.notes
+    with pytest.raises(DataError, match="every text is empty"):
+        TextClassification(data=table(tmp_path, [("", label) for _, label in rows])).info()
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -205,7 +249,10 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="3 tokens"):
         TextClassification(data="sst2", max_length=3)
     with pytest.raises(OptionError, match="3 columns"):
-        TextClassification(data="sst2", text=["a", "b", "c"])
+        TextClassification(data="sst2", text=("a", "b", "c"))
+    for names in ((), ("one",), ("a", "b", "a")):
+        with pytest.raises(OptionError, match="two classes or more, each once"):
+            TextClassification(data="sst2", label_names=names)
 
 
 def test_a_task_of_texts_needs_a_model_of_texts(tmp_path: Path) -> None:

@@ -28,10 +28,11 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
 
     Returns:
         Per input its label, confidence (softmax probability) and the three likeliest labels. Files that cannot be decoded are
-        named with the reason and make the exit code that of wrong data (3); the others are labelled all the same.
+        named with the reason and make the exit code that of wrong data (3); the others are labelled all the same. Texts that
+        are longer than what the model was trained with are cut, and named.
 
     Raises:
-        DataError: an input is not there, or there is none; of texts: a missing column.
+        DataError: an input is not there, or there is none; of texts: a missing column, a file that holds none.
         RecordError: no exported model, or a changed one.
         BackboneError: the adapter's backbone is not there.
         MissingExtra: an ONNX model, and onnxruntime is not installed.
@@ -40,9 +41,10 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
     exported = Exported.read(folder)
     given = [str(entry) for entry in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     unreadable: list[dict[str, str]] = []
+    cut: list[str] = []
     prepared = exported.preprocessing
     if isinstance(prepared, TextPreprocessing):
-        kind, batches = "text", text_batches(given, prepared, exported.columns, BATCH)
+        kind, batches = "text", text_batches(given, prepared, exported.columns, BATCH, cut)
     else:
         kind, batches = "file", image_batches(given, prepared, BATCH, unreadable)
     forward = None
@@ -59,8 +61,9 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
         "run_id": exported.config.run_id,
         "predictions": found,
         "unreadable": unreadable,
+        "cut": cut,
     }
-    return Answer(data, lambda: _shown(found, unreadable), exit_code=DataError.exit_code if unreadable else 0)
+    return Answer(data, lambda: _shown(found, unreadable, cut), exit_code=DataError.exit_code if unreadable else 0)
 
 
 def _answer(logits: torch.Tensor, label_names: Sequence[str]) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def _answer(logits: torch.Tensor, label_names: Sequence[str]) -> dict[str, Any]:
     return {**top[0], "top": top}
 
 
-def _shown(found: list[dict[str, Any]], unreadable: list[dict[str, str]]) -> Any:
+def _shown(found: list[dict[str, Any]], unreadable: list[dict[str, str]], cut: list[str]) -> Any:
     def row(entry: dict[str, Any]) -> list[str]:
         others = ", ".join(f"{other['label']} {other['confidence']:.1%}" for other in entry["top"][1:])
         return [entry[kind], entry["label"], f"{entry['confidence']:.1%}", others]
@@ -77,6 +80,7 @@ def _shown(found: list[dict[str, Any]], unreadable: list[dict[str, str]]) -> Any
     kind = "text" if found and "text" in found[0] else "file"
     drawn = table([kind, "label", "confidence", "next"], map(row, found), right=["confidence"]) if found else None
     if not unreadable:
-        return lines(drawn, f"{len(found)} {'texts' if kind == 'text' else 'images'}")
+        longer = f"{len(cut)} of them are longer than what the model was trained with, and were cut: {', '.join(cut[:5])}"
+        return lines(drawn, f"{len(found)} {'texts' if kind == 'text' else 'images'}", longer if cut else None)
     broken = table(["unreadable file", "reason"], ([entry["file"], entry["reason"]] for entry in unreadable))
     return lines(drawn, broken, f"{len(found)} images, {len(unreadable)} unreadable files")

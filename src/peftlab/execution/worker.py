@@ -167,7 +167,7 @@ class _Run:
             splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
             quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
             flags=self.flags,
-            notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings],
+            notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings, *task.info.notes],
             resumed=fitted.resumed,
         )
 

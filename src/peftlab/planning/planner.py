@@ -203,7 +203,7 @@ class Planner:
     def notes(self) -> Iterator[str]:
         """What a reader of the plan should know before it is run."""
         ready = self.items
-        yield from dict.fromkeys(warning for item in ready for warning in item.info.warnings)
+        yield from dict.fromkeys(said for item in ready for said in (*item.info.warnings, *item.info.notes))
         yield from dict.fromkeys(note for item in ready for note in item.forecast.notes)
         tune = self.study.tune
         if tune is not None:

@@ -36,17 +36,19 @@ class TextClassification(ClassificationTask):
     input_kind: ClassVar[Literal["image", "text"]] = "text"
     head: ClassVar[Head] = "sequence-classification"
 
-    text: str | list[str] | None = None  #: column, or two for pairs; default: the source's, else one with a usual name
+    text: str | tuple[str, ...] | None = None  #: column, or two for pairs; default: the source's, else one with a usual name
     label: str | None = None  #: column; default: the source's, else label
-    label_names: list[str] | None = None  #: in the order of the classes; default: the source's, else the values found, sorted
+    label_names: tuple[str, ...] | None = None  #: in the order of the classes; default: the source's, else those found, sorted
     max_length: int | None = None  #: tokens, special ones included; default: as many as the model takes
     bucketing: bool = True  #: texts of similar length share a batch
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 4:
             raise OptionError(f"{self.max_length} tokens", where="max_length", remedy="4 or more")
-        if isinstance(self.text, list) and len(self.text) not in (1, 2):
-            raise OptionError(f"{len(self.text)} columns of text", where="text", remedy="one, or two for pairs")
+        if isinstance(self.text, tuple) and len(set(self.text)) not in (1, 2):
+            raise OptionError(f"{len(set(self.text))} columns of text", where="text", remedy="one, or two for pairs")
+        if self.label_names is not None and len(set(self.label_names)) < max(2, len(self.label_names)):
+            raise OptionError("two classes or more, each once", where="label_names", remedy="e.g. [negative, positive]")
         ClassificationTask.__post_init__(self)
 
     def source(self) -> TextSource:
@@ -171,7 +173,7 @@ class _Examples:
     notes: tuple[str, ...]
 
 
-def _examples(rows: Rows, text: str | list[str] | None, label: str | None, names: list[str] | None) -> _Examples:
+def _examples(rows: Rows, text: str | tuple[str, ...] | None, label: str | None, names: tuple[str, ...] | None) -> _Examples:
     """Columns found, texts checked, labels numbered.
 
     Raises:
@@ -181,15 +183,19 @@ def _examples(rows: Rows, text: str | list[str] | None, label: str | None, names
     known = rows.columns.get("text")
     chosen = text or known or next((found for found in TEXTS if all(name in there for name in found)), None)
     if chosen is None:
+        _in_all_parts(rows, [name for found in TEXTS for name in found])
         listed = ", ".join(map(repr, there))
         raise DataError(
             f"which column is the text? There are {listed}", where="text", remedy="set text: to it (or to two, for pairs)"
         )
-    columns = [chosen] if isinstance(chosen, str) else list(chosen)
+    columns = [chosen] if isinstance(chosen, str) else list(dict.fromkeys(chosen))
     target = label or rows.columns.get("label") or next((name for name in LABELS if name in there), None)
     if not isinstance(target, str):
+        _in_all_parts(rows, LABELS)
         listed = ", ".join(map(repr, there))
         raise DataError(f"which column is the label? There are {listed}", where="label", remedy="set label: to it")
+    if target in columns:
+        raise DataError(f"{target!r} is the label and the text", where="text", remedy="name two columns")
     texts = [rows.column(name) for name in columns]
     empty = 0
     for name, values in zip(columns, texts, strict=True):
@@ -202,13 +208,22 @@ def _examples(rows: Rows, text: str | list[str] | None, label: str | None, names
     given = rows.columns.get("label_names") if label in (None, rows.columns.get("label")) else None
     values = rows.columns.get("label_values")
     label_names, labels = _numbered(
-        rows, target, names or (list(given) if given else None), list(values) if values and not names else None
+        rows, target, names or (tuple(given) if given else None), tuple(values) if values and not names else None
     )
     unused = [name for name in there if name not in (*columns, target)]
     notes = [*rows.notes, *([f"columns that are not used: {', '.join(unused)}"] if unused else [])]
     if empty:
+        if empty == len(rows) * len(columns):
+            raise DataError("every text is empty", where=" ".join(columns), remedy="set text: to the column of the texts")
         notes.append(f"{empty} texts are empty")
     return _Examples(rows=rows, columns=columns, texts=texts, labels=labels, label_names=tuple(label_names), notes=tuple(notes))
+
+
+def _in_all_parts(rows: Rows, usual: Sequence[str]) -> None:
+    """Raises DataError for a column of a usual name that some split lacks."""
+    for name in usual:
+        if any(name in part.columns for part in rows.parts):
+            rows.column(name)
 
 
 def _numbered(
@@ -225,6 +240,12 @@ def _numbered(
     numeric = all(value.isdecimal() for value in distinct)
     if names is None:
         values = names = sorted(distinct, key=int) if numeric else sorted(distinct)
+        alike: dict[str, str] = {}
+        for value in values:
+            if (other := alike.setdefault(value.strip().casefold(), value)) != value:
+                what = f"labels {other!r} and {value!r} differ in case or spaces only"
+                where = rows.where(written.index(value))
+                raise DataError(what, where=where, remedy="write them alike, or list both in label_names")
         if len(distinct) > max(50, len(written) // 4):
             what = f"{len(distinct)} different labels in {len(written)} rows"
             raise DataError(what, where=column, remedy="this does not look like classes; set label: to another column")

@@ -107,6 +107,8 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path: Path) -> None:
         ("t.json", b'[{"a": 1}, {"b": 1}]', "row 2.*other fields than the first row: a, b"),
         ("t.jsonl", b'{"a": 1}\n[]\n', "line 2.*list in place of an object"),
         ("t.jsonl", b'{"a": 1}\n{\n', "line 2.*is no JSON"),
+        ("t.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "line 2.*the field 'a' comes twice"),
+        ("t.json", b'[{"a": 1, "b": {"c": 1, "c": 2}}]', "the field 'c' comes twice"),
         ("t.parquet", b"PAR", "is no Parquet file"),
     ],
 )
@@ -133,3 +135,13 @@ def test_paths_that_are_wrong(tmp_path: Path) -> None:
         source_of(str(tmp_path)).read()
     with pytest.raises(OptionError, match="one file has no splits"):
         Tables(path=str(tmp_path / "train.csv"), test="x.csv")
+
+
+def test_columns_of_a_parquet_file_that_share_a_name(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="is no Parquet file: Multiple matches"):
+        read_table(tmp_path / "d.parquet", "train")

@@ -163,7 +163,7 @@ def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _json(path: Path) -> Table:
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path), object_pairs_hook=_object)
     except ValueError as error:
         raise DataError(f"is no JSON: {error}", where=str(path), remedy="correct the file") from error
     rows = content.get("data") if isinstance(content, dict) else content
@@ -178,11 +178,20 @@ def _json_lines(path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(line, object_pairs_hook=_object))
         except ValueError as error:
             raise DataError(f"is no JSON: {error}", where=f"{path} line {number}", remedy="one object a line") from error
         lines.append(f"line {number}")
     return _objects(rows, lines, path)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One object, each field of which comes once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return found
 
 
 def _objects(rows: Sequence[Any], lines: Sequence[str], path: Path) -> Table:
