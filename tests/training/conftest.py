@@ -15,6 +15,7 @@ from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Listener, Trainer
+from peftlab.training.precision import Precision
 from tests.contracts.tiny import make
 
 
@@ -67,6 +68,8 @@ class Lab:
         hooks: tuple[TrainingHook, ...] = (),
         allocator: Any = None,
         quantizer: Any = "none",
+        device: torch.device = torch.device("cpu"),
+        precision: Precision = "float32",
     ) -> Trainer:
         spec = {"name": adapter} if isinstance(adapter, str) else adapter
         ingredients = Ingredients.of(
@@ -79,15 +82,17 @@ class Lab:
         prepared = ingredients.task.prepare(ingredients.preprocessing(), self.cache)
         defaults = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}
         settings, splits = Train(**{**defaults, **(train or {})}), prepared.splits(seed)
-        adapted = ingredients.build(prepared.info.outputs, seed, look=lambda b: base_probe(b, prepared, splits, settings, seed))
+        adapted = ingredients.build(
+            prepared.info.outputs, seed, device, look=lambda b: base_probe(b, prepared, splits, settings, seed)
+        )
         return Trainer(
             adapted=adapted,
             task=prepared,
             splits=splits,
             train=settings,
             seed=seed,
-            device=torch.device("cpu"),
-            precision="float32",
+            device=device,
+            precision=precision,
             checkpoints=Checkpoints(folder),
             cadence=cadence or Cadence(seconds=float("inf")),
             hooks=[*adapted.hooks, *hooks],
