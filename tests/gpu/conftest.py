@@ -1,4 +1,4 @@
-"""The accelerator: `make test-gpu`. PEFTLAB_TEST_DEVICE=cpu runs the same on a CPU, which shows that the tests themselves hold."""
+"""The accelerator: `make test-gpu`. PEFTLAB_TEST_DEVICE=cpu runs the same on a CPU: do the tests themselves hold?"""
 
 from __future__ import annotations
 
