@@ -17,6 +17,7 @@ from peftlab.errors import Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.gradient_flow import POINTS, SPACING, GradientFlow, points
 from peftlab.records.gradient_flow import FILE, Flow
+from tests.probes.conftest import view
 from tests.training.conftest import Lab, Lines
 from tests.training.test_loop import same, stop_after, weights
 
@@ -41,7 +42,7 @@ class Keeper(TrainingHook):
 
 def watched(lab: Lab, folder: Path, arm: tuple[Any, Any], *more: Any, due: list[int] | None = None, **options: Any):
     trainer = lab.trainer(folder, arm[0], allocator=arm[1], train=TRAIN, **options)
-    hook: Any = GradientFlow().hook(trainer.adapted)
+    hook: Any = GradientFlow().hook(trainer.adapted, view(trainer))
     if due:
         hook.start = lambda total, optimizer: setattr(hook, "due", due)
     for other in more:
@@ -64,7 +65,7 @@ def test_points_are_spread_over_the_run(total: int) -> None:
 def test_values_are_those_of_a_naive_computation_and_nothing_changes(lab: Lab, tmp_path: Path, arm: tuple[Any, Any]) -> None:
     plain, keeper = lab.trainer(tmp_path / "plain", arm[0], allocator=arm[1], train=TRAIN), Keeper()
     trainer, hook = watched(lab, tmp_path / "watched", arm, keeper, due=[1, 5, 24])
-    assert plain.fit().validation == trainer.fit().validation
+    assert plain.fit().selected.metrics == trainer.fit().selected.metrics
     assert same(weights(plain), weights(trainer))
     content = hook.report()[FILE]
     json.dumps(content, allow_nan=False)

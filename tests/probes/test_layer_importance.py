@@ -16,6 +16,7 @@ from peftlab.errors import Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.layer_importance import FILE, SNAPSHOTS, SPACING, LayerImportance, snapshots, window
 from peftlab.training.loop import Trainer
+from tests.probes.conftest import view
 from tests.training.conftest import Lab
 from tests.training.test_loop import same, stop_after, weights
 
@@ -31,7 +32,7 @@ TRAIN = {"epochs": 4, "batch_size": 16}  # 24 steps, snapshots after 12 and 24
 
 def watched(lab: Lab, folder: Path, arm: tuple[Any, Any], *more: TrainingHook, wide: bool = False, **options: Any):
     trainer = lab.trainer(folder, arm[0], allocator=arm[1], train=TRAIN, **options)
-    hook: Any = LayerImportance().hook(trainer.adapted)
+    hook: Any = LayerImportance().hook(trainer.adapted, view(trainer))
     if wide:
         hook.start = lambda total, optimizer: (setattr(hook, "due", [5, 6, 17, 24]), setattr(hook, "window", 4))
     trainer.hooks = [*trainer.hooks, *more, hook]
@@ -52,7 +53,7 @@ def test_snapshots_are_spread_over_the_run_and_end_with_it(total: int) -> None:
 def test_it_changes_no_result(lab: Lab, tmp_path: Path, arm: tuple[Any, Any]) -> None:
     plain = lab.trainer(tmp_path / "plain", arm[0], allocator=arm[1], train=TRAIN)
     trainer, hook = watched(lab, tmp_path / "watched", arm)
-    assert plain.fit().validation == trainer.fit().validation
+    assert plain.fit().selected.metrics == trainer.fit().selected.metrics
     assert same(weights(plain), weights(trainer))
     content = hook.report()[FILE]
     assert content["steps"] == [12, 24]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from peftlab.probes.parameters import Parameters
+from tests.probes.conftest import view
 from tests.training.conftest import Lab
 
 TRAIN = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-2}  # 24 steps
@@ -18,7 +19,7 @@ SVD = {"name": "svd", "rank": 4, "targets": "standard"}
 def counts(lab: Lab, folder: Path, adapter: dict[str, Any], allocator: dict[str, Any] | None) -> tuple[dict, dict, int]:
     """(parameters.json, ranks.json, parameters counted in the exported adapter)."""
     trainer = lab.trainer(folder, adapter, train=TRAIN, allocator=allocator)
-    hook = Parameters().hook(trainer.adapted)
+    hook = Parameters().hook(trainer.adapted, view(trainer))
     trainer.hooks.append(hook)  # pyright: ignore
     trainer.fit()
     reports = trainer.chain.report()

@@ -10,6 +10,7 @@ import torch
 
 from peftlab.allocators.importance.contract import Part
 from peftlab.probes.rank_utilisation import FILE, RankUtilisation, utilisation
+from tests.probes.conftest import view
 from tests.training.conftest import Lab
 
 
@@ -42,7 +43,7 @@ def test_nothing_learnt_is_no_rank() -> None:
 @pytest.mark.parametrize("spec", [{"name": "lora", "rank": 4}, {"name": "svd", "rank": 4}], ids=str)
 def test_of_a_trained_run(lab: Lab, tmp_path: Path, spec: dict) -> None:
     trainer = lab.trainer(tmp_path, spec)
-    hook = RankUtilisation().hook(trainer.adapted)
+    hook = RankUtilisation().hook(trainer.adapted, view(trainer))
     trainer.fit()
     sites = hook.report()[FILE]["sites"]
     merged, plain = trainer.adapted.adapter.merge(trainer.adapted), lab.trainer(tmp_path / "plain", "linear-probe")

@@ -15,6 +15,7 @@ from torch import nn
 from peftlab.adapters._peft import check_ranks, ranked
 from peftlab.adapters._plain import load_tensors, save_tensors, saved_tensors
 from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
 from peftlab.nn.packed import PackedLinear
@@ -142,6 +143,16 @@ class PooledLora(Adapter):
             return PooledTriplets(base, rank, self.scale, self.dropout, random, group_size=g)
         bound = 1 / math.sqrt(g * site.d_in) if self.init == "lora" else math.sqrt(6 / (site.d_in + rank))
         return PooledLinear(base, rank, self.scale, self.dropout, random, group_size=g, bound=bound)
+
+    def parts(self, adapted: Adapted) -> dict[str, Part]:
+        """Scaled by sqrt(g), as norms and singular values of an update that repeats over the g columns of a group are."""
+        layers, g = pooled_layers(adapted.module), self._group()
+        return {
+            site.name: Part(
+                tensors=layers[site.name].factor_tensors(), d_in=g * site.d_in, d_out=site.d_out, scale=self.scale * math.sqrt(g)
+            )
+            for site in adapted.sites
+        }
 
     def update_norms(self, adapted: Adapted) -> dict[str, float]:
         """sqrt(g) ||s B A||: each entry of the update stands for the g columns of its group."""

@@ -26,6 +26,7 @@ class WorkerOptions:
     checkpoint_every_steps: int | None = None
     deterministic: bool = True
     trackers: tuple[str | Mapping[str, Any], ...] = ()  #: as the study names them; they see the run and do nothing to it
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: name -> options, as the study gives them
     silence_s: float = 600.0  #: a run that has said nothing for so long is reported, with its stack in its log; it is not stopped
 
 

@@ -21,12 +21,12 @@ from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
 from peftlab.execution.tracking import Tracking
 from peftlab.nn.hooks import TrainingHook
+from peftlab.probes.contract import View, probes_of
 from peftlab.records.environment import environment
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
-from peftlab.registry import components
 from peftlab.study.schema import Train
-from peftlab.tasks.contract import PreparedTask
+from peftlab.tasks.contract import PreparedTask, Splits
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.evaluation import predictions
@@ -147,6 +147,9 @@ class _Run:
         reports = trainer.chain.report()
         for name, content in reports.items():
             self.folder.write_json(name, content)
+        for name, arrays in trainer.chain.arrays().items():
+            np.savez_compressed(self.folder.path / name, **arrays)  # pyright: ignore
+        self.folder.write_json("base_check.json", trainer.base_check)
         self.folder.write_json("memory.json", measured)
         self.folder.append_metrics([], durable=True)
         self.checkpoints = trainer.checkpoints
@@ -214,7 +217,7 @@ class _Run:
         batches = first_batches(task, splits.train, device)
         adapted = ingredients.build(task.info.outputs, seed, device, look, task, batches)
         hooks: list[TrainingHook] = [*adapted.hooks]
-        hooks += [probe().hook(adapted) for probe in components("probe").values()]  # pyright: ignore
+        hooks += self._watching(ingredients, task, splits, adapted)
         hooks.append(memory.hook(adapted))
         trainer = Trainer(
             adapted=adapted,
@@ -232,6 +235,18 @@ class _Run:
         )
         with memory:
             return adapted, trainer, trainer.fit(), memory
+
+    def _watching(self, ingredients: Ingredients, task: PreparedTask, splits: Splits, adapted: Adapted) -> list[TrainingHook]:
+        """The hooks of the probes, as the study wants them."""
+        view = View(
+            task=task,
+            splits=splits,
+            device=self.attempt.device,
+            zero_at_start=ingredients.zero_at_start,
+            fresh=functools.partial(ingredients.build, task.info.outputs, self.config.seed),
+        )
+        probes = [p for p in probes_of(self.options.probes) if p.in_tuning or self.config.purpose != "tuning"]
+        return [hook for probe in probes if (hook := probe.hook(adapted, view)) is not None]
 
     def _quantize_merged(
         self, ingredients: Ingredients, trainer: Trainer, task: PreparedTask, fitted: Fitted

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -53,6 +54,10 @@ class TrainingHook:
 
     def report(self) -> dict[str, Any]:
         """File name -> JSON-ready content, written into the run folder at the end."""
+        return {}
+
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """File name -> name -> array, written compressed into the run folder at the end, where a study asks for it."""
         return {}
 
 
@@ -115,4 +120,15 @@ class HookChain(TrainingHook):
             hook.load_state(state.get(hook.name) or {})
 
     def report(self) -> dict[str, Any]:
-        return {file: content for hook in self.hooks for file, content in hook.report().items()}
+        return self._gathered("report")
+
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        return self._gathered("arrays")
+
+    def _gathered(self, what: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for hook in self.hooks:
+            begin = time.perf_counter()
+            found |= getattr(hook, what)()
+            self.seconds[hook.name] += time.perf_counter() - begin
+        return found

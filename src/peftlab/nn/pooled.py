@@ -39,6 +39,10 @@ class Pooled(nn.Module):
     def update(self) -> torch.Tensor:
         """[d_out, L], scale included."""
 
+    @abstractmethod
+    def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        """What is trained of the update, each tensor with its dimension that counts the rank."""
+
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """A copy of the base layer with the update folded in.
@@ -90,6 +94,9 @@ class PooledLinear(Pooled):
     def update(self) -> torch.Tensor:
         return self.scale * (self.B @ self.A)
 
+    def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        return (self.A, 0), (self.B, 1)
+
 
 class PooledTriplets(TripletLinear, Pooled):
     """y = base(x) + s P diag(lambda) Q dropout(g mean_g(x)), with P [d_out, r], lambda [r, 1], Q [r, L] (nn/triplets.py)."""
@@ -112,6 +119,9 @@ class PooledTriplets(TripletLinear, Pooled):
     def update(self) -> torch.Tensor:
         down, up = self.factors(self.surviving())
         return self.scale * (up @ down)
+
+    def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        return (self.P, 1), (self.singular_values, 0), (self.Q, 0)
 
     def merged(self) -> nn.Module:
         return Pooled.merged(self)

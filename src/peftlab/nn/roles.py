@@ -76,6 +76,7 @@ class Roles:
     sites: tuple[Site, ...]
     blocks: int
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  #: dotted name of every block
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -125,7 +126,7 @@ def find_roles(model: nn.Module, head: str | None = None) -> Roles:
             ]
     if guessed:
         notes.append(f"{len(guessed)} roles guessed from shapes: " + "; ".join(guessed[:6]))
-    return Roles(tuple(sites), len(numbers), tuple(notes))
+    return Roles(tuple(sites), len(numbers), tuple(notes), tuple(numbers))
 
 
 def _role(name: str) -> str | None:

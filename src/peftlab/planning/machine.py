@@ -14,17 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from peftlab.errors import PeftlabError
+from peftlab.nn.memory import memory_mb
 from peftlab.planning.estimate import Estimate, largest_batch, refusal, roofline_s
 from peftlab.planning.trace import Operation
-from peftlab.training.memory import MB
 from peftlab.training.precision import resolve_device
 
-#: on a GPU a process keeps this much outside the allocator (context, kernels): 0.3-0.6 GB; a reserve, not a measurement
-GPU_CONTEXT_MB = 600.0
 _DECIDES = ("torch", "transformers", "peft", "timm", "scikit-learn", "numpy", "peftlab")
 _MEASURED = ("process_mb", "product_flops_per_s", "bandwidth_bytes_per_s", "overhead_s", "efficiency")
 _TIMEOUT_S = 300
@@ -57,7 +54,7 @@ class Machine:
         """
         chosen = resolve_device(device).type
         measured = _measured(cache, chosen, worker)
-        total, available = _memory(chosen)
+        total, available = memory_mb(chosen)
         return cls(
             device=chosen,
             name=torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine(),
@@ -88,25 +85,6 @@ class Machine:
 
 def _has(device: str) -> bool:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
-
-
-def _memory(device: str) -> tuple[float, float]:
-    """(total, available) in MB; on a CPU within the limits of the control group."""
-    if device == "cuda":
-        free, total = torch.cuda.mem_get_info()
-        return total / MB, max(0.0, free / MB - GPU_CONTEXT_MB)
-    memory = psutil.virtual_memory()
-    if device == "mps":
-        most = torch.mps.recommended_max_memory() / MB
-        return most, min(most, memory.available / MB)
-    total, available = memory.total / MB, memory.available / MB
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        try:
-            most, now = (int((Path("/sys/fs/cgroup") / name).read_text()) / MB for name in (limit, used))
-        except (OSError, ValueError):  # no control group, or "max"
-            continue
-        total, available = min(total, most), min(available, max(0.0, most - now))
-    return total, available
 
 
 def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:

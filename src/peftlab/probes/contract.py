@@ -2,16 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
-from peftlab.registry import Component
+from peftlab.registry import Component, component, components, create
+from peftlab.tasks.contract import PreparedTask, Splits
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a probe may look at besides the adapted model. Looking draws no random number."""
+
+    task: PreparedTask
+    splits: Splits
+    device: torch.device
+    zero_at_start: bool  #: the adapted model begins with the outputs of its backbone
+    fresh: Callable[[], Adapted]  #: the model as training began, made anew on the CPU
+
+    def examples(self, number: int) -> tuple[str, np.ndarray]:
+        """(split, at most ``number`` of its examples, spread evenly): of validation data, without any of training data.
+
+        The same for every arm of a seed.
+        """
+        split = "validation" if len(self.splits.validation) else "train"
+        known = self.splits[split]
+        places = np.linspace(0, len(known) - 1, min(number, len(known))).round().astype(np.int64)
+        return split, known[places]
+
+    def batches(self, number: int, size: int) -> Iterator[dict[str, torch.Tensor]]:
+        """These examples, ``size`` at a time, not augmented, on the device."""
+        _, chosen = self.examples(number)
+        for start in range(0, len(chosen), size):
+            batch = self.task.batch(chosen[start : start + size])
+            yield {key: value.to(self.device) for key, value in batch.items()}
+
+
+@contextlib.contextmanager
+def looking(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode and without gradients; afterwards in the mode it was in."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
 
 
 class Probe(Component, ABC):
     """A configured probe. Its hook's ``report`` is written as ``<name>.json``."""
 
+    in_tuning: ClassVar[bool] = True  #: tuning runs are watched as well
+
     @abstractmethod
-    def hook(self, adapted: Adapted) -> TrainingHook:
-        """What watches the run; asked for before the first step."""
+    def hook(self, adapted: Adapted, view: View) -> TrainingHook | None:
+        """What watches the run, asked for before the first step; None where there is nothing to watch."""
+
+
+def probes_of(asked: Mapping[str, Mapping[str, Any]]) -> list[Probe]:
+    """Every probe there is, with the options that a study gives it.
+
+    Raises:
+        OptionError: no such probe or option.
+    """
+    for name in asked:
+        component("probe", name, where=f"probes.{name}")
+    return [create("probe", {**asked.get(name, {}), "name": name}, where=f"probes.{name}") for name in components("probe")]

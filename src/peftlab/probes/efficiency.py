@@ -14,7 +14,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.flops import flop_counter, product_rate
 from peftlab.nn.hooks import TrainingHook
-from peftlab.probes.contract import Probe
+from peftlab.probes.contract import Probe, View
 
 _COUNTED_STEP = 1  #: the second step: the first allocates
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
@@ -91,5 +91,5 @@ class Efficiency(Probe):
 
     name: ClassVar[str] = "efficiency"
 
-    def hook(self, adapted: Adapted) -> TrainingHook:
+    def hook(self, adapted: Adapted, view: View) -> TrainingHook:
         return _Hook(next(adapted.module.parameters()).device)

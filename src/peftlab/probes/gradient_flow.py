@@ -12,13 +12,13 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
-from peftlab.probes.contract import Probe
+from peftlab.probes._places import Places
+from peftlab.probes.contract import Probe, View
 from peftlab.records.gradient_flow import FILE, events
 
 POINTS = 50  #: at most, spread evenly over the run
 SPACING = 4  #: steps between two points, at least: a point costs up to 6 % of a step of the smallest models
 FIELDS = ("norm", "mean", "max", "zeros", "non_finite")
-HEAD = "head"
 
 
 def points(total: int) -> list[int]:
@@ -32,7 +32,7 @@ class _Hook(TrainingHook):
 
     def __init__(self, adapted: Adapted) -> None:
         self.adapted = adapted
-        self.sites = {site.name: site for site in sorted(adapted.backbone.roles.sites, key=lambda s: -len(s.name))}
+        self.places = Places(adapted)
         self.due: Sequence[int] = []
         self.steps: list[int] = []
         self.values: dict[str, dict[str, list[float | None]]] = {}  #: module -> field -> one value per step
@@ -53,7 +53,7 @@ class _Hook(TrainingHook):
         members: dict[str, list[_Tensor]] = defaultdict(list)
         trainable = self.adapted.trainable()
         for name, tensor in zip(trainable, _described(list(trainable.values())), strict=True):
-            members[self._module(name)].append(tensor)
+            members[self.places.module(name)].append(tensor)
         for module in members:
             self.values.setdefault(module, {field: [None] * len(self.steps) for field in FIELDS})
         self.steps.append(done)
@@ -61,19 +61,6 @@ class _Hook(TrainingHook):
             found = _summary(members.get(module, []))
             for field in FIELDS:
                 columns[field].append(found[field])
-
-    def _module(self, parameter: str) -> str:
-        """The site it belongs to, the head, or else the layer that holds it."""
-        if self.adapted.is_head(parameter):
-            return HEAD
-        plain = parameter.removeprefix("base_model.model.")
-        return next((name for name in self.sites if plain.startswith(f"{name}.")), plain.rpartition(".")[0] or plain)
-
-    def _place(self, module: str) -> dict[str, Any]:
-        if (site := self.sites.get(module)) is not None:
-            return {"block": site.block, "role": site.role}
-        block = next((int(part) for part in module.split(".") if part.isdigit()), None)
-        return {"block": block, "role": HEAD if module == HEAD else "other"}
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values}
@@ -85,9 +72,9 @@ class _Hook(TrainingHook):
     def report(self) -> dict[str, Any]:
         if not self.values:
             return {}
-        order = dict.fromkeys(self._module(name) for name in self.adapted.trainable())  # a checkpoint does not keep it
+        order = dict.fromkeys(self.places.module(name) for name in self.adapted.trainable())  # a checkpoint does not keep it
         values = {name: self.values[name] for name in order if name in self.values}
-        modules = {name: {**self._place(name), **columns} for name, columns in values.items()}
+        modules = {name: {**self.places.about(name), **columns} for name, columns in values.items()}
         return {FILE: {"steps": self.steps, "modules": modules, "events": events(self.steps, values)}}
 
 
@@ -145,5 +132,5 @@ class GradientFlow(Probe):
 
     name: ClassVar[str] = "gradient_flow"
 
-    def hook(self, adapted: Adapted) -> TrainingHook:
+    def hook(self, adapted: Adapted, view: View) -> TrainingHook:
         return _Hook(adapted)

@@ -13,7 +13,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.allocators.importance.contract import Importance, Meter, Part
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.roles import Site
-from peftlab.probes.contract import Probe
+from peftlab.probes.contract import Probe, View
 from peftlab.registry import components
 
 FILE = "importance.json"
@@ -140,5 +140,5 @@ class LayerImportance(Probe):
 
     name: ClassVar[str] = "layer_importance"
 
-    def hook(self, adapted: Adapted) -> TrainingHook:
+    def hook(self, adapted: Adapted, view: View) -> TrainingHook:
         return _Hook(adapted)

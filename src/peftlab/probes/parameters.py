@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import parameter_sizes
-from peftlab.probes.contract import Probe
+from peftlab.probes.contract import Probe, View
 
 
 def count_parameters(adapted: Adapted) -> dict[str, Any]:
@@ -96,5 +96,5 @@ class Parameters(Probe):
 
     name: ClassVar[str] = "parameters"
 
-    def hook(self, adapted: Adapted) -> TrainingHook:
+    def hook(self, adapted: Adapted, view: View) -> TrainingHook:
         return _Hook(adapted)

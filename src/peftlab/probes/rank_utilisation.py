@@ -10,7 +10,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.allocators.importance.contract import Part
 from peftlab.nn.hooks import TrainingHook
-from peftlab.probes.contract import Probe
+from peftlab.probes.contract import Probe, View
 
 FILE = "rank_utilisation.json"
 ENERGY = 0.9
@@ -71,5 +71,5 @@ class RankUtilisation(Probe):
   booktitle = {15th European Signal Processing Conference}, pages = {606--610}, year = {2007}
 }"""
 
-    def hook(self, adapted: Adapted) -> TrainingHook:
+    def hook(self, adapted: Adapted, view: View) -> TrainingHook:
         return _Hook(adapted)

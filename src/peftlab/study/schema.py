@@ -248,6 +248,7 @@ class Study(Frame):
     tune: Tune | None = None
     require: Require = Require()
     trackers: list[Spec] = []  #: who else is shown the runs; no part of what defines them
+    probes: dict[str, dict[str, Any]] = {}  #: probe -> its options; no part of what defines a run either
     analysis: Analysis = Analysis()
 
     @model_validator(mode="after")

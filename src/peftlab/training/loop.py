@@ -98,6 +98,7 @@ class Trainer:
         self.window: list[float] = []  #: losses since the last line of metrics
         self.resumed = 0
         self.notes: list[str] = []
+        self.base_check: dict[str, Any] = {}  #: what was found of the frozen tensors in the end
 
     def fit(self) -> Fitted:
         """Train to the end, or to divergence, or until asked to stop.
@@ -146,7 +147,7 @@ class Trainer:
                 raise Stopped(
                     f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue"
                 )
-        assert_frozen(self.adapted.module, base)
+        self.base_check = assert_frozen(self.adapted.module, base)
         if self.schedule.total == 0:
             self._validate()
         self.selected = self.selector.settle(self.step, self.trainable, diverged=diverged_at is not None)

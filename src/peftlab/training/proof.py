@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,24 +20,37 @@ def tensor_hash(tensor: torch.Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
+def frozen_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """All that must not change: frozen parameters, and whatever quantized layers store."""
+    return [*((n, p) for n, p in module.named_parameters() if not p.requires_grad), *stored_tensors(module)]
+
+
 def frozen_hash(module: nn.Module) -> str:
-    """SHA-256 over names and bytes of all that must not change: frozen parameters, and whatever quantized layers store."""
+    """SHA-256 over names and bytes of :func:`frozen_tensors`."""
     digest = hashlib.sha256()
-    frozen = ((name, parameter) for name, parameter in module.named_parameters() if not parameter.requires_grad)
-    for name, tensor in (*frozen, *stored_tensors(module)):
+    for name, tensor in frozen_tensors(module):
         digest.update(name.encode())
         digest.update(tensor_hash(tensor).encode())
     return digest.hexdigest()
 
 
-def assert_frozen(module: nn.Module, before: str) -> None:
-    """Raises BaseChanged if a frozen parameter differs from ``before``, or holds a gradient."""
-    named = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
-    holder = next((n for n, p in named if p.grad is not None), None)
+def assert_frozen(module: nn.Module, before: str) -> dict[str, Any]:
+    """What was looked at and found unchanged: the record ``base_check.json``.
+
+    Args:
+        before: :func:`frozen_hash` as training began.
+
+    Raises:
+        BaseChanged: a frozen tensor differs, or holds a gradient.
+    """
+    frozen = frozen_tensors(module)
+    holder = next((n for n, tensor in frozen if tensor.grad is not None), None)
     if holder or frozen_hash(module) != before:
         raise BaseChanged(
             "a frozen weight of the backbone changed during training", where=holder or "backbone", remedy="report this fault"
         )
+    size = sum(tensor.nbytes for _, tensor in frozen)
+    return {"tensors": len(frozen), "bytes": size, "sha256": before, "unchanged": True, "with_gradient": 0}
 
 
 class Movement:

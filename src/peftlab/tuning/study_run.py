@@ -86,8 +86,13 @@ class StudyRun:
         machine = Machine.here(self.cache)
         jobs = jobs_that_fit(self.plan, machine) if self.jobs is None else checked_jobs(self.jobs, self.plan, machine)
         threads = 1 if machine.device == "cpu" else machine.cores
-        trackers = tuple(self.study.trackers)
-        options = WorkerOptions(cache=self.cache, threads=threads, device=machine.device, trackers=trackers)
+        options = WorkerOptions(
+            cache=self.cache,
+            threads=threads,
+            device=machine.device,
+            trackers=tuple(self.study.trackers),
+            probes=self.study.probes,
+        )
         return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
 
 
