@@ -45,6 +45,19 @@ def write_sst2(folder: Path, train: int = 200, dev: int = 80) -> Path:
     return folder
 
 
+def instructions(count: int = 120, seed: int = 0) -> list[dict[str, str]]:
+    """Of Alpaca's form, half with an input; the response says the word of judgement again, and what it means."""
+    draws = random.Random(seed)
+    found = []
+    for i in range(count):
+        label = draws.random() < 0.5
+        judged = draws.choice(GOOD if label else BAD)
+        words = [draws.choice(OTHER) for _ in range(draws.randint(2, 8))]
+        response = f"{judged} is {'good' if label else 'bad'}"
+        found.append({"instruction": judged, "input": " ".join(words) if i % 2 else "", "output": response})
+    return found
+
+
 def make_bert(folder: Path, seed: int = 0) -> Path:
     """A BERT of two blocks with random weights and a WordPiece tokenizer that knows :data:`WORDS`."""
     from transformers import BertConfig, BertModel
@@ -153,6 +166,26 @@ def shared_gpt2() -> Path:
 @functools.cache
 def shared_llama() -> Path:
     return make_llama(shelf() / "llama")
+
+
+@functools.cache
+def shared_instructions() -> Path:
+    path = shelf() / "instructions.json"
+    path.write_text(json.dumps(instructions()), encoding="utf-8")
+    return path
+
+
+@functools.cache
+def shared_dolly() -> Path:
+    """Of Dolly's form: instruction, context, response and category."""
+    path = shelf() / "dolly.jsonl"
+    categories = ("closed_qa", "open_qa", "brainstorming")
+    rows = [
+        {"instruction": row["instruction"], "context": row["input"], "response": row["output"], "category": categories[i % 3]}
+        for i, row in enumerate(instructions(60, seed=1))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 @functools.cache
