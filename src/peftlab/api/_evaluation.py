@@ -24,4 +24,5 @@ def evaluated(folder: Path, exported: Exported) -> dict[str, float]:
     config = exported.config
     task: PreparedTask = create("task", config.task, key="kind", where="task").prepare(exported.preprocessing, cache_folder())
     indices = task.splits(config.seed, config.fold).test
-    return evaluate(task, indices, load_forward(folder, exported), _BATCH, torch.device("cpu")).compute()
+    forward = load_forward(folder, exported)
+    return evaluate(task, indices, forward, _BATCH, torch.device("cpu"), thresholds=exported.thresholds).compute()

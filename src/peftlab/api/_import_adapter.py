@@ -66,7 +66,9 @@ def evaluate_adapter(folder: Path, arm: Arm) -> tuple[RunConfig, RunResults]:
     splits = prepared.splits(config.seed)
     begin = time.perf_counter()
     forward = functools.partial(backbone.outputs, adapted.module)
-    meters = {name: evaluate(prepared, splits[name], forward, BATCH, device) for name in ("validation", "test")}
+    meters = {"validation": evaluate(prepared, splits.validation, forward, BATCH, device)}
+    thresholds = meters["validation"].thresholds()
+    meters["test"] = evaluate(prepared, splits.test, forward, BATCH, device, thresholds=thresholds)
     evaluate_s = time.perf_counter() - begin
     names = "; ".join(f"{number} {name}" for number, name in enumerate(prepared.info.label_names))
     outcome = RunResults(
@@ -81,6 +83,7 @@ def evaluate_adapter(folder: Path, arm: Arm) -> tuple[RunConfig, RunResults]:
         memory={},
         time={"evaluate_s": evaluate_s, "device": device.type, "threads": torch.get_num_threads()},
         splits={name: len(splits[name]) for name in ("train", "validation", "test")},
+        thresholds=thresholds,
         flags=[FLAG],
         notes=[
             f"{arm.label}: imported from {folder.resolve().name}; one replicate, its data, tuning and seed are not known here",

@@ -16,7 +16,7 @@ from peftlab.adapters.contract import Adapter
 from peftlab.api._merging import merged_model, quantized_model
 from peftlab.backbones._causal import logits
 from peftlab.backbones.contract import Backbone
-from peftlab.backbones.hub import AUTO
+from peftlab.backbones.hub import AUTO, OUTPUTS
 from peftlab.backbones.resolve import source_of
 from peftlab.deployment.onnx_engine import FILE as ONNX
 from peftlab.deployment.onnx_engine import OnnxModel
@@ -47,6 +47,7 @@ class Exported:
     library: str
     columns: tuple[str, ...] = ()  #: of text in the data of training: one, or two for pairs; none for images
     quantizer: Mapping[str, Any]  #: the one that the run ended with: the config's, unless a fallback put another in its place
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)  #: what the run's validation data decided
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -63,6 +64,7 @@ class Exported:
             "config": self.config.model_dump(mode="json"),
             "quantizer": dict(self.quantizer),
             "columns": list(self.columns),
+            "thresholds": dict(self.thresholds),
         }
 
     @classmethod
@@ -84,6 +86,7 @@ class Exported:
                 library=raw["backbone"]["library"],
                 columns=tuple(raw.get("columns", ())),
                 quantizer=raw.get("quantizer") or raw["config"]["quantizer"],
+                thresholds=dict(raw.get("thresholds", {})),
             )
         except FileNotFoundError as error:
             remedy = "name a folder that `peftlab export` wrote"
@@ -204,7 +207,8 @@ def load_forward(folder: Path, exported: Exported) -> Forward:
         backbone, whole = load_deployed(exported.config, folder, len(exported.label_names), exported.quantizer)
         return lambda inputs: backbone.outputs(whole, inputs)
     module = packed_module(folder, exported) if exported.kind == "packed" else _opened(folder, exported, weights=True)
-    return lambda inputs: _LOGITS[exported.library](module, inputs)
+    compute = _OUTPUTS[exported.library](head_of(exported.config))
+    return lambda inputs: compute(module, inputs)
 
 
 def packed_module(folder: Path, exported: Exported) -> nn.Module:
@@ -244,7 +248,8 @@ def _open_timm(folder: Path, head: Head, weights: bool) -> nn.Module:
 
 #: library -> how a finished model, or one of its shape, is opened with nothing but that library
 _OPEN: Mapping[str, Callable[[Path, Head, bool], nn.Module]] = {"transformers": _open_transformers, "timm": _open_timm}
-_LOGITS: Mapping[str, Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]] = {
-    "transformers": logits,
-    "timm": lambda module, inputs: module(inputs["pixel_values"]),
+#: library -> head -> what computes logits
+_OUTPUTS: Mapping[str, Callable[[Head], Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]]] = {
+    "transformers": lambda head: OUTPUTS.get(head, logits),
+    "timm": lambda head: lambda module, inputs: module(inputs["pixel_values"]),
 }

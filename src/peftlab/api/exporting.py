@@ -83,6 +83,7 @@ def export(
         library="",
         quantizer=results.quantizer or config.quantizer,
         columns=columns_of(config),
+        thresholds=results.thresholds,
     )
     losses: dict[str, float] = {}
     way: Way | None = None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from peftlab.api._model_folder import Exported, load_forward
+from peftlab.api._model_folder import Exported, head_of, load_forward
+from peftlab.api._predict_answers import predict_answers
 from peftlab.api._predict_images import image_batches
 from peftlab.api._predict_texts import text_batches
 from peftlab.api.answers import Answer, lines, table
 from peftlab.errors import DataError
-from peftlab.tasks.contract import TextPreprocessing
+from peftlab.tasks.contract import Head, TextPreprocessing
 
 BATCH, TOP = 32, 3
+#: heads whose answers are no labels -> what gives them
+_OF_HEAD: Mapping[Head, Callable[[Path, Exported, Sequence[str]], Answer]] = {"question-answering": predict_answers}
 
 
 def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
@@ -24,7 +27,7 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
     Args:
         model_folder: written by ``export``.
         inputs: image files, and folders that are searched for images; or texts, ``.txt`` files with a text a line, and tables
-            (TSV, CSV, JSON, JSONL, Parquet) with the columns of training.
+            (TSV, CSV, JSON, JSONL, Parquet) with the columns of training; questions in tables or SQuAD's files.
 
     Returns:
         Per input its label, confidence (softmax probability) and the three likeliest labels. Files that cannot be decoded are
@@ -40,6 +43,9 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
     folder = Path(model_folder)
     exported = Exported.read(folder)
     given = [str(entry) for entry in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    own = _OF_HEAD.get(head_of(exported.config))
+    if own is not None:
+        return own(folder, exported, given)
     unreadable: list[dict[str, str]] = []
     cut: list[str] = []
     prepared = exported.preprocessing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,7 +138,7 @@ class TransformersBackbone(BackboneSource):
             library="transformers",
             module=module,
             head=head_name,
-            outputs=spans if head == "question-answering" else logits,
+            outputs=OUTPUTS.get(head, logits),
             save=lambda m, folder: m.save_pretrained(folder),  # pyright: ignore
             fresh=(*heads[:-1], *fresh),
         )
@@ -209,6 +209,10 @@ def spans(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor
     """Start and end logits of every position, [B, T, 2]."""
     found = module(**inputs, return_dict=True)
     return torch.stack([found.start_logits, found.end_logits], dim=-1)
+
+
+#: head -> what computes its outputs, where that is not plain logits
+OUTPUTS: Mapping[Head, Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]] = {"question-answering": spans}
 
 
 class _quiet:

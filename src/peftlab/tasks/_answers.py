@@ -87,3 +87,22 @@ def gather(spans: Spans, questions: np.ndarray) -> Iterator[tuple[int, Found]]:
         begin, end = spans.begin[rows].ravel()[order], spans.end[rows].ravel()[order]
         found = zip(score[order].tolist(), begin.tolist(), end.tolist(), strict=True)
         yield question, Found(spans=tuple(found), null=float(spans.null[rows].min()))
+
+
+def ranked(found: Found, context: str, *, nullable: bool, n_best: int) -> list[tuple[str, float, int, int]]:
+    """The ``n_best`` best different answers, best first: (text, probability, first character, character after the last).
+
+    Probabilities are the softmax of their scores, no answer ("", -1, -1) among them where that is ``nullable``.
+    """
+    chosen: dict[str, tuple[float, int, int]] = {}
+    for score, begin, end in found.spans:
+        if len(chosen) < n_best and context[begin:end]:
+            chosen.setdefault(context[begin:end], (score, begin, end))
+    if nullable or not chosen:
+        chosen[""] = (found.null, -1, -1)
+    scores = np.array([score for score, _, _ in chosen.values()])
+    share = np.exp(scores - scores.max())
+    probability = share / share.sum()
+    order = np.argsort(-scores, kind="stable")
+    listed = [(text, *where) for text, (_, *where) in chosen.items()]
+    return [(listed[i][0], float(probability[i]), listed[i][1], listed[i][2]) for i in order]
