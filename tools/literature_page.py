@@ -187,8 +187,12 @@ def _one_kind() -> str:
 
 def studies() -> str:
     """Studies of a GPU's size that measure published results, and what to expect of them."""
-    rows = [(f"`studies/{r.study}.yaml`", r.arm, r.model, r.data, r.metric, f"{r.value:g} %") for r in literature()[0] if r.study]
-    return table("study | arm | model | data | metric | published:", rows)
+    rows = [
+        (f"`studies/{r.study}.yaml`", r.arm, r.model, r.data, r.metric, f"{r.value:g} %", f"`{r.source}`: {r.protocol}", r.note)
+        for r in literature()[0]
+        if r.study
+    ]
+    return table("study | arm | model | data | metric | published: | protocol | note", rows)
 
 
 def results() -> str:
@@ -229,9 +233,10 @@ TITLES = {
 ABOUT = {
     "results": "A report shows them beside an arm of the same method family, with the ratio and with what differs. They count as "
     "comparable only where backbone, data, split and protocol all agree. Shares are in percent.",
-    "studies": "For a GPU; not run yet. The sources state neither pretraining nor protocol: a difference of tenths of a point "
-    "is no failure to reproduce. The other results below need text tasks (GLUE, MMLU, GSM8K, perplexity) or the 19 data sets of "
-    "VTAB-1k, which are not built yet, and have no study.",
+    "studies": "For a GPU; not run yet. Of the ViTs the sources state neither pretraining nor protocol; of GLUE the figures are "
+    "the best on the development sets that they are reported on, where ours are chosen on a part of the training set. A "
+    "difference of tenths of a point is no failure to reproduce. The other results below (MMLU, GSM8K, perplexity of models of "
+    "7 billion parameters and more, the 19 data sets of VTAB-1k) have no study.",
     "memory": "Reductions are of the base that the column names. What stays in float (embeddings, norms, head) is the difference "
     "between the layers and the model.",
     "parameters": "With the head, where the published figure includes it.",

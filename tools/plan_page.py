@@ -4,8 +4,9 @@
     python tools/plan_page.py --print [STUDY ...]              prints it
 
 Plans are made as ``peftlab plan`` makes them, for one thread of this machine's processor, with two things replaced so that
-neither a hub nor the data are needed: a backbone of the hub by a folder that names the same timm architecture (a plan reads no
-weights: shapes on the meta device are all), and a data set by blank images in the same numbers of classes and examples.
+neither a hub nor the data are needed: a backbone by a folder that names the same architecture (a plan reads no weights: shapes on
+the meta device are all), and a data set by blank images, or texts of one word over and over, in the same numbers of classes and
+examples; the texts are as long as the real ones on average, and one is as long as the longest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import DebertaV2Config, PretrainedConfig, PreTrainedTokenizerFast, RobertaConfig
 
 from peftlab.api.running import cache_folder
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
@@ -32,7 +37,7 @@ from peftlab.study.load import validate_study
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "planned-studies.md"
-STUDIES = ("vit-peft-matrix", "quantization")
+STUDIES = ("vit-peft-matrix", "quantization", "sst2", "mrpc", "rte", "glue-ablations-gpu", "published-glue-gpu")
 #: data set -> classes, training and test images, as published; the labelled validation images of Tiny ImageNet are its test
 DATA: Mapping[str, tuple[int, int, int]] = {
     "cifar10": (10, 50_000, 10_000),
@@ -41,24 +46,61 @@ DATA: Mapping[str, tuple[int, int, int]] = {
 }
 
 
+#: data set -> columns of text, training and test texts, as published (the labelled development texts of GLUE are its test); and
+#: tokens of all columns together, on average and at most: in WordPiece, of the extracts that the CPU-sized studies use
+TEXTS: Mapping[str, tuple[int, int, int, int, int]] = {
+    "sst2": (1, 67_349, 872, 13, 66),
+    "mrpc": (2, 3_668, 408, 53, 103),
+    "rte": (2, 2_490, 277, 70, 289),
+}
+#: backbones of texts -> what their published configurations say
+MODELS: Mapping[str, PretrainedConfig] = {
+    "FacebookAI/roberta-base": RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1),
+    "build/backbones/deberta-v3-base": DebertaV2Config(
+        vocab_size=128_100, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+        max_position_embeddings=512, type_vocab_size=0, relative_attention=True, position_buckets=256, max_relative_positions=-1,
+        norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+    ),
+}  # fmt: skip
+
+
 def backbone(name: str, folder: Path) -> str:
-    """A folder that names the architecture of a timm model of the hub, and holds no weights of it."""
-    path = folder / "backbones" / name.removeprefix("timm/")
+    """A folder that names the architecture of a model, and holds no weights of it."""
+    path = folder / "backbones" / (name.removeprefix("timm/") if name.startswith("timm/") else Path(name).name)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps({"architecture": path.name.split(".")[0], "num_classes": 1000}))
+    if name in MODELS:
+        MODELS[name].save_pretrained(str(path))
+        words = Tokenizer(WordLevel({"<pad>": 0, "word": 1}, unk_token="word"))
+        words.pre_tokenizer = Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>").save_pretrained(path)
+    else:
+        (path / "config.json").write_text(json.dumps({"architecture": path.name.split(".")[0], "num_classes": 1000}))
     save_file({"none": torch.zeros(1)}, path / "model.safetensors")
     return str(path)
 
 
+def _words(number: int, columns: int) -> list[str]:
+    """So many words, spread over the columns."""
+    return ["word " * (number // columns + (i < number % columns)) for i in range(columns)]
+
+
 def data(name: str, folder: Path) -> str:
-    """A folder of blank images of one pixel, as many and in as many classes as the data set has."""
+    """A folder of blank images of one pixel, or of texts of one word, as many and in as many classes as the data set has."""
     path = folder / "data" / name
-    if not path.exists():
-        path.mkdir(parents=True)
-        classes, *sizes = DATA[name]
+    if path.exists():
+        return str(path)
+    path.mkdir(parents=True)
+    if name in TEXTS:
+        columns, *sizes, average, longest = TEXTS[name]
+        names = [f"sentence{i + 1}" for i in range(columns)] if columns > 1 else ["sentence"]
         for split, size in zip(("train", "test"), sizes, strict=True):
-            labels = np.arange(size) % classes
-            np.savez(path / f"{split}.npz", images=np.zeros((size, 1, 1, 3), np.uint8), labels=labels)
+            lengths = [longest, *([average] * (size - 1))]
+            rows = ["\t".join([*_words(length, columns), str(i % 2)]) for i, length in enumerate(lengths)]
+            (path / f"{split}.tsv").write_text("\n".join(["\t".join([*names, "label"]), *rows]) + "\n")
+        return str(path)
+    classes, *sizes = DATA[name]
+    for split, size in zip(("train", "test"), sizes, strict=True):
+        np.savez(path / f"{split}.npz", images=np.zeros((size, 1, 1, 3), np.uint8), labels=np.arange(size) % classes)
     return str(path)
 
 
@@ -74,10 +116,10 @@ def planned(raw: dict[str, Any], folder: Path, options: Callable[..., PlanOption
     matrix = raw.get("matrix", {})
     places = [(raw, "backbone"), *((matrix["backbone"], i) for i in range(len(matrix.get("backbone", ()))))]
     for place, key in places:
-        if str(place[key]).startswith("timm/"):
+        if str(place[key]).startswith("timm/") or place[key] in MODELS:
             place[key] = replaced(place[key], backbone)
     for task in (raw["task"], *matrix.get("task", ())):
-        if task["data"] in DATA:
+        if task["data"] in {*DATA, *TEXTS}:
             task["data"] = replaced(task["data"], data)
     return make_plan(validate_study(raw), options(cache=cache_folder(), device="cpu")), names
 
@@ -146,9 +188,10 @@ def page(studies: Sequence[str], folder: Path, machine: str) -> str:
     )
     columns = (
         "Peak: MB (10^6 bytes) at once, process included. Hours: of one run with its evaluations, one thread. Frozen weights: "
-        "as stored while training, scales and tables included. The backbones were planned from their architecture in timm, "
-        "without their weights, and the data sets from their numbers of images and classes: neither changes what is predicted. "
-        "How well predictions agree with what is measured: [Memory](memory.md)."
+        "as stored while training, scales and tables included. The backbones were planned from their architecture, "
+        "without their weights, and the data sets from their numbers of examples and classes: neither changes what is predicted. "
+        "Of texts the tokens count as well: memory is that of the longest batch, time of an average one. How well predictions "
+        "agree with what is measured: [Memory](memory.md)."
     )
     intro = "\n\n".join(("# Studies for a larger machine, planned", about, columns))
     parts = []

@@ -51,7 +51,8 @@ def test_studies_of_published_results(row: Row) -> None:
     assert len(found) == 1 and study.analysis.metric == row.metric
     options = {key: value for key, value in found[0].adapter.items() if key != "name"}
     adapter = component("adapter", found[0].adapter["name"])(**options)
-    assert row.is_family_of(found[0].task, {"adapter": adapter.spec(), "quantizer": found[0].quantizer})
+    how = {"adapter": adapter.spec(), "allocator": found[0].allocator, "quantizer": found[0].quantizer}
+    assert row.is_family_of(found[0].task, how)
 
 
 def test_some_published_results_have_a_study() -> None:
