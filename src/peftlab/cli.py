@@ -188,6 +188,24 @@ def choose(
 
 
 @app.command()
+def power(
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Results to learn the spread from.")] = None,
+    sd: Annotated[float | None, typer.Option("--sd", help="Or: the SD of the difference between two arms over seeds.")] = None,
+    difference: Annotated[
+        float | None,
+        typer.Option(metavar="SIZE", help="The difference that matters, as the metric is measured; default: the margin."),
+    ] = None,
+    margin: Annotated[str | None, typer.Option(metavar="SHARE", help="How much worse is acceptable, e.g. 3%.")] = None,
+    power: Annotated[str, typer.Option(metavar="SHARE", help="How surely a true difference is to be found.")] = "80%",
+    as_json: Json = False,
+) -> None:
+    """Say how many seeds the next study needs."""
+    from peftlab import api
+
+    _show(api.power(folder, sd=sd, difference=difference, margin=margin, power=power), as_json)
+
+
+@app.command()
 def export(
     folder: Folder,
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id, or an arm's label: then its best run on validation.")],

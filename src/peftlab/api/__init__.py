@@ -44,6 +44,7 @@ _VERBS = {
     "export": "exporting",
     "import_results": "importing",
     "load_packed": "loading",
+    "power": "seeds",
     "predict": "predicting",
     "verify": "verifying",
 }
