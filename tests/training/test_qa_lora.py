@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from peftlab.errors import OptionError, Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.packed import PackedLinear
 from peftlab.nn.quantized import stored_tensors
+from peftlab.quantizers._schedule import packed_layers
 from peftlab.training.loop import Trainer
 from tests.training.conftest import Lab, Lines
 from tests.training.test_loop import same, stop_after, weights
@@ -167,6 +170,23 @@ def test_the_record_has_balance_and_bounds(lab: Lab, tmp_path: Path) -> None:
         assert 0 < layer["cancellable"]["pooled"] <= layer["cancellable"]["unrestricted"] < 1
         assert layer["cancellable"]["rank"] == 3
     assert sum(content["history"][0]["balance"].values()) < sum(last["balance"].values())
+
+
+@pytest.mark.parametrize(("kind", "codes"), [("int4", 16), ("nf4", 16), ("int8", 256)])
+def test_the_record_says_how_codes_are_used(lab: Lab, tmp_path: Path, kind: str, codes: int) -> None:
+    """Entropies against scipy's, at every change of phase; codes are frozen, so that no entropy moves."""
+    schedule = {"schedule": "linear", "start": 0.2, "end": 0.5}
+    trainer = lab.trainer(tmp_path, ADAPTER, quantizer=groupwise(kind, **schedule))
+    trainer.fit()
+    content = json.loads(json.dumps(history(trainer), allow_nan=False))
+    assert [line["rho"] for line in content["codes"]] == [0.0, pytest.approx(0.21, abs=0.21), 1.0, 1.0]
+    assert [content["codes"][i]["step"] for i in (0, 3)] == [0, 11]
+    for name, layer in packed_layers(trainer.adapted.module).items():
+        counts = np.bincount(layer.codes().numpy().ravel(), minlength=codes)
+        assert content["layers"][name]["code_counts"] == counts.tolist()
+        for line in content["codes"]:
+            assert line["entropy_bits"][name] == pytest.approx(scipy.stats.entropy(counts, base=2))
+            assert line["used"][name] == (counts > 0).mean()
 
 
 def test_adalora_on_qa_lora(lab: Lab, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.groups import BITS
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.packed import PackedLinear
 
@@ -49,6 +51,9 @@ class QuantizationHook(TrainingHook):
     their size.)
 
     Balance of a layer: ||dW|| / ||W - Q(W)||, its update against what quantization did to it.
+
+    Usage of codes, whenever the schedule enters another phase (rho 0, between, 1) and after the last step: per layer the entropy
+    H = -sum p ln p / ln 2 of how often each code occurs, in bits (at most the bits of a code), and the share of codes in use.
     """
 
     def __init__(self, quantizer: Scheduled, adapted: Adapted) -> None:
@@ -57,6 +62,7 @@ class QuantizationHook(TrainingHook):
         self.layers = packed_layers(adapted.module)
         self.ramp, self.every, self.rho = quantizer.ramp(1), 1, 1.0
         self.history: list[dict[str, Any]] = []
+        self.usage: list[dict[str, Any]] = []
         self.first_full = 0  #: the first step at rho = 1
         self.resident = sum(layer.full.nbytes for layer in self.layers.values() if layer.full is not None)
         self.before: dict[str, list[tuple[nn.Parameter, torch.Tensor]]] = {}
@@ -74,6 +80,8 @@ class QuantizationHook(TrainingHook):
             layer.share = self.rho
             if self.rho == 1.0 and layer.full is not None:
                 layer.release()
+        if not self.usage or _phase(self.usage[-1]["rho"]) != _phase(self.rho):
+            self._count(step)
 
     def after_backward(self, step: int) -> None:
         if self.quantizer.scale_updates:
@@ -86,6 +94,15 @@ class QuantizationHook(TrainingHook):
                 parameter.copy_(torch.lerp(old, parameter, self.factor(name)))
         if step % self.every == 0 or step == self.last:
             self.history.append({"step": step, "rho": self.rho, "balance": self.balance()})
+        if step == self.last:
+            self._count(step)
+
+    def _count(self, step: int) -> None:
+        """Note how codes are used in ``step``."""
+        counts = {name: code_counts(layer) for name, layer in self.layers.items()}
+        entropy = {name: entropy_bits(found) for name, found in counts.items()}
+        used = {name: float((found > 0).double().mean()) for name, found in counts.items()}
+        self.usage.append({"step": step, "rho": self.rho, "entropy_bits": entropy, "used": used})
 
     def factor(self, name: str) -> float:
         """1/(1 + rho e) of a layer."""
@@ -112,10 +129,10 @@ class QuantizationHook(TrainingHook):
         return found
 
     def state(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "usage": self.usage}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.history = list(state.get("history", []))
+        self.history, self.usage = list(state.get("history", [])), list(state.get("usage", []))
 
     def report(self) -> dict[str, Any]:
         sites = {site.name for site in self.adapted.sites}
@@ -128,12 +145,14 @@ class QuantizationHook(TrainingHook):
             },
             "layers": {name: self._describe(name, layer, name in sites) for name, layer in self.layers.items()},
             "history": self.history,
+            "codes": self.usage,
         }
         return {"quantization_history.json": content}
 
     def _describe(self, name: str, layer: PackedLinear, adapted: bool) -> dict[str, Any]:
         error = layer.error
         found: dict[str, Any] = {"scheme": layer.scheme, "stored_bytes": layer.stored_bytes(), "adapted": adapted}
+        found["code_counts"] = code_counts(layer).tolist()
         if error is None:
             return found
         found |= {"weight_norm": error.weight, "error_norm": error.error, "relative_error": error.relative}
@@ -142,6 +161,20 @@ class QuantizationHook(TrainingHook):
             shares = {"unrestricted": error.unrestricted, "pooled": error.pooled}
             found["cancellable"] = {"rank": rank} | {k: v[min(rank, len(v)) - 1] for k, v in shares.items()}
         return found
+
+
+def _phase(rho: float) -> int:
+    return 0 if rho == 0 else 2 if rho == 1 else 1
+
+
+def code_counts(layer: PackedLinear) -> torch.Tensor:
+    """How often each code occurs, int64 [codes]."""
+    return torch.bincount(layer.codes().flatten().int(), minlength=2 ** BITS[layer.kind]).cpu()
+
+
+def entropy_bits(counts: torch.Tensor) -> float:
+    """Of the shares of codes: 0 where one code is all there is."""
+    return float(torch.special.entr(counts.double() / counts.sum()).sum() / math.log(2))
 
 
 def packed_layers(module: nn.Module) -> Mapping[str, PackedLinear]:
