@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from peftlab.tasks.contract import PreparedTask, Preprocessing
@@ -18,3 +19,5 @@ class Sample:
     spec: Mapping[str, Any]
     preprocessing: Preprocessing
     outputs: Callable[[PreparedTask, Mapping[str, torch.Tensor], torch.Generator], Any]
+    #: what examples are made of, where it is not they that are dealt out: splits then have none of that in common
+    units: Callable[[PreparedTask, np.ndarray], np.ndarray] = lambda _, indices: indices

@@ -44,14 +44,17 @@ class Arms:
     def __init__(self, study: Study, options: PlanOptions) -> None:
         self.study, self.options = study, options
         self.machine = Machine.here(options.cache, device=options.device)
-        self.infos: dict[str, TaskInfo] = {}
+        self.infos: dict[tuple[str, str], TaskInfo] = {}
         self.fingerprints: dict[str, str] = {}
         self._variants: dict[str, Ready] = {}
 
     def ready(self, cell: Cell) -> Ready:
         ingredients = Ingredients.of_cell(cell)
         task_key, task = task_name(cell.task), ingredients.task
-        info = self.infos.setdefault(task_key, task.info()) if task_key not in self.infos else self.infos[task_key]
+        place = (task_key, cell.backbone)
+        if place not in self.infos:
+            self.infos[place] = task.info_for(ingredients.preprocessing, self.options.cache)
+        info = self.infos[place]
         data = self.fingerprints.get(task_key) or self.fingerprints.setdefault(task_key, task.fingerprint())
         weights = self.fingerprints.get(cell.backbone) or self.fingerprints.setdefault(
             cell.backbone, ingredients.source.fingerprint(cell.backbone)

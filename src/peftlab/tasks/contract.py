@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +26,8 @@ class TaskInfo:
 
     outputs: int  #: size of the head (number of classes)
     label_names: tuple[str, ...]
-    sizes: Mapping[str, int]  #: train, validation, test -> examples, as ``splits`` gives them (with folds: fold 0)
+    #: train, validation, test -> examples, as ``splits`` gives them (with folds: fold 0); empty if a tokenizer is needed to know
+    sizes: Mapping[str, int]
     higher_is_better: Mapping[str, bool]  #: metric -> direction
     primary_metric: str
     chance: Mapping[str, float]  #: metric -> level of uniform guessing
@@ -64,7 +65,7 @@ class Meter(ABC):
 
     @abstractmethod
     def predictions(self) -> dict[str, np.ndarray]:
-        """Item-level arrays, kept in ``predictions.npz``: at least ``label`` and ``prediction``."""
+        """Item-level arrays, kept in ``predictions.npz``; of a task with classes at least ``label`` and ``prediction``."""
 
     def thresholds(self) -> dict[str, float]:
         """What these examples decide for others, e.g. from which score on a question has no answer; most tasks decide nothing.
@@ -158,6 +159,10 @@ class Task(Component, ABC):
     @abstractmethod
     def info(self) -> TaskInfo:
         """Sizes, classes, chance levels. Reads the data (labels at least), so it raises DataError on bad data."""
+
+    def info_for(self, preprocessing: Callable[[], Any], cache: Path) -> TaskInfo:
+        """The same once the backbone is known: where its tokenizer decides how many examples there are, their sizes."""
+        return self.info()
 
     @abstractmethod
     def batch_shapes(self, batch: int, preprocessing: Any, info: TaskInfo) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
