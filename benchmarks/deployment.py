@@ -1,14 +1,15 @@
 """Deployed models, measured. One thread; what is compared is called in turns; medians. Prints JSON.
 
-    python benchmarks/deployment.py [--weights FOLDER] [--image-size N] [--batches 1 64] [--only TEXT]
+    python benchmarks/deployment.py [--weights FOLDER] [--image-size N] [--batches 1 64] [--only TEXT] [--part layer]
     python benchmarks/deployment.py --accuracy [--backbone NAME] [--data NAME] [--image-size N] [--steps N] [--seeds 0 1 2]
     python benchmarks/deployment.py --run FOLDER RUN [--run FOLDER RUN]...
 
 The first:
 
-* ``layer``: 768 -> 3072 at 1 row and at 197, in int4 (groups of 32) against float32, exact and with inputs in 8 bits, in
-  onnxruntime. A layer that is called again and again lies in the processor's cache; ``of 12`` is the mean of twelve with weights
-  of their own, as many as a ViT-Base has, whose 9.4 MB each come from memory.
+* ``layer``: 768 -> 3072 at 1 row and at 197, in int4 and int8 (groups of 32) against float32, exact and with inputs in 8 bits, in
+  onnxruntime, in time of the processor. A layer that is called again and again lies in the processor's cache; ``of 12`` is the
+  mean of twelve with weights of their own, as many as a ViT-Base has, whose 9.4 MB each come from memory. ``error``: root mean
+  square of the difference from the same product in float64, relative to that of its outputs.
 * ``model``: ViT-Tiny with 10 classes, with real weights where a folder is named (time and bytes do not depend on them): merged
   QA-LoRA in INT4, INT8, NF4 and FP4 in onnxruntime against merged LoRA in float32 there; and in torch the same float model merged
   and with its LoRA beside it, LoRA beside the weights of bitsandbytes, and QA-LoRA beside its own. Latency at every batch,
@@ -21,9 +22,11 @@ form in which each run can be exported on its test split, with bytes and latency
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -96,13 +99,15 @@ def with_rounded_inputs(path: Path) -> Path:
 
 
 def variants(
-    floats: nn.Module, packed: nn.Module, outputs: Any, example: dict[str, torch.Tensor], folder: Path
+    floats: nn.Module, packed: nn.Module, kind: str, outputs: Any, example: dict[str, torch.Tensor], folder: Path
 ) -> dict[str, Path]:
     """Name -> file."""
-    paths = {name: folder / f"layers-{name}.onnx" for name in ("float32", "int4")}
+    names = ("float32", kind, f"{kind}, 8-bit inputs")
+    paths = {name: folder / f"layers-{name}.onnx" for name in names}
     write_onnx(floats, outputs, example, paths["float32"])
-    write_onnx(packed, outputs, example, paths["int4"])
-    return {**paths, "int4, 8-bit inputs": with_rounded_inputs(paths["int4"])}
+    write_onnx(copy.deepcopy(packed), outputs, example, paths[kind])
+    write_onnx(packed, outputs, example, paths[names[-1]], activations="int8")
+    return paths
 
 
 def merged_layer(layer: PackedLinear) -> PackedLinear:
@@ -110,18 +115,31 @@ def merged_layer(layer: PackedLinear) -> PackedLinear:
     return layer.shifted(1e-3 * torch.randn(layer.scale.shape))
 
 
-def layer_rows(folder: Path, repeats: int) -> list[dict[str, Any]]:
+def errors(models: Mapping[str, OnnxModel], floats: nn.Linear, packed: PackedLinear, x: np.ndarray) -> dict[str, float]:
+    found = {}
+    for name, model in models.items():
+        layer = copy.deepcopy(floats if name == "float32" else packed).double()
+        wanted = layer(torch.from_numpy(x).double()).detach().numpy()
+        difference = np.mean((model.logits(x=x) - wanted) ** 2) / np.mean(wanted**2)
+        found[name] = float(f"{np.sqrt(difference):.2g}")
+    return found
+
+
+def layer_rows(folder: Path, repeats: int, kind: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for count, rows in ((1, (1, 197)), (12, (1,))):
         floats = [nn.Linear(D_IN, D_OUT) for _ in range(count)]
-        packed = [merged_layer(PackedLinear.of(layer, GROUP, "int4", bounds=False)) for layer in floats]
-        paths = variants(Layers(floats), Layers(packed), lambda m, i: m(i["x"]), {"x": torch.zeros(2, D_IN)}, folder)
+        packed = [merged_layer(PackedLinear.of(layer, GROUP, kind, bounds=False)) for layer in floats]
+        first, example = packed[0], {"x": torch.zeros(2, D_IN)}
+        paths = variants(Layers(floats), Layers(packed), kind, lambda m, i: m(i["x"]), example, folder)
         models = {name: OnnxModel(path, threads=1) for name, path in paths.items()}
         for n in rows:
             x = np.random.default_rng(0).standard_normal((n, D_IN), dtype=np.float32)
             calls = {name: (lambda model=model, x=x: model.logits(x=x)) for name, model in models.items()}
             what = f"layer {D_IN} -> {D_OUT}, {n} row{'s' * (n > 1)}" + (f", of {count}" if count > 1 else "")
-            found.append(row(what, in_turns(calls, repeats if n == 1 else repeats // 4), count))
+            found.append(row(what, in_turns(calls, repeats if n == 1 else repeats // 4, time.thread_time), count))
+            if count == 1:
+                found[-1]["error"] = errors(models, floats[0], first, x)
     return found
 
 
@@ -199,6 +217,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100, help="of a call at batch 1; fewer of longer ones")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights")
+    parser.add_argument("--part", choices=("layer", "model"), default="model", help="how far to go; default: to the end")
     parser.add_argument("--image-size", type=int, help="default 224; of --accuracy the backbone's own")
     parser.add_argument("--only", default="", help="forms (of --accuracy: arms) whose name contains this, beside float32 (lora)")
     parser.add_argument("--run", nargs=2, action="append", metavar=("FOLDER", "RUN"), default=[])
@@ -225,10 +244,11 @@ def main() -> None:
         if options.accuracy or options.run:
             found |= accuracy(options, folder)
         else:
-            backbone, weights = vit_tiny(options.weights, folder)
-            found |= {"weights": weights, "layer": layer_rows(folder, options.repeats)}
+            found["layer"] = [row for kind in ROUNDED for row in layer_rows(folder, options.repeats, kind)]
             print(json.dumps(found["layer"]), flush=True)
-            found |= model_rows(backbone, options.image_size or 224, options, folder)
+            if options.part == "model":
+                backbone, weights = vit_tiny(options.weights, folder)
+                found |= {"weights": weights, **model_rows(backbone, options.image_size or 224, options, folder)}
     found["load_after"] = [round(load, 1) for load in os.getloadavg()]
     text = json.dumps(found, indent=1)
     print(text)
