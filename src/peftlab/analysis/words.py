@@ -6,7 +6,10 @@ import math
 
 from peftlab.study.schema import Margin
 
-_SHARES = set("accuracy balanced_accuracy token_accuracy exact_match em f1 macro_f1 hasans noans calibration_error ece".split())
+_SHARES = set(
+    "accuracy balanced_accuracy token_accuracy calibration_error ece macro_f1 "
+    "f1 exact_match em has_answer_f1 has_answer_exact_match no_answer_exact_match".split()
+)
 
 
 def is_share(metric: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftlab.analysis.words import is_share
 from peftlab.api._outside import Arm, Place, check_free, find_place, write_record
 from peftlab.errors import DataError, nearest
 from peftlab.records.commit import file_hash
@@ -19,7 +20,6 @@ from peftlab.records.record import RunConfig, RunResults
 FLAG = "outside results: not measured here"
 MAX_BYTES = 10_000_000
 _ABOUT = ("seed", "backbone", "trainable", "peak_memory_mb", "train_s")
-_SHARES = ("accuracy", "accuracy_top5", "macro_f1", "calibration_error")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def _seed(row: _Row, arm: Arm) -> int:
 
 def _metric(row: _Row, name: str) -> float:
     value = _number(row, name)
-    if value is None or (name in _SHARES and not 0 <= value <= 1):
+    if value is None or (is_share(name) and not 0 <= value <= 1):
         raise DataError(f"{name} is {row.given[name]}", where=row.where, remedy="give a share between 0 and 1 (93.5 % is 0.935)")
     return value
 
