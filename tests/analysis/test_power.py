@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -33,6 +34,14 @@ def test_seeds_needed_is_the_smallest(effect: float) -> None:
     n = seeds_needed(effect)
     assert n is not None and power(effect, n) >= 0.8
     assert n == 2 or power(effect, n - 1) < 0.8
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 7])
+@pytest.mark.parametrize("effect", [0.5, 1.5, 3.56, 8.0, 40.0])
+def test_power_grows_with_seeds_however_large_the_difference(effect: float, alpha: float) -> None:
+    found = [power(effect, n, alpha=alpha) for n in range(2, 1001)]
+    assert all(0 <= a <= b + 1e-12 <= 1 + 1e-9 for a, b in itertools.pairwise(found))
+    assert seeds_needed(effect, alpha=alpha) == next((n for n, p in enumerate(found, start=2) if p >= 0.8), None)
 
 
 def test_what_no_number_of_seeds_shows() -> None:

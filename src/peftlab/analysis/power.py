@@ -17,9 +17,14 @@ def power(effect: float, n: int, *, alpha: float = 0.05, two_sided: bool = True)
         return 0.0
     critical = float(stdtrit(n - 1, 1 - (alpha / 2 if two_sided else alpha)))
     shift = effect * math.sqrt(n)
-    upper = 1 - float(nctdtr(n - 1, shift, critical))
-    wrong_side = float(nctdtr(n - 1, shift, -critical)) if two_sided else 0.0
-    return upper if math.isnan(wrong_side) else upper + wrong_side  # it underflows to NaN where it is below 1e-12
+    upper = 1 - _below(critical, n - 1, shift)
+    return upper + _below(-critical, n - 1, shift) if two_sided else upper
+
+
+def _below(value: float, freedom: int, shift: float) -> float:
+    """P(T <= value) of the noncentral t; scipy gives NaN where it underflows."""
+    found = float(nctdtr(freedom, shift, value))
+    return (0.0 if shift > value else 1.0) if math.isnan(found) else found
 
 
 def detectable_effect(n: int, *, target: float = 0.8, alpha: float = 0.05, two_sided: bool = True) -> float:

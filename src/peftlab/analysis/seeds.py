@@ -102,7 +102,7 @@ def from_records(
         if len(both) < 2:
             notes.append(f"{arm} on {task}, {backbone}: fewer than two pairs, which have no standard deviation")
             continue
-        first, second = both[arm].to_numpy(), both[baseline].to_numpy()
+        first, second = (np.asarray(both[name], dtype=np.float64) for name in (arm, baseline))
         matters = difference or used.absolute or float(used.relative or 0.0) * abs(float(second.mean()))
         spread = float(np.std(first - second, ddof=1))
         within = float(np.std(margin_differences(first, second, used, higher_is_better=_higher(frame)), ddof=1))
@@ -145,7 +145,7 @@ def plan(sd: float, margin_sd: float, n: int, difference: float, *, power: float
 
         return Needed(seeds=of(spread), cautious=of(spread * grows))
 
-    counts = sorted({*([n] if n > 1 else []), 3, 5, 10, 15})
+    counts: list[int] = sorted({max(n, 3), 3, 5, 10, 15})
     return Planned(
         arm="",
         n=n,
@@ -160,7 +160,7 @@ def plan(sd: float, margin_sd: float, n: int, difference: float, *, power: float
 
 def _by_seed(frame: Frame, task: str, backbone: str) -> pd.DataFrame:
     """A row a seed: folds of one seed share most of their training data and are one draw together."""
-    return frame.values(task, backbone).groupby(level="seed").mean()
+    return pd.DataFrame(frame.values(task, backbone).groupby(level="seed").mean())
 
 
 def _higher(frame: Frame) -> bool:
