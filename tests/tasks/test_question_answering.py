@@ -260,6 +260,18 @@ def test_where_every_question_has_an_answer_one_is_always_given(tmp_path: Path) 
     assert meter.compute()["f1"] == 1 and meter.thresholds() == {}
 
 
+def test_questions_without_an_answer_can_be_left_out(tmp_path: Path) -> None:
+    task = prepared(tmp_path, unanswerable=False, train_size=60, validation_size=20, test_size=30)
+    assert task.info.sizes == {"train": 60, "validation": 20, "test": 30}
+    assert all(task.questions.answers[i] for i in task.used)
+    assert set(task.info.higher_is_better) == {"f1", "exact_match", "loss"}
+    assert any("80 of 240 questions have no answer and are left out" in note for note in task.info.notes)
+    batch = everything(task)
+    meter = task.meter()
+    meter.update(confident(task, batch, 50.0), batch)
+    assert meter.compute()["f1"] == 1 and meter.thresholds() == {}
+
+
 def test_no_paragraph_is_on_both_sides_of_a_cut(tmp_path: Path) -> None:
     task = prepared(tmp_path, folds=4)
     for fold in range(4):

@@ -37,8 +37,14 @@ class Questions:
 
     @property
     def nullable(self) -> bool:
-        """Whether some question has no answer."""
-        return not all(self.answers)
+        """Whether some question that is used has no answer."""
+        return not self.answerable[self.usable].all()
+
+    def answerable_only(self) -> Questions:
+        """These, with the questions that have no answer left out."""
+        left = int((~self.answerable).sum())
+        note = f"{left:,} of {len(self.ids):,} questions have no answer and are left out"
+        return dataclasses.replace(self, usable=self.usable & self.answerable, notes=(*self.notes, note))
 
     def paragraphs(self) -> np.ndarray:
         """Number of each question's paragraph, int64 [N]: the same for the same text."""

@@ -51,6 +51,7 @@ class QuestionAnswering(SplitTask):
     question: str = "question"  #: column
     context: str = "context"  #: column of the paragraphs
     answers: str = "answers"  #: column; {text: [...], answer_start: [...]}, empty lists where there is no answer
+    unanswerable: bool = True  #: false: questions without an answer are left out, and one is always given
     max_length: int | None = None  #: tokens of a window; default: 384, or as many as the model takes
     stride: int | None = None  #: tokens that neighbouring windows of a paragraph share; default: a third of max_length
     max_question_length: int | None = None  #: tokens, longer questions are cut; default: a sixth of max_length
@@ -98,15 +99,15 @@ class QuestionAnswering(SplitTask):
 
     def _read(self) -> Questions:
         columns = {key: getattr(self, key) for key in ("question", "context", "answers")}
-        return read_questions(self.source().read(), columns)
+        found = read_questions(self.source().read(), columns)
+        return found if self.unanswerable else found.answerable_only()
 
     def _splitter(self, found: Questions) -> Splitter:
         return Splitter(
             labels=np.zeros(len(found.ids), dtype=np.int64),
             label_names=("question",),
-            roles=found.rows.roles,
+            roles={role: indices[found.usable[indices]] for role, indices in found.rows.roles.items()},
             options=self.split_options(),
-            usable=found.usable,
             groups=found.paragraphs(),
         )
 
