@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import os
 import signal
 import statistics
 import time
@@ -291,6 +292,7 @@ class _Run:
 def _determinism(options: WorkerOptions) -> None:
     torch.set_num_threads(options.threads)
     if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary its sums
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     Path(options.cache).mkdir(parents=True, exist_ok=True)
