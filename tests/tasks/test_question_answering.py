@@ -456,6 +456,16 @@ def test_offsets_do_not_begin_with_the_space_before_a_word(tmp_path: Path) -> No
     assert len(texts) > 10
 
 
+def test_the_head_has_two_outputs_whatever_the_weights_were_for(tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertConfig(**size, num_labels=3).save_pretrained(tmp_path)
+    backbone = source_of(str(tmp_path)).load(str(tmp_path), outputs=2, head="question-answering", device="meta")
+    ids = torch.zeros(3, 7, dtype=torch.int64, device="meta")
+    assert backbone.outputs(backbone.module, {"input_ids": ids}).shape == (3, 7, 2)
+
+
 def test_a_model_of_texts_without_a_head_for_answers_is_refused(tmp_path: Path) -> None:
     backbone = source_of(str(shared_gpt2())).load(str(shared_gpt2()), outputs=2, head="question-answering", device="meta")
     assert backbone.head == "qa_outputs"  # GPT-2 has one

@@ -79,8 +79,12 @@ def trace(
     task: Objective,
     train: Train,
     device: torch.device,
+    examples: int | None = None,
 ) -> StepTrace:
-    """Follow one step of the training loop over fake tensors on ``device``. ``build`` may give a model on the meta device."""
+    """Follow one step of the training loop over fake tensors on ``device``. ``build`` may give a model on the meta device.
+
+    ``examples``: in a micro-batch, where they are not its rows.
+    """
     adapted = build()
     module, backbone = adapted.module, adapted.backbone
     if train.gradient_checkpointing:
@@ -99,7 +103,7 @@ def trace(
             outputs = backbone.outputs(module, task.inputs(batch))
         return task.loss(outputs, batch, train.label_smoothing)
 
-    micro = next(iter(batch_shapes.values()))[0][0]
+    micro = examples or next(iter(batch_shapes.values()))[0][0]
     return trace_step(
         module,
         forward_loss,
@@ -117,6 +121,7 @@ def estimate(
     task: Objective,
     train: Train,
     machine: Host,
+    examples: int | None = None,
 ) -> Estimate:
     """Predict peak memory and time from one step over fake tensors, and the figures measured once on this machine.
 
@@ -126,11 +131,12 @@ def estimate(
 
     Args:
         build: gives the adapted model; on the meta device, no weights are needed.
-        batch_shapes: name -> (shape, dtype) of a micro-batch, examples first.
+        batch_shapes: name -> (shape, dtype) of a micro-batch, rows first.
+        examples: in a micro-batch, where they are not its rows.
     """
     device = torch.device(machine.device)
-    followed = trace(build, batch_shapes, task, train, device)
-    examples = next(iter(batch_shapes.values()))[0][0]
+    examples = examples or next(iter(batch_shapes.values()))[0][0]
+    followed = trace(build, batch_shapes, task, train, device, examples)
     fixed = {name: followed.parts[name] / MB for name in ("weights", "adapter", "optimizer")}
     varying = {"activations": followed.saved / MB, "gradients": followed.gradients / MB}
     return Estimate(

@@ -112,4 +112,5 @@ def _estimate(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         task,
         train,
         machine,
+        examples=batch,
     )
