@@ -20,7 +20,17 @@ from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Finding, Findings
 from peftlab.analysis.layers import AdaptiveRow, Layers, ModuleMap
 from peftlab.analysis.tuned import extent, values_text
-from peftlab.analysis.words import listed, show, show_count, show_difference, show_interval, show_p
+from peftlab.analysis.words import (
+    is_exponential,
+    listed,
+    show,
+    show_count,
+    show_difference,
+    show_interval,
+    show_p,
+    show_share,
+    show_share_interval,
+)
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
 from peftlab.study.load import load_study
@@ -39,6 +49,7 @@ def page(folder: Path, figures: Iterable[str]) -> str:
         *(_table(findings, task, backbone) for task, backbone in _settings(findings)),
         "Intervals are t intervals over seeds; differences are paired by seed; p is adjusted after Holm; *within margin* is the "
         "verdict of the one-sided non-inferiority test declared in the study.",
+        _kept(findings),
         _not_found(findings),
         _layers(folder, findings.plan.metric),
         _tuning(folder),
@@ -85,6 +96,32 @@ def _cells(row: Row, metric: str) -> list[str]:
         f"{arm.train_s:.0f} s" if arm.train_s is not None else "",
         "; ".join(row.flags),
     ]
+
+
+def _kept(findings: Findings) -> str:
+    """Shares of the baseline's gain, for shares of its parameters."""
+    arms = [arm for arm in findings.arms if arm.efficiency is not None]
+    if not arms or arms[0].efficiency is None:
+        return ""
+    baseline, plan = next(arm.label for arm in arms if arm.baseline), findings.plan
+    lines = ["| arm | gain kept | trainable | saved | efficiency ratio |", "|---|--:|--:|--:|--:|"]
+    for arm in arms:
+        if (e := arm.efficiency) is None:
+            continue
+        kept = f"{show_share(e.kept)} {show_share_interval(e.interval)}"
+        cells = (
+            kept,
+            show_count(arm.trainable),
+            show_share(e.saved_percent / 100),
+            f"{show(e.ratio)} {show_interval(e.ratio_interval)}",
+        )
+        lines.append(f"| {arm.label} | " + " | ".join(cells) + " |")
+    unit = ", in nats per token" if is_exponential(plan.metric) else ""
+    words = (
+        f"Gain kept: share of the gain of {baseline} over {arms[0].efficiency.reference} on test data that an arm has too{unit}; "
+        f"saved: trainable parameters that it has less than {baseline}; efficiency ratio: gain kept over share of the parameters."
+    )
+    return "\n\n".join(("## Gain kept for parameters saved", "\n".join(lines), words))
 
 
 def _within(margin: Finding | None) -> str:

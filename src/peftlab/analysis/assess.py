@@ -23,6 +23,7 @@ from peftlab.analysis.comparison import (
     paired_difference,
     union,
 )
+from peftlab.analysis.efficiency import efficiency, reference
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Findings
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.headlines import headlines, notes
@@ -101,6 +102,7 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
     baseline = per_arm.get(frame.study.analysis.baseline or "")
     base_trainable = _largest(baseline, "trainable") if baseline is not None else None
     failed = Counter((p.label, p.backbone) for p in frame.problems if p.kind == "failed" and p.task == setting.task)
+    plan, start = frame.study.analysis, reference(setting, frame.study.analysis.baseline)
     found = []
     for label in labels:
         runs, column = per_arm[label], values[label].to_numpy()
@@ -122,6 +124,8 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
                 measured_peak_mb=_largest(runs, "measured_peak_mb"), predicted_peak_mb=_largest(runs, "predicted_peak_mb"),
                 train_s=_number(runs["train_s"].mean()), flags=flags,
                 front={c: p[label] for c, p in fronts.items() if label in p},
+                efficiency=None if start is None or label == start or plan.baseline is None
+                else efficiency(setting, label, plan.baseline, start, plan.metric, plan.confidence),
             )
         )  # fmt: skip
     return found

@@ -52,6 +52,17 @@ class Finding(Form):
     details: dict[str, Any] = {}
 
 
+class Efficiency(Form):
+    """What an arm keeps of the baseline's gain, for how many of its parameters (analysis/efficiency.py)."""
+
+    reference: str  #: the arm from which gains are counted
+    kept: float  #: share of the gain
+    interval: tuple[float, float] | None
+    saved_percent: float  #: trainable parameters that it has less than the baseline
+    ratio: float  #: share of the gain over share of the parameters
+    ratio_interval: tuple[float, float] | None
+
+
 class ArmSummary(Form):
     """What one arm reached and took in one setting. Memory is the largest and time the mean over seeds."""
 
@@ -76,6 +87,7 @@ class ArmSummary(Form):
     measured_peak_mb: float | None = None
     predicted_peak_mb: float | None = None
     train_s: float | None = None
+    efficiency: Efficiency | None = None
     front: dict[str, float] = {}  #: cost -> probability of being on that Pareto front
     flags: list[str] = []
 

@@ -24,8 +24,8 @@ from peftlab.study.schema import Study
 
 COLUMNS = (
     "study label arm slug backbone task task_kind data seed fold run_id folder status split metric value higher_is_better "
-    "imputed chance majority trainable trainable_at_end total trainable_percent measured_peak_mb predicted_peak_mb train_s "
-    "steps resumed examples flags"
+    "imputed chance majority trainable trainable_at_end adapted total trainable_percent measured_peak_mb predicted_peak_mb "
+    "train_s steps resumed examples flags"
 ).split()
 
 
@@ -221,7 +221,7 @@ def _about(record: RunRecord, task: str) -> dict[str, Any]:
         "seed": config.seed, "fold": config.fold, "run_id": record.folder.name,
         "folder": f"runs/{record.folder.parent.name}/{record.folder.name}",
         "status": "diverged" if record.diverged else results.status if results else "failed", "imputed": False,
-        "trainable": parameters.get("trainable"), "total": parameters.get("total"),
+        "trainable": parameters.get("trainable"), "adapted": parameters.get("adapter"), "total": parameters.get("total"),
         "trainable_at_end": (parameters.get("at_end") or {}).get("trainable", parameters.get("trainable")),
         "trainable_percent": parameters.get("trainable_percent"),
         "measured_peak_mb": memory.get("measured_peak_mb"), "predicted_peak_mb": memory.get("predicted_peak_mb"),
@@ -252,8 +252,8 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     factors = sorted({key for row in rows for key in row if key.startswith("factor.")})
     table = pd.DataFrame(rows, columns=pd.Index([*COLUMNS, *factors]))
     numbers = (
-        "value chance majority trainable trainable_at_end total trainable_percent measured_peak_mb predicted_peak_mb train_s "
-        "steps examples"
+        "value chance majority trainable trainable_at_end adapted total trainable_percent measured_peak_mb predicted_peak_mb "
+        "train_s steps examples"
     ).split()
     for column in numbers:
         table[column] = pd.to_numeric(table[column], errors="coerce").astype("float64")

@@ -17,6 +17,11 @@ def is_share(metric: str) -> bool:
     return metric.lower() in _SHARES or metric.lower().startswith(("top", "accuracy"))
 
 
+def is_exponential(metric: str) -> bool:
+    """Metrics whose logarithm is a mean over tokens, in nats: gains are counted in it."""
+    return metric == "perplexity"
+
+
 def unit(metric: str) -> str:
     return "%" if is_share(metric) else ""
 
@@ -72,6 +77,18 @@ def show_percent(value: float | None, missing: str = "–") -> str:
     if value is None or not math.isfinite(value):
         return missing
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def show_share(value: float | None, missing: str = "–") -> str:
+    """A share as ``61.2 %``."""
+    if value is None or not math.isfinite(value):
+        return missing
+    return f"{100 * value:.1f} %".replace("-", "−")
+
+
+def show_share_interval(interval: tuple[float, float] | None) -> str:
+    """``[55.0, 67.4]``, in percent; empty where there is none."""
+    return "" if interval is None else "[{}, {}]".format(*(show_share(v).removesuffix(" %") for v in interval))
 
 
 def show_margin(margin: Margin, metric: str) -> str:

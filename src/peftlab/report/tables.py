@@ -59,7 +59,7 @@ def rows(findings: Findings, task: str, backbone: str) -> list[Row]:
 
 def plain(row: Row, findings: Findings) -> dict[str, Any]:
     """A row as numbers, for CSV and JSON."""
-    arm, d, m, e = row.arm, row.difference, row.margin, row.equivalence
+    arm, d, m, same, e = row.arm, row.difference, row.margin, row.equivalence, row.arm.efficiency
     low, high = arm.interval or (None, None)
     d_low, d_high = (d.interval if d and d.interval else None) or (None, None)
     return {
@@ -67,9 +67,10 @@ def plain(row: Row, findings: Findings) -> dict[str, Any]:
         "mean": arm.mean, "low": low, "high": high, "sd": arm.sd, "difference": d.estimate if d else None,
         "difference_low": d_low, "difference_high": d_high, "p_adjusted": d.p_adjusted if d else None,
         "p_sign_flip": d.p_sign_flip if d else None, "margin_verdict": m.verdict if m else None,
-        "margin_p_adjusted": m.p_adjusted if m else None, "equivalence_verdict": e.verdict if e else None,
+        "margin_p_adjusted": m.p_adjusted if m else None, "equivalence_verdict": same.verdict if same else None,
         "trainable": arm.trainable, "trainable_at_end": arm.trainable if arm.trainable_at_end is None else arm.trainable_at_end,
         "percent_of_baseline": arm.percent_of_baseline, "trainable_percent": arm.trainable_percent,
+        "gain_kept": e.kept if e else None, "efficiency_ratio": e.ratio if e else None,
         "measured_peak_mb": arm.measured_peak_mb, "predicted_peak_mb": arm.predicted_peak_mb, "train_s": arm.train_s,
         "diverged": arm.imputed, "failed": arm.failed, "flags": "; ".join(row.flags),
     }  # fmt: skip

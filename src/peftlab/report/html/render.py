@@ -28,10 +28,10 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         findings: what is said.
         settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``figures``, ``absent``, ``csv``, and of
             its layers ``layers`` (None where nothing was recorded), ``layer_figures``, ``gradient_figures``,
-            ``quantization_figures``.
+            ``quantization_figures``, ``diagnostic_figures`` and ``diagnostics_absent``.
         facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``; of layers ``sentences``,
             ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``quantized``
-            (None where nothing was), ``beside`` the literature.
+            (None where nothing was), ``diagnosed`` (None where no run recorded what training changed), ``beside`` the literature.
     """
     jinja = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -44,6 +44,8 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         words.show_interval,
         words.show_p,
         words.show_percent,
+        words.show_share,
+        words.show_share_interval,
         number,
     ):
         jinja.globals[function.__name__] = function
@@ -58,6 +60,7 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         seeds=_seeds(findings),
         percent=f"{100 * plan.confidence:g} %",
         unit_note=" in percentage points" if words.is_share(plan.metric) else "",
+        nats=", in nats per token" if words.is_exponential(plan.metric) else "",
         margin=words.show_margin(_margin(plan), plan.metric),
         statements=_statements(findings),
         plan_rows=_plan_rows(plan),

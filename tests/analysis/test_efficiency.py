@@ -1,0 +1,73 @@
+"""Shares of a gain for shares of the parameters, by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from peftlab.analysis.analyze import analyze, read_findings
+from peftlab.analysis.efficiency import efficiency, reference
+from peftlab.analysis.setting import Setting
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+
+TRAINABLE = {"start": 100, "both": 100, "half": 39, "head": 10}
+
+
+def setting(values: dict[str, list[float]], steps: dict[str, int], *, higher: bool) -> Setting:
+    seeds = pd.MultiIndex.from_tuples([(seed, 0) for seed in range(3)], names=["seed", "fold"])
+    rows = [
+        {"label": label, "steps": steps[label], "trainable": TRAINABLE[label], "adapted": TRAINABLE[label] - 10}
+        for label in values
+        for _ in range(3)
+    ]
+    table = pd.DataFrame(values, index=seeds)
+    return Setting(task="t", backbone="b", values=table, runs=pd.DataFrame(rows), chance=None, higher_is_better=higher, folds=1)
+
+
+def test_perplexity_counts_by_its_logarithm() -> None:
+    values = {"start": [90.0, 100.0, 110.0], "both": [20.0, 22.0, 21.0], "half": [30.0, 25.0, 28.0]}
+    here = setting(values, {"start": 0, "both": 50, "half": 50}, higher=False)
+    assert reference(here, "both") == "start"
+    found = efficiency(here, "half", "both", "start", "perplexity", 0.95)
+    assert found is not None and found.reference == "start"
+    shares = [math.log(s / a) / math.log(s / f) for s, f, a in zip(*values.values(), strict=True)]
+    assert found.kept == pytest.approx(np.mean(shares))
+    assert found.interval == pytest.approx(stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares)))
+    assert found.saved_percent == pytest.approx(61)
+    assert found.ratio == pytest.approx(np.mean(shares) / 0.39)
+    assert found.ratio_interval == pytest.approx([bound / 0.39 for bound in found.interval or ()])
+    own = efficiency(here, "both", "both", "start", "perplexity", 0.95)
+    assert own is not None and (own.kept, own.ratio, own.saved_percent) == pytest.approx((1, 1, 0))
+
+
+def test_accuracy_counts_as_it_is_from_the_head_alone() -> None:
+    values = {"head": [0.5, 0.5, 0.5], "both": [0.9, 0.9, 0.9], "half": [0.8, 0.7, 0.9]}
+    here = setting(values, dict.fromkeys(values, 9), higher=True)
+    assert reference(here, "both") == "head"
+    found = efficiency(here, "half", "both", "head", "accuracy", 0.95)
+    assert found is not None and found.kept == pytest.approx(np.mean([0.75, 0.5, 1.0]))
+
+
+def test_without_a_gain_there_is_no_share_of_it() -> None:
+    values = {"start": [0.5, 0.5, 0.5], "both": [0.9, 0.5, 0.9], "half": [0.8, 0.7, 0.9]}
+    here = setting(values, {"start": 0, "both": 9, "half": 9}, higher=True)
+    assert efficiency(here, "half", "both", "start", "accuracy", 0.95) is None
+    assert reference(setting(values, dict.fromkeys(values, 9), higher=True), "both") is None
+    assert reference(here, None) is None
+
+
+def test_a_study_with_an_untrained_arm_has_ratios(tmp_path: Path) -> None:
+    arms = {**STUDY["arms"], "untrained": {"adapter": {"name": "lora"}, "max_steps": 0}}
+    levels = {**LEVELS, "untrained": (0.1, 0.003, 13_258, 40.0, 0.0)}
+    folder = write_results(tmp_path, Options(study={**STUDY, "arms": arms}, levels=levels, failed=(), diverged=()))
+    analyze(folder)
+    found = {arm.label: arm.efficiency for arm in read_findings(folder).arms}
+    assert found["untrained"] is None
+    full, probe = found["full"], found["linear-probe"]
+    assert full is not None and full.ratio == pytest.approx(1)
+    assert probe is not None and probe.reference == "untrained" and probe.ratio > 100
