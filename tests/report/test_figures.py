@@ -21,12 +21,19 @@ from peftlab.registry import components
 from peftlab.report.bundle import bundles
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import MARKERS, PALETTE, inline_svg, looks, save, settle, style, thousands
+from tests.report.diagnostics import write_diagnostics
 from tests.report.fixtures import STUDY, Options, write_results
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
 from tests.report.quantized import write_quantized
 
-BUNDLED = ("curves", "layers", "gradients", "quantization")  #: needs that are parts of the bundle, not fields of its arms
+BUNDLED = (
+    "curves",
+    "layers",
+    "gradients",
+    "quantization",
+    "diagnostics",
+)  #: needs that are parts of the bundle, not fields of its arms
 FIGURES = [cls for cls in components("figure").values() if issubclass(cls, Figure)]
 
 
@@ -43,6 +50,7 @@ def recorded(folder: Path) -> Path:
     """The same folder, with what probes record."""
     write_layers(folder)
     write_gradients(folder)
+    write_diagnostics(folder)
     write_quantized(folder.parent / "beside", seeds=tuple(read_study(folder).seeds))
     return folder
 
@@ -126,8 +134,9 @@ def test_what_is_needed_and_absent_is_said(cls: type[Figure], bundle: Bundle) ->
     empty: dict[str, Any] = {need: None for need in cls().needs() if need not in BUNDLED}
     arms = [arm.model_copy(update=empty) for arm in bundle.arms]
     bare = dataclasses.replace(
-        bundle, arms=arms, curves=bundle.curves.iloc[:0], layers=None, ranks=None, gradients=None, quantization=None
-    )
+        bundle, arms=arms, curves=bundle.curves.iloc[:0], layers=None, ranks=None, gradients=None, quantization=None,
+        diagnostics=None,
+    )  # fmt: skip
     assert "no " in cls().absent(bare)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from peftlab.analysis.assess import assess
+from peftlab.analysis.assess_diagnostics import DiagnosticTables, assess_diagnostics
 from peftlab.analysis.assess_flow import FlowTables, assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
@@ -19,8 +20,9 @@ from peftlab.records.record import to_json
 
 def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     """Read the records, carry out the declared plan, write ``analysis/{results.parquet,results.csv,findings.json}``, and
-    ``{importance.csv,ranks.csv,importance.json}``, ``gradient_flow.{csv,json}`` and ``quantization.{csv,json}`` where runs
-    recorded layers and gradients, or were quantized.
+    ``{importance.csv,ranks.csv,importance.json}``, ``gradient_flow.{csv,json}``, ``quantization.{csv,json}`` and
+    ``{diagnostics.json,representation.csv,adapter_norms.csv}`` where runs recorded layers and gradients, were quantized, or
+    recorded what training changed.
 
     Args:
         folder: ``results/<study>``.
@@ -39,11 +41,12 @@ def analyze_frame(
     layers: LayerTables | None = None,
     flow: FlowTables | None = None,
     quantized: QuantizationTables | None = None,
+    diagnosed: DiagnosticTables | None = None,
 ) -> Findings:
-    """:func:`analyze` for a frame that has been read already; layers, gradients and quantized arms assessed already."""
+    """:func:`analyze` for a frame that has been read already; layers, gradients and the like may be assessed already."""
     findings = assess(frame, seed=seed)
     layers, flow = layers or assess_layers(frame, seed=seed), flow or assess_flow(frame)
-    quantized = quantized or assess_quantization(frame)
+    quantized, diagnosed = quantized or assess_quantization(frame), diagnosed or assess_diagnostics(frame)
     target = frame.folder / "analysis"
     with disk_errors(target):
         frame.write(target)
@@ -51,6 +54,7 @@ def analyze_frame(
         layers.write(frame)
         flow.write(frame)
         quantized.write(frame)
+        diagnosed.write(frame)
     return findings
 
 

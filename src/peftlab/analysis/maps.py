@@ -23,14 +23,16 @@ IMPORTANCE_COLUMNS = "arm task backbone seed fold metric step site block role va
 RANK_COLUMNS = "arm task backbone seed fold step site block role rank importance".split()
 
 
-class _Read(BaseModel):
+class Read(BaseModel):
+    """What a run recorded: further keys are of no interest here."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-Kind = TypeVar("Kind", bound=_Read)
+Kind = TypeVar("Kind", bound=Read)
 
 
-class Place(_Read):
+class Place(Read):
     """Where a module lies."""
 
     block: int | None
@@ -39,7 +41,7 @@ class Place(_Read):
     d_out: int = 0
 
 
-class RecordedImportance(_Read):
+class RecordedImportance(Read):
     """``importance.json`` of a run."""
 
     sites: dict[str, Place]
@@ -54,7 +56,7 @@ class RecordedImportance(_Read):
         return self
 
 
-class Decision(_Read):
+class Decision(Read):
     """One line of an allocator's history."""
 
     step: int
@@ -62,7 +64,7 @@ class Decision(_Read):
     importance: dict[str, float | None] = {}
 
 
-class RecordedRanks(_Read):
+class RecordedRanks(Read):
     """``ranks.json`` of a run."""
 
     ranks: dict[str, int]
@@ -93,7 +95,7 @@ class Utilised(Place):
     share_in_use: float | None
 
 
-class RecordedUtilisation(_Read):
+class RecordedUtilisation(Read):
     """``rank_utilisation.json`` of a run."""
 
     sites: dict[str, Utilised]
@@ -124,12 +126,12 @@ class ModuleRun:
 def module_runs(frame: Frame) -> tuple[list[ModuleRun], list[str]]:
     """Completed runs that recorded something about modules, and notes on files that could not be read."""
     found, notes = [], []
-    for row in _completed(frame):
+    for row in completed(frame):
         folder = frame.folder / str(row["folder"])
         parts = {
-            "importance": _parse(folder / "importance.json", RecordedImportance, notes),
-            "ranks": _parse(folder / "ranks.json", RecordedRanks, notes),
-            "utilisation": _parse(folder / "rank_utilisation.json", RecordedUtilisation, notes),
+            "importance": parse(folder / "importance.json", RecordedImportance, notes),
+            "ranks": parse(folder / "ranks.json", RecordedRanks, notes),
+            "utilisation": parse(folder / "rank_utilisation.json", RecordedUtilisation, notes),
         }
         if any(part is not None for part in parts.values()):
             about = {"arm": str(row["label"]), "task": str(row["task"]), "backbone": str(row["backbone"])}
@@ -140,14 +142,16 @@ def module_runs(frame: Frame) -> tuple[list[ModuleRun], list[str]]:
     return found, notes
 
 
-def _completed(frame: Frame) -> Iterator[Any]:
+def completed(frame: Frame) -> Iterator[Any]:
+    """Rows of the completed runs, one each, in the order of the study file."""
     runs = frame.rows[frame.rows["status"] == "completed"].drop_duplicates("folder")
     order = {label: i for i, label in enumerate(frame.arms)}
     rows: list[Any] = runs.to_dict("records")
     yield from sorted(rows, key=lambda row: (row["task"], row["backbone"], order[row["label"]], row["seed"], row["fold"]))
 
 
-def _parse(path: Path, form: type[Kind], notes: list[str]) -> Kind | None:
+def parse(path: Path, form: type[Kind], notes: list[str]) -> Kind | None:
+    """A file of a run; None where there is none, or it is damaged (which is noted)."""
     if not path.is_file():
         return None
     try:

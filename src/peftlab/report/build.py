@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.analyze import analyze_frame
+from peftlab.analysis.assess_diagnostics import assess_diagnostics
 from peftlab.analysis.assess_flow import assess_flow
 from peftlab.analysis.assess_layers import assess_layers
 from peftlab.analysis.assess_quantization import assess_quantization
@@ -40,12 +42,12 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
     """
     frame = load_frame(folder)
     tables, flow = assess_layers(frame, seed=seed), assess_flow(frame)
-    quantized = assess_quantization(frame)
-    findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized)
+    quantized, diagnosed = assess_quantization(frame), assess_diagnostics(frame)
+    findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized, diagnosed=diagnosed)
     target = frame.folder / "report"
     settings = []
     with disk_errors(target):
-        for index, bundle in enumerate(bundles(frame, findings, tables, flow, quantized)):
+        for index, bundle in enumerate(bundles(frame, findings, tables, flow, quantized, diagnosed)):
             several = len(frame.settings) > 1
             suffix = f"-{_slug(f'{bundle.task}-{bundle.backbone}')}-{index}" if several else ""
             settings.append(_setting(bundle, findings, target, suffix))
@@ -64,6 +66,7 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
                 "layer_notes": tables.layers.notes,
                 "flow": None if flow.empty else flow.flow,
                 "quantized": None if quantized.empty else quantized.quantization,
+                "diagnosed": None if diagnosed.empty else diagnosed.diagnostics,
                 "beside": beside_literature(frame, findings),
             },
         )
@@ -76,13 +79,12 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
     """Figures and tables of one task and backbone, written and ready for the page."""
     table = rows(findings, bundle.task, bundle.backbone)
     write_tables(table, findings, target / "tables" / f"results{suffix}")
-    drawn: dict[str, list[dict[str, Any]]] = {"figures": [], "layers": [], "gradients": [], "quantization": []}
-    absent = []
+    drawn: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    absent: dict[str, list[str]] = defaultdict(list)
     figures = [cls() for cls in components("figure").values() if issubclass(cls, Figure)]
     for figure in sorted(figures, key=lambda f: (f.place, f.name)):
         if reason := figure.absent(bundle):
-            if figure.section == "figures":
-                absent.append(f"{figure.title}: not drawn, because {reason}.")
+            absent[figure.section].append(f"{figure.title}: not drawn, because {reason}.")
             continue
         with style():
             canvas = settle(figure.draw(bundle))
@@ -118,7 +120,9 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
         "layer_figures": _arranged(drawn["layers"]),
         "gradient_figures": _arranged(drawn["gradients"]),
         "quantization_figures": _arranged(drawn["quantization"]),
-        "absent": absent,
+        "diagnostic_figures": _arranged(drawn["diagnostics"]),
+        "diagnostics_absent": absent["diagnostics"],
+        "absent": absent["figures"],
         "csv": as_csv(table, findings),
     }
 

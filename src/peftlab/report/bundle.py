@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from peftlab.analysis.assess_diagnostics import DiagnosticTables, assess_diagnostics
 from peftlab.analysis.assess_flow import FlowTables, assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
@@ -28,12 +29,15 @@ def bundles(
     tables: LayerTables | None = None,
     flow: FlowTables | None = None,
     quantized: QuantizationTables | None = None,
+    diagnosed: DiagnosticTables | None = None,
 ) -> list[Bundle]:
     """One bundle per task and backbone that has arms.
 
-    ``tables``, ``flow`` and ``quantized``: of layers, gradients and quantized arms; read anew if not given.
+    ``tables``, ``flow``, ``quantized`` and ``diagnosed``: of layers, gradients, quantized arms and what training changed; read
+    anew if not given.
     """
     tables, flow, quantized = tables or assess_layers(frame), flow or assess_flow(frame), quantized or assess_quantization(frame)
+    diagnostics = (diagnosed or assess_diagnostics(frame)).diagnostics
     settings = list(dict.fromkeys((a.task, a.backbone) for a in findings.arms))
     primary = frame.primary()
     found = []
@@ -51,6 +55,7 @@ def bundles(
                 layers=layers_of(tables.layers, task, backbone),
                 ranks=tables.ranks[(tables.ranks["task"] == task) & (tables.ranks["backbone"] == backbone)],
                 quantization=quantized.quantization.of(task, backbone),
+                diagnostics=diagnostics.of(task, backbone),
                 gradients=flow.table[(flow.table["task"] == task) & (flow.table["backbone"] == backbone)],
             )
         )

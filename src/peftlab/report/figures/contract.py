@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from peftlab.analysis.diagnostics import Diagnostics
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.analysis.layers import Layers
 from peftlab.analysis.quantization import QuantizationFindings
@@ -31,6 +32,7 @@ class Bundle:
     ranks: pd.DataFrame | None = None  #: analysis.maps.RANK_COLUMNS, of this setting
     gradients: pd.DataFrame | None = None  #: analysis.gradient_flow.COLUMNS, of this setting
     quantization: QuantizationFindings | None = None  #: of this setting; None where no arm was quantized
+    diagnostics: Diagnostics | None = None  #: of this setting; None where no run recorded any
 
     @property
     def looks(self) -> dict[str, Look]:
@@ -52,12 +54,12 @@ class Figure(Component, ABC):
     title: ClassVar[str]
     place: ClassVar[int] = 100  #: order in the report; the lowest is the main figure
     #: where it stands; a section other than ``figures`` is left out where nothing was recorded for it
-    section: ClassVar[Literal["figures", "layers", "gradients", "quantization"]] = "figures"
+    section: ClassVar[Literal["figures", "layers", "gradients", "quantization", "diagnostics"]] = "figures"
 
     @abstractmethod
     def needs(self) -> tuple[str, ...]:
         """Fields of ArmSummary that at least one arm must have, or ``"curves"``, ``"layers"``, ``"gradients"``,
-        ``"quantization"``."""
+        ``"quantization"``, ``"diagnostics"``."""
 
     @abstractmethod
     def draw(self, bundle: Bundle) -> Canvas:
@@ -79,6 +81,9 @@ class Figure(Component, ABC):
             elif need == "quantization":
                 if bundle.quantization is None or not bundle.quantization.effects:
                     return "no arm was run both quantized and in float"
+            elif need == "diagnostics":
+                if bundle.diagnostics is None:
+                    return "no run recorded what training changed"
             elif need == "curves":
                 if bundle.curves.empty:
                     return "no training curves were recorded"
