@@ -107,6 +107,12 @@ class PeftTuner(PeftAdapter):
             ) from error
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        if not backbone.head and issubclass(self._config_class(), peft.PromptLearningConfig):
+            raise OptionError(
+                f"PEFT's {self.type} puts tokens of its own before every text, which a model without a head is scored on",
+                where="adapter",
+                remedy="use an adapter that works inside the layers, e.g. lora",
+            )
         try:
             return PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:

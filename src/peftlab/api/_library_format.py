@@ -71,11 +71,12 @@ def _write_onnx(whole: nn.Module, backbone: Backbone, path: Path, exported: Expo
 def _finish_transformers(folder: Path, exported: Exported) -> None:
     """Label names into the configuration, and a processor or tokenizer that does what was done in training."""
     names, wanted = exported.label_names, exported.preprocessing
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["id2label"] = {str(number): name for number, name in enumerate(names)}
-    config["label2id"] = {name: number for number, name in enumerate(names)}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if names:
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["id2label"] = {str(number): name for number, name in enumerate(names)}
+        config["label2id"] = {name: number for number, name in enumerate(names)}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if isinstance(wanted, TextPreprocessing):
         load_tokenizer(wanted.tokenizer).save_pretrained(folder)
         return

@@ -206,9 +206,15 @@ def load_forward(folder: Path, exported: Exported) -> Forward:
     if exported.kind == "adapter":
         backbone, whole = load_deployed(exported.config, folder, len(exported.label_names), exported.quantizer)
         return lambda inputs: backbone.outputs(whole, inputs)
-    module = packed_module(folder, exported) if exported.kind == "packed" else _opened(folder, exported, weights=True)
-    compute = _OUTPUTS[exported.library](head_of(exported.config))
+    module, compute = load_module(folder, exported), _OUTPUTS[exported.library](head_of(exported.config))
     return lambda inputs: compute(module, inputs)
+
+
+def load_module(folder: Path, exported: Exported) -> nn.Module:
+    """The model in any form but ONNX; errors as :func:`load_forward`."""
+    if exported.kind == "adapter":
+        return load_deployed(exported.config, folder, len(exported.label_names), exported.quantizer)[1]
+    return packed_module(folder, exported) if exported.kind == "packed" else _opened(folder, exported, weights=True)
 
 
 def packed_module(folder: Path, exported: Exported) -> nn.Module:

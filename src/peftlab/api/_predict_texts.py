@@ -30,7 +30,7 @@ def text_batches(
         DataError: a pair model is given single texts, a table lacks a column or has no text in it, a file is none of these,
             nothing is there.
     """
-    names, texts = _texts(inputs, columns)
+    names, texts = texts_of(inputs, columns, needed=len(columns))
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
         second = [text[1] for text in part] if len(columns) == 2 else None
@@ -39,24 +39,30 @@ def text_batches(
         yield names[start : start + size], tokens.padded(np.arange(len(part)), preprocessing.pad_token)
 
 
-def _texts(inputs: Iterable[str], columns: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+def texts_of(inputs: Iterable[str], columns: Sequence[str], *, needed: int) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Names, and one text for each column that is there; without the first ``needed`` columns there is no input.
+
+    Raises:
+        DataError: as :func:`text_batches`.
+    """
     names: list[str] = []
     texts: list[tuple[str, ...]] = []
     for given in inputs:
         path = Path(given) if len(given) < 1000 else None
         if path is not None and path.suffix in SUFFIXES and path.is_file():
             table = read_table(path, "train")
-            for column in columns:
+            for column in columns[:needed]:
                 if column not in table.columns:
                     raise DataError(f"no column {column!r}", where=given, remedy=nearest(column, list(table.columns)))
-            rows = list(zip(*(table.columns[column] for column in columns), strict=True))
+            there = [column for column in columns if column in table.columns]
+            rows = list(zip(*(table.columns[column] for column in there), strict=True))
             for i, row in enumerate(rows):
                 if other := [value for value in row if not isinstance(value, str)]:
                     raise DataError(f"{type(other[0]).__name__} in place of a text", where=table.where(i), remedy="give a text")
             names += [table.where(i) for i in range(len(rows))]
             texts += rows
             continue
-        if len(columns) == 2:
+        if needed == 2:
             pair = " and ".join(map(repr, columns))
             raise DataError("the model labels pairs of texts", where=given[:80], remedy=f"give a table with the columns {pair}")
         if path is not None and path.suffix == ".txt" and path.is_file():

@@ -10,6 +10,7 @@ import torch
 
 from peftlab.api._model_folder import Exported, head_of, load_forward
 from peftlab.api._predict_answers import predict_answers
+from peftlab.api._predict_continuations import predict_continuations
 from peftlab.api._predict_images import image_batches
 from peftlab.api._predict_texts import text_batches
 from peftlab.api.answers import Answer, lines, table
@@ -18,7 +19,10 @@ from peftlab.tasks.contract import Head, TextPreprocessing
 
 BATCH, TOP = 32, 3
 #: heads whose answers are no labels -> what gives them
-_OF_HEAD: Mapping[Head, Callable[[Path, Exported, Sequence[str]], Answer]] = {"question-answering": predict_answers}
+_OF_HEAD: Mapping[Head, Callable[[Path, Exported, Sequence[str]], Answer]] = {
+    "question-answering": predict_answers,
+    "causal-lm": predict_continuations,
+}
 
 
 def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
@@ -32,7 +36,8 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
     Returns:
         Per input its label, confidence (softmax probability) and the three likeliest labels. Files that cannot be decoded are
         named with the reason and make the exit code that of wrong data (3); the others are labelled all the same. Texts that
-        are longer than what the model was trained with are cut, and named.
+        are longer than what the model was trained with are cut, and named. Of a model of the next token, the greedily decoded
+        continuation of each prompt, which the run's template makes of an instruction.
 
     Raises:
         DataError: an input is not there, or there is none; of texts: a missing column, a file that holds none.

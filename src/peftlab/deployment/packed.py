@@ -2,7 +2,8 @@
 
 ``packed.safetensors``: the tensors of the model under its own names. A packed layer has ``.packed`` (uint8: codes in order, the
 first of two in the high half), ``.scale`` and, where there is one, ``.shift`` (float32 [d_out, d_in/g]; nn/groups.py says what
-they mean) in place of ``.weight``. ``packed.json``: of every packed layer its kind, group size and shape.
+they mean) in place of ``.weight``. ``packed.json``: of every packed layer its kind, group size and shape; further names of tied
+tensors.
 """
 
 from __future__ import annotations
@@ -44,9 +45,18 @@ def write_packed(module: nn.Module, folder: Path) -> None:
         }
         for name, layer in packed_layers(module).items()
     }
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, folder / WEIGHTS)
-    content = {"version": _VERSION, "layers": layers}
+    state, tied = module.state_dict(), _tied(module)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
+    save_file(tensors, folder / WEIGHTS)
+    content = {"version": _VERSION, "layers": layers, "tied": tied}
     (folder / CONFIG).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _tied(module: nn.Module) -> dict[str, str]:
+    """Further names of parameters that a model has once (input and output embedding of GPT-2) -> the first name."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
 
 
 def read_packed(folder: Path, module: nn.Module) -> nn.Module:
@@ -55,7 +65,8 @@ def read_packed(folder: Path, module: nn.Module) -> nn.Module:
     Raises:
         RecordError: a file is missing or damaged, or what it holds does not fit together or into the model.
     """
-    layers, tensors = _layers(folder / CONFIG), _tensors(folder / WEIGHTS)
+    (layers, tied), tensors = _content(folder / CONFIG), _tensors(folder / WEIGHTS)
+    tensors |= {name: tensors[first] for name, first in tied.items() if first in tensors}
     for name, entry in layers.items():
         try:
             old = module.get_submodule(name)
@@ -74,17 +85,18 @@ def read_packed(folder: Path, module: nn.Module) -> nn.Module:
     return module.requires_grad_(False)
 
 
-def _layers(path: Path) -> Mapping[str, Any]:
+def _content(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Packed layers, and further names of tensors."""
     try:
         content = json.loads(path.read_bytes())
-        version, layers = content["version"], dict(content["layers"])
+        version, layers, tied = content["version"], dict(content["layers"]), dict(content.get("tied", {}))
     except FileNotFoundError as error:
         raise _broken(path, "there is no such file") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(path, f"damaged: {str(error).splitlines()[0]}") from error
     if version != _VERSION:
         raise RecordError(f"format {version} is not known here", where=str(path), remedy="use the peftlab that wrote it")
-    return layers
+    return layers, tied
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

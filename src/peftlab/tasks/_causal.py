@@ -7,7 +7,7 @@ rows of T tokens, V tokens in the vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -98,6 +98,10 @@ class CausalTask(SplitTask):
         """Cross-entropy of logits [R, T, V], computed in float32, mean over the predicted tokens, in nats."""
         logits, labels = outputs.flatten(0, 1).float(), batch["labels"].flatten()
         return functional.cross_entropy(logits, labels, ignore_index=UNPREDICTED, label_smoothing=label_smoothing)
+
+    def prompt(self, texts: Sequence[str]) -> str:
+        """What the model is to continue, from one text a column of training (the first is enough)."""
+        return texts[0]
 
     def packs(self, preprocessing: TextPreprocessing) -> bool:
         return self.packing and not preprocessing.unpackable
