@@ -94,6 +94,15 @@ def test_what_happened_is_in_the_verdict(findings: Findings) -> None:
     assert any("bitfit (4)" in w for w in findings.warnings)
 
 
+def test_arms_that_may_have_learnt_nothing_are_named(tmp_path: Path, findings: Findings) -> None:
+    words = "Not shown to be better than always giving the most frequent class"
+    assert not any(words in text for text in findings.verdict)
+    levels = {**LEVELS, "linear-probe": (0.102, 0.004, 970, 31.0, 3.2), "bitfit": (0.09, 0.004, 5_386, 48.0, 8.1)}
+    found = analyze(write_results(tmp_path, Options(levels=levels)))
+    (said,) = [text for text in found.verdict if words in text]
+    assert said.startswith(f"{words} (10.20 % accuracy): linear-probe and bitfit.")
+
+
 def test_lower_is_better(tmp_path: Path) -> None:
     study = changed(analysis={"metric": "loss", "baseline": "full", "margin": {"relative": 0.1}})
     findings = analyze(write_results(tmp_path, Options(study=study, failed=(), diverged=())))

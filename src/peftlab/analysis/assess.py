@@ -116,7 +116,7 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
                          if c.startswith("factor.") and not pd.isna(runs[c].iloc[0])},
                 baseline=label == frame.study.analysis.baseline, n=interval.n,
                 mean=_number(interval.mean), sd=interval.sd, interval=_bounds(interval.low, interval.high),
-                values=[_number(v) for v in column], imputed=int(runs["imputed"].sum()),
+                values=[_number(v) for v in column], majority=_largest(runs, "majority"), imputed=int(runs["imputed"].sum()),
                 failed=failed[(label, setting.backbone)],
                 trainable=trainable, trainable_at_end=_at_end(runs),
                 total=_largest(runs, "total"), trainable_percent=_largest(runs, "trainable_percent"),

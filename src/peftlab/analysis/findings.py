@@ -77,6 +77,7 @@ class ArmSummary(Form):
     interval: tuple[float, float] | None
     sd: float | None
     values: list[float | None]  #: one per seed and fold, in the order of ``Findings.pairs``
+    majority: float | None = None  #: what always giving the most frequent class reaches
     imputed: int = 0  #: diverged runs counted at chance level
     failed: int = 0
     trainable: float | None = None  #: the most that a run held

@@ -50,7 +50,7 @@ def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan
     by_label = {a.label: a for a in arms}
     within = f"within {show_margin(margin, plan.metric)} of {plan.baseline}"
     good = [label for label, f in tests.items() if f.verdict == "non-inferior"]
-    words = [_within(good, tests, by_label, within, plan)]
+    words = [*_learnt_nothing(arms, plan), _within(good, tests, by_label, within, plan)]
     if beyond := [label for label, f in tests.items() if f.verdict == "inferior"]:
         words.append(f"Shown to fall short of {plan.baseline} by more than {show_margin(margin, plan.metric)}: {listed(beyond)}.")
     open_ones = [f for f in tests.values() if f.verdict == "not shown"]
@@ -68,6 +68,18 @@ def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan
     if not better and not worse and any(f.verdict == "no difference shown" for f in differences):
         words.append(f"No difference from {plan.baseline} is shown for any arm; that is not evidence of equality.")
     return words
+
+
+def _learnt_nothing(arms: list[ArmSummary], plan: AnalysisPlan) -> list[str]:
+    """Arms whose interval reaches down to that of always giving the most frequent class; diverged ones are told of elsewhere."""
+    if not plan.higher_is_better:
+        return []
+    known = [(a, a.interval[0], a.majority) for a in arms if a.interval and a.majority is not None and not a.imputed]
+    names = [a.label for a, low, level in known if low <= level]
+    return names and [
+        f"Not shown to be better than always giving the most frequent class ({show(known[0][2], plan.metric)} {plan.metric}): "
+        f"{listed(names)}. Between arms that may have learnt nothing, no difference says much."
+    ]
 
 
 def _within(good: list[str], tests: dict[str, Finding], by_label: dict[str, ArmSummary], within: str, plan: AnalysisPlan) -> str:
