@@ -9,6 +9,9 @@ The baseline has 1 by definition. The reference is what costs nothing: the arm t
 one that trains only the head.
 """
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -36,7 +39,7 @@ def efficiency(setting: Setting, label: str, baseline: str, against: str, metric
     """Of one arm; None where the baseline gains nothing in some pair, or parameters are not known."""
     arm, full, start = (_quality(setting, name, metric) for name in (label, baseline, against))
     counted = setting.runs.groupby("label")["trainable"].max()
-    share = float(counted[label] / counted[baseline])
+    share = float(counted[label]) / float(counted[baseline])
     known = np.isfinite(arm) & np.isfinite(full) & np.isfinite(start)
     gain = (full - start)[known]
     if not known.any() or (gain <= 0).any() or not np.isfinite(share) or share == 0:

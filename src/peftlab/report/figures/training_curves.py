@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -22,7 +23,10 @@ MOST_POINTS = 200
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCurves(Figure):
-    """Validation metric and loss over optimizer steps: mean and range over seeds, diverged runs on their own."""
+    """Validation metric and loss over optimizer steps: mean and range over seeds, diverged runs on their own.
+
+    Beside the validation loss, dotted, the training loss between two evaluations: where they part, an arm over-fits.
+    """
 
     name: ClassVar[str] = "training_curves"
     title: ClassVar[str] = "Training curves"
@@ -42,6 +46,10 @@ class TrainingCurves(Figure):
         for panel, name in zip(panels, shown, strict=True):
             for label, group in curves.groupby("label", sort=False):
                 _draw_arm(panel, group, name, bundle.looks[str(label)])
+            if name == "loss":
+                for label, group in training_loss(bundle.curves).groupby("label", sort=False):
+                    over = group.groupby("step")["loss"].mean()
+                    panel.plot(over.index, over, color=bundle.looks[str(label)].color, linewidth=1.2, linestyle=":", zorder=2)
             _frame_sound_runs(panel, curves, name)
             panel.set_xlabel("optimizer step")
             panel.set_ylabel(axis_name(name, str(curves["split"].iloc[0])))
@@ -52,9 +60,28 @@ class TrainingCurves(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         text = "Mean over seeds (line) and the range from the lowest to the highest seed (band), on validation data."
+        if not training_loss(bundle.curves).empty:
+            text += " Dotted beside it: the training loss between two evaluations, mean over seeds."
         if bundle.curves["diverged"].any():
             text += " Runs that diverged are drawn one by one as thin dotted lines and are not in the mean of the curve."
         return text
+
+
+def training_loss(curves: pd.DataFrame) -> pd.DataFrame:
+    """``label``, ``seed``, ``fold``, ``step`` and ``loss`` of sound runs: the mean since the evaluation before that step.
+
+    Empty where training or validation was not recorded.
+    """
+    parts = [pd.DataFrame(columns=["label", "seed", "fold", "step", "loss"])]
+    sound = curves[~curves["diverged"]] if "loss" in curves.columns else curves.iloc[:0]
+    for (label, seed, fold), run in sound.groupby(["label", "seed", "fold"], sort=False):
+        steps = np.unique(run.loc[run["split"] == "validation", "step"])
+        train = run[(run["split"] == "train") & (run["step"] <= steps.max(initial=0))]
+        until = steps[np.searchsorted(steps, train["step"])] if len(train) else train["step"]
+        mean = train["loss"].groupby(np.asarray(until)).mean()
+        parts.append(pd.DataFrame({"label": label, "seed": seed, "fold": fold, "step": mean.index, "loss": mean.to_numpy()}))
+    filled = [part for part in parts if not part.empty]
+    return pd.concat(filled, ignore_index=True) if filled else parts[0]
 
 
 def _frame_sound_runs(axes: Axes, curves: pd.DataFrame, name: str) -> None:
