@@ -73,9 +73,12 @@ def unpackable(name: str, config: Mapping[str, Any]) -> str:
 def _tried(config: str) -> str | None:
     """As :func:`unpackable`; None where the model is not causal."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
     raw = json.loads(config)
     kind = raw.pop("model_type", "")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it warns of is what is tried here
     try:
         small = _small(AutoConfig.for_model(kind, **raw))
         with seeded(0, "small"):
@@ -86,6 +89,8 @@ def _tried(config: str) -> str | None:
             longer = model(input_ids=torch.cat([first, second], 1)).logits[:, : first.shape[1]]
     except Exception as error:  # a family may ask for anything
         return f"no small model of the kind {kind!r} could be tried ({type(error).__name__})"
+    finally:
+        logging.set_verbosity(level)
     if not _same(longer, alone[0]):
         return None
     texts = torch.tensor([[1] * _LENGTHS[0] + [2] * _LENGTHS[1] + [0]])
