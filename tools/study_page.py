@@ -238,6 +238,11 @@ def _tuning(folder: Path) -> str:
     for choice in raw["chosen"]:
         values = values_text(choice["values"]).replace(" = ", " ")
         lines.append(f"| {choice['label']} | {values} | {choice['mean']:.4g} | {', '.join(choice['at_edge'])} |")
+    if tied := [choice["label"] for choice in raw["chosen"] if choice.get("tied", 1) > 1]:
+        lines += [
+            "",
+            f"Of {listed(tied)} several values share the best mean, and the first was taken: the data did not tell them apart.",
+        ]
     if edge := [choice["label"] for choice in raw["chosen"] if choice["at_edge"]]:
         lines += [
             "",

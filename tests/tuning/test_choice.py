@@ -50,6 +50,13 @@ def test_the_best_mean_over_tuning_seeds_is_chosen() -> None:
     assert lowest.at_edge == ("learning_rate",)
 
 
+def test_ties_are_counted_and_where_nothing_differs_there_is_no_edge() -> None:
+    (some,) = choose(trials({1e-4: (0.7, 0.8), 1e-3: (0.8, 0.7), 1e-2: (0.1, 0.2)}), higher_is_better=True)
+    assert (some.values, some.tied, some.at_edge) == ({"learning_rate": 1e-4}, 2, ("learning_rate",))
+    (none,) = choose(trials({1e-4: (0.7, 0.7), 1e-3: (0.7, 0.7), 1e-2: (0.7, 0.7)}), higher_is_better=True)
+    assert (none.tied, none.at_edge) == (3, ())
+
+
 def test_values_that_diverged_on_any_seed_are_out_and_counted() -> None:
     (chosen,) = choose(trials({1e-4: (0.7, 0.7), 1e-3: (0.8, 0.8), 1e-2: (0.99, None)}), higher_is_better=True)
     assert chosen.values == {"learning_rate": 1e-3}

@@ -85,6 +85,8 @@ def _not_given(entry: Mapping[str, Any] | None, runs: list[Mapping[str, Any]], t
     if isinstance(trials, int) and isinstance(different, int) and different < trials:
         found.append(f"{different} of its {trials} trials were of different values, the others repeated them.")
     found += _lost(runs, max(len(tuning.get("seeds") or []), 1))
+    if isinstance(tied := entry.get("tied"), int) and tied > 1:
+        found.append(f"{tied} values share the best mean, and the first was taken: the data did not tell them apart.")
     if edge := entry.get("at_edge"):
         found.append(
             f"the best {' and '.join(map(str, edge))} is at the edge of what was searched; a better one may lie outside."

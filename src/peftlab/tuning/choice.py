@@ -59,6 +59,7 @@ class Choice:
     different: int  #: trials that were not a repetition of an earlier one
     runs: int
     lost: int  #: runs that diverged, failed, were refused or are missing
+    tied: int  #: different values with that mean: above 1 the data did not choose, their order did
     at_edge: tuple[str, ...]  #: keys whose chosen value lies at the edge of what was searched: the best may lie outside
     lacks: tuple[str, ...]  #: keys that were searched for other arms and that this one does not have
     time_s: float  #: training and evaluation in all its trials
@@ -128,6 +129,7 @@ def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -
     sign = 1 if higher_is_better else -1
     means = {text: statistics.fmean(run.value for run in runs if run.value is not None) for text, runs in usable.items()}
     best = max(means, key=lambda text: sign * means[text])  # max keeps the first of equals
+    tied = sum(mean == means[best] for mean in means.values())
     values = usable[best][0].values
     runs = [run for group in groups.values() for run in group]
     return Choice(
@@ -140,7 +142,10 @@ def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -
         different=len(groups),
         runs=len(runs),
         lost=sum(not run.usable for run in runs),
-        at_edge=tuple(key for key, value in values.items() if _at_edge(search.space[key], value)),
+        tied=tied,
+        at_edge=()
+        if tied == len(means) > 1
+        else tuple(key for key, value in values.items() if _at_edge(search.space[key], value)),
         lacks=search.lacks,
         time_s=sum(run.time_s for run in runs),
     )
