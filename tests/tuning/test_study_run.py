@@ -31,7 +31,7 @@ def plan(*own_mb: float, refused: bool = False) -> Plan:
         )
         for seed, own in enumerate(own_mb)
     )  # fmt: skip
-    return Plan(study="s", question="", tuning=(), runs=runs, notes=(), machine={}, higher_is_better=True)
+    return Plan(study="s", question="", tuning=(), runs=runs, notes=(), warnings=(), machine={}, higher_is_better=True)
 
 
 def test_jobs_left_out_are_what_fits_with_no_page_shared() -> None:

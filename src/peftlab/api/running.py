@@ -164,17 +164,17 @@ def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...
     """(results folder, study, planner, how far its tuning is, with the plan)."""
     parsed = load_study(study, overrides)  # a typo is told before torch is imported
 
-    from peftlab.probes.contract import probes_of
     from peftlab.trackers.contract import trackers_of
 
     trackers_of(parsed.trackers)  # so is one that is not installed
-    probes_of(parsed.probes)
 
     from peftlab.planning.plan import PlanOptions
     from peftlab.planning.planner import Planner
+    from peftlab.probes.contract import probes_of
     from peftlab.records.store import ResultsFolder
     from peftlab.tuning.search import follow
 
+    probes_of(parsed.probes)
     folder = ResultsFolder(output / parsed.study)
     planner = Planner(parsed, PlanOptions(cache=cache_folder(), only=only, max_runs=max_runs))
     return folder, parsed, planner, follow(folder, parsed, planner)
