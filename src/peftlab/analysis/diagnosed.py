@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.frame import Frame
-from peftlab.analysis.maps import Place, Read, completed, parse
+from peftlab.analysis.maps import Place, Read, Utilised, completed, parse
 from peftlab.analysis.reading import read_json
 
 PROBES = ("adapter_norms", "representation", "merge_equivalence")  #: whose time is told
@@ -73,12 +73,8 @@ class RecordedBase(Read):
     unchanged: bool
 
 
-class RecordedSpectrum(Place):
-    rank: int
+class RecordedSpectrum(Utilised):
     singular_values: list[float] = []
-    effective_rank: float | None
-    rank_90: int | None
-    share_in_use: float | None
 
 
 class RecordedSpectra(Read):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from peftlab.errors import BackboneError
 from peftlab.tasks._packing import block_causal_mask, first_fit_decreasing
-from peftlab.tasks._split_task import SplitTask
+from peftlab.tasks._split_task import SplitTask, places
 from peftlab.tasks._tokens import Tokens, load_tokenizer
 from peftlab.tasks.contract import Head, Meter, PreparedTask, TaskInfo, TextPreprocessing
 
@@ -142,10 +142,7 @@ class PreparedCausal(PreparedTask):
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Which documents, int64 [B]. Raises IndexError for an example that no split has."""
-        found = np.searchsorted(self.used, indices)
-        if len(indices) and (found.max() >= len(self.used) or (self.used[found] != indices).any()):
-            raise IndexError("an index that is in no split of this task")
-        return found
+        return places(self.used, indices)
 
     def lengths(self, indices: np.ndarray) -> np.ndarray | None:
         return self.documents.lengths[self.rows(indices)] if self._task.bucketing else None

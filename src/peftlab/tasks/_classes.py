@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from peftlab.errors import DataError
 from peftlab.tasks._metrics import chance_levels, class_metrics, majority_levels
-from peftlab.tasks._split_task import SplitTask
+from peftlab.tasks._split_task import SplitTask, places
 from peftlab.tasks._splits import Splitter, some
 from peftlab.tasks.contract import PreparedTask, Splits, TaskInfo
 
@@ -41,10 +41,7 @@ class PreparedClassification(PreparedTask):
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Where examples lie, int64 [B]. Raises IndexError for one that no split has."""
-        found = np.searchsorted(self.used, indices)
-        if len(indices) and (found.max() >= len(self.used) or (self.used[found] != indices).any()):
-            raise IndexError("an index that is in no split of this task")
-        return found
+        return places(self.used, indices)
 
     def labels(self, indices: np.ndarray) -> torch.Tensor:
         """Classes of examples, int64 [B]."""

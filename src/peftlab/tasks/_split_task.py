@@ -6,6 +6,8 @@ import dataclasses
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
+
 from peftlab.tasks._source import Source
 from peftlab.tasks._splits import SplitOptions
 from peftlab.tasks.contract import Task
@@ -46,3 +48,19 @@ class SplitTask(Task):
 
     def fingerprint(self) -> str:
         return self.source().fingerprint()
+
+
+def places(used: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Where examples lie among those that any split uses, int64 [B].
+
+    Args:
+        used: sorted indices, int64 [N].
+        indices: int64 [B].
+
+    Raises:
+        IndexError: one that no split has.
+    """
+    found = np.searchsorted(used, indices)
+    if len(indices) and (found.max() >= len(used) or (used[found] != indices).any()):
+        raise IndexError("an index that is in no split of this task")
+    return found

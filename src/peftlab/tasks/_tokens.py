@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftlab.errors import BackboneError, DataError
+from peftlab.errors import BackboneError, DataError, OptionError
 from peftlab.tasks._cache import cached_arrays
 from peftlab.tasks.contract import TextPreprocessing
 
@@ -88,6 +88,21 @@ def load_tokenizer(name: str) -> Any:
 def tokenizer_fingerprint(name: str) -> str:
     """SHA-256 over what the tokenizer does: its own serialised form."""
     return hashlib.sha256(load_tokenizer(name).backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def longest_text(asked: int | None, preprocessing: TextPreprocessing, most: int | None = None) -> int:
+    """Tokens that a text may have: ``asked``, or as many as the model takes, ``most`` at most.
+
+    Raises:
+        OptionError: more than the model takes.
+    """
+    if asked is not None and asked > preprocessing.max_length:
+        raise OptionError(
+            f"{asked} tokens, but the model has {preprocessing.max_length} positions",
+            where="max_length",
+            remedy=f"at most {preprocessing.max_length}",
+        )
+    return asked or min(most or preprocessing.max_length, preprocessing.max_length)
 
 
 def tokenize(texts: Sequence[str], pairs: Sequence[str] | None, preprocessing: TextPreprocessing, max_length: int) -> Tokens:

@@ -14,7 +14,7 @@ from peftlab.errors import DataError, OptionError
 from peftlab.tasks._causal import CausalTask, Documents, PreparedCausal, causal_info
 from peftlab.tasks._prompts import Template, tokenize_answered
 from peftlab.tasks._splits import Splitter
-from peftlab.tasks._tokens import Tokens, cached, tokenizer_fingerprint
+from peftlab.tasks._tokens import Tokens, cached, longest_text, tokenizer_fingerprint
 from peftlab.tasks.contract import Splits, TaskInfo, TextPreprocessing
 from peftlab.tasks.text.contract import Rows, TextSource
 from peftlab.tasks.text.resolve import source_of
@@ -99,15 +99,6 @@ class InstructionTuning(CausalTask):
         sizes = {split: len(splits[split]) for split in ("train", "validation", "test")}
         return causal_info(sizes, folds=folds, notes=examples.notes)
 
-    def _longest(self, preprocessing: TextPreprocessing) -> int:
-        if self.max_length is not None and self.max_length > preprocessing.max_length:
-            raise OptionError(
-                f"{self.max_length} tokens, but the model has {preprocessing.max_length} positions",
-                where="max_length",
-                remedy=f"at most {preprocessing.max_length}",
-            )
-        return self.max_length or preprocessing.max_length
-
     def prepare(self, preprocessing: TextPreprocessing, cache: Path) -> PreparedInstructions:
         """As the contract says.
 
@@ -116,7 +107,7 @@ class InstructionTuning(CausalTask):
             DataError: bad data; a tokenizer of another model.
             BackboneError: no tokenizer, or one without an end of text.
         """
-        longest = self._longest(preprocessing)
+        longest = longest_text(self.max_length, preprocessing)
         examples = self._read()
         splitter = self._splitter(examples)
         used = splitter.used()
@@ -146,7 +137,7 @@ class InstructionTuning(CausalTask):
         used = self._splitter(examples).used()
         size = np.array([len(examples.prompts[i]) + len(examples.responses[i]) for i in used])
         rows = used[np.argsort(-size, kind="stable")[:_PLANNED]]
-        tokens = examples.tokens(rows, preprocessing, self._longest(preprocessing))
+        tokens = examples.tokens(rows, preprocessing, longest_text(self.max_length, preprocessing))
         return self.shapes(batch, int(tokens.lengths.max(initial=1)), preprocessing)
 
 

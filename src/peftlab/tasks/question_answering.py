@@ -13,10 +13,10 @@ import torch
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._answer_meter import AnswerMeter, span_losses
 from peftlab.tasks._questions import Questions, constant_level, guessing_level, read_questions
-from peftlab.tasks._split_task import SplitTask
+from peftlab.tasks._split_task import SplitTask, places
 from peftlab.tasks._splits import Splitter
 from peftlab.tasks._squad_metrics import by_kind
-from peftlab.tasks._tokens import tokenizer_fingerprint
+from peftlab.tasks._tokens import longest_text, tokenizer_fingerprint
 from peftlab.tasks._windows import Cut, Windows, cached_windows, make_windows
 from peftlab.tasks.contract import Head, Meter, PreparedTask, Splits, TaskInfo, TextPreprocessing
 from peftlab.tasks.text.contract import TextSource
@@ -80,13 +80,7 @@ class QuestionAnswering(SplitTask):
         Raises:
             OptionError: ``max_length`` above what the model takes.
         """
-        if self.max_length is not None and self.max_length > preprocessing.max_length:
-            raise OptionError(
-                f"{self.max_length} tokens, but the model has {preprocessing.max_length} positions",
-                where="max_length",
-                remedy=f"at most {preprocessing.max_length}",
-            )
-        longest = self.max_length or min(MAX_LENGTH, preprocessing.max_length)
+        longest = longest_text(self.max_length, preprocessing, MAX_LENGTH)
         return Cut(
             max_length=longest,
             stride=longest // 3 if self.stride is None else self.stride,
@@ -231,10 +225,7 @@ class PreparedQuestionAnswering(PreparedTask):
 
     def _places(self, indices: np.ndarray) -> np.ndarray:
         """Where questions lie among those used, int64 [B]. Raises IndexError for one that no split has."""
-        found = np.searchsorted(self.used, indices)
-        if len(indices) and (found.max() >= len(self.used) or (self.used[found] != indices).any()):
-            raise IndexError("an index that is in no split of this task")
-        return found
+        return places(self.used, indices)
 
     def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """All windows of some questions: inputs, ``start_positions``, ``end_positions`` and ``windows``, int64."""

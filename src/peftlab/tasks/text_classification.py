@@ -14,7 +14,7 @@ from peftlab.errors import DataError, OptionError, nearest
 from peftlab.tasks._classes import ClassificationTask, PreparedClassification, describe
 from peftlab.tasks._metrics import ClassificationMeter
 from peftlab.tasks._splits import Splitter
-from peftlab.tasks._tokens import Tokens, cached, tokenize, tokenizer_fingerprint
+from peftlab.tasks._tokens import Tokens, cached, longest_text, tokenize, tokenizer_fingerprint
 from peftlab.tasks.contract import Head, Meter, TaskInfo, TextPreprocessing
 from peftlab.tasks.text.contract import Rows, TextSource
 from peftlab.tasks.text.resolve import source_of
@@ -74,15 +74,6 @@ class TextClassification(ClassificationTask):
         positive = 1 if len(examples.label_names) == 2 else None
         return describe(self._splitter(examples), examples.notes, positive=positive)
 
-    def _longest(self, preprocessing: TextPreprocessing) -> int:
-        if self.max_length is not None and self.max_length > preprocessing.max_length:
-            raise OptionError(
-                f"{self.max_length} tokens, but the model has {preprocessing.max_length} positions",
-                where="max_length",
-                remedy=f"at most {preprocessing.max_length}",
-            )
-        return self.max_length or preprocessing.max_length
-
     def prepare(self, preprocessing: TextPreprocessing, cache: Path) -> PreparedTextClassification:
         """As the contract says.
 
@@ -91,7 +82,7 @@ class TextClassification(ClassificationTask):
             DataError: bad data; a tokenizer of another model.
             BackboneError: no tokenizer.
         """
-        longest = self._longest(preprocessing)
+        longest = longest_text(self.max_length, preprocessing)
         examples = self._read()
         splitter = self._splitter(examples)
         used = splitter.used()
@@ -134,7 +125,7 @@ class TextClassification(ClassificationTask):
         examples = self._read()
         used = self._splitter(examples).used()
         size = np.array([sum(len(texts[i]) for texts in examples.texts) for i in used])
-        longest = self._longest(preprocessing)
+        longest = longest_text(self.max_length, preprocessing)
         found = []
         for rows in (used[np.argsort(-size, kind="stable")[:_LONGEST]], used[:: max(1, len(used) // _SAMPLE)]):
             texts = [[column[i] for i in rows] for column in examples.texts]
