@@ -120,6 +120,16 @@ def test_tuning_comes_first_and_evaluation_waits_for_it(backbone: str, cache: Pa
     assert all(run.config and run.config.train["learning_rate"] == 1e-2 and run.config.tuned for run in after.runs)
 
 
+def test_an_arm_that_takes_no_step_is_not_tuned(backbone: str, cache: Path) -> None:
+    arms = {"untrained": {"adapter": "lora", "max_steps": 0}, "lora": {"adapter": "lora"}}
+    plan = planned(backbone, cache, arms=arms, tune={"learning_rate": [1e-3, 1e-2], "seeds": [100]})
+    assert {run.label for run in plan.tuning} == {"lora"} == {search.key[0] for search in plan.searches}
+    assert {run.label: run.config is not None for run in plan.runs} == {"untrained": True, "lora": False}
+    assert "untrained takes no step: nothing of it is tuned" in plan.notes
+    searched = planned(backbone, cache, arms=arms, tune={"max_steps": [0, 4], "seeds": [100]})
+    assert {run.label for run in searched.tuning} == {"untrained", "lora"}
+
+
 ADALORA = {"ada": {"adapter": "svd", "allocator": {"name": "adalora", "initial_steps": 5, "final_steps": 20}}}
 
 

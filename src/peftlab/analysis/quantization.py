@@ -32,7 +32,7 @@ class Cell(Form):
     aligned: Mean | None  #: what they would take back at their best length
     bound: Mean | None  #: the most that any update of that rank could
     area: Mean | None  #: mean height of the validation curve
-    goal: float | None  #: 95 % of the way from chance to the best of the float arm
+    goal: float | None  #: 95 % of the way from chance to the best of the float arm; where lower is better, that best / 0.95
     arrived: int  #: runs that reached it
     steps_to_goal: Mean | None  #: None unless every run reached it
     runs: int

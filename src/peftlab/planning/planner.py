@@ -56,9 +56,10 @@ class Planner:
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
         ready = self.arms.settle_batches([self.arms.ready(cell) for cell in wanted])
-        self.items = (
-            [self._searched(item, *spaces[id(cell)]) for item, cell in zip(ready, chosen, strict=True)] if spaces else ready
-        )
+        self.items = [
+            self._searched(item, *spaces[id(cell)]) if self._tunable(item) else item
+            for item, cell in zip(ready, chosen, strict=True)
+        ]
 
     def plan(self, drawn: Mapping[Key, Sequence[Values]] | None = None, chosen: Mapping[Key, Values] | None = None) -> Plan:
         """The plan as far as it is known.
@@ -88,6 +89,11 @@ class Planner:
             higher_is_better=self.items[0].info.higher_is_better[self.study.analysis.metric],
             searches=tuple(item.search for item in searched if item.search is not None and item.refusal is None),
         )
+
+    def _tunable(self, item: Ready) -> bool:
+        """Whether tuning can change the outcome: an arm that takes no step has nothing to tune."""
+        tune = self.study.tune
+        return tune is not None and (item.train.max_steps != 0 or "max_steps" in tune.space)
 
     def _searched(self, item: Ready, space: Space, lacks: tuple[str, ...]) -> Ready:
         """With its search, every value of which the arm can take.
@@ -126,9 +132,7 @@ class Planner:
                 yield dataclasses.replace(run, trial=number, config=run.config if number < len(known) else None)
 
     def runs(self, item: Ready, found: Mapping[Key, Values] | None) -> Iterator[PlannedRun]:
-        chosen: Values | None = {}
-        if self.study.tune is not None:
-            chosen = (found or {}).get(item.key)
+        chosen: Values | None = {} if item.search is None else (found or {}).get(item.key)
         for fold, seed in itertools.product(range(item.info.folds), self.study.seeds):
             yield self._planned(item, seed, fold, "evaluation", chosen)
 
@@ -209,4 +213,5 @@ class Planner:
         if tune is not None:
             runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")
             yield f"tuning ({tune.sampler}): {runs} for every arm, over {words(tune.space)}"
+            yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if item.search is None)
         yield from dict.fromkeys(missing_words(item.search) for item in ready if item.search and item.search.lacks)

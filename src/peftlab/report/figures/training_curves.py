@@ -52,7 +52,7 @@ class TrainingCurves(Figure):
                     panel.plot(over.index, over, color=bundle.looks[str(label)].color, linewidth=1.2, linestyle=":", zorder=2)
             _frame_sound_runs(panel, curves, name)
             panel.set_xlabel("optimizer step")
-            panel.set_ylabel(axis_name(name, str(curves["split"].iloc[0])))
+            panel.set_ylabel(_axis(name, bundle.curves, str(curves["split"].iloc[0])))
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             scale_quality(panel, name)
         legend_below(figure, [bundle.looks[a.label] for a in bundle.arms], lines=True)
@@ -82,6 +82,11 @@ def training_loss(curves: pd.DataFrame) -> pd.DataFrame:
         parts.append(pd.DataFrame({"label": label, "seed": seed, "fold": fold, "step": mean.index, "loss": mean.to_numpy()}))
     filled = [part for part in parts if not part.empty]
     return pd.concat(filled, ignore_index=True) if filled else parts[0]
+
+
+def _axis(name: str, curves: pd.DataFrame, split: str) -> str:
+    both = name == "loss" and not training_loss(curves).empty
+    return "loss (dotted: on training data)" if both else axis_name(name, split)
 
 
 def _frame_sound_runs(axes: Axes, curves: pd.DataFrame, name: str) -> None:
