@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from peftlab.report.html.render import mini, render
 from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
 from peftlab.report.tables import as_csv, rows, write_tables
 from peftlab.report.tuning import tuning
+
+FIGURES = "figures.json"  #: what lies in report/figures, with its captions
 
 
 def build_report(folder: str | Path, *, seed: int = 0) -> Path:
@@ -70,7 +73,8 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
                 "beside": beside_literature(frame, findings),
             },
         )
-        target.mkdir(parents=True, exist_ok=True)
+        (target / "figures").mkdir(parents=True, exist_ok=True)
+        write_atomic(target / "figures" / FIGURES, json.dumps([entry for s in settings for entry in s["drawn"]], indent=1) + "\n")
         write_atomic(target / "index.html", page)
     return target / "index.html"
 
@@ -93,13 +97,16 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
         save(canvas, target / "figures" / stem)
         drawn[figure.section].append(
             {
+                "stem": stem,
+                "section": figure.section,
                 "title": figure.title,
                 "caption": caption,
                 "svg": inline_svg(canvas, stem, f"{figure.title}. {caption}"),
                 "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
-                "wide": canvas.get_figwidth() > COLUMN_WIDTH_IN,
+                "wide": bool(canvas.get_figwidth() > COLUMN_WIDTH_IN),
             }
         )
+    told = ("stem", "section", "title", "caption", "wide")
     limits, base = quality_limits(bundle, seeds=False), bundle.baseline
     return {
         "bundle": bundle,
@@ -114,6 +121,11 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
                 "mini": mini(row.arm, limits, base.mean if base else None, margin_limit(bundle)),
             }
             for row in table
+        ],
+        "drawn": [
+            {"task": bundle.task, "backbone": bundle.backbone} | {key: entry[key] for key in told}
+            for entries in drawn.values()
+            for entry in entries
         ],
         "figures": _arranged(drawn["figures"]),
         "layers": bundle.layers,
