@@ -28,6 +28,7 @@ from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Finding
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.headlines import headlines, notes
 from peftlab.analysis.intervals import t_interval
+from peftlab.analysis.pairwise import MOST, pair_count, pairwise
 from peftlab.analysis.pareto import front_probability
 from peftlab.analysis.setting import Comparison, Setting
 from peftlab.analysis.tuning_luck import tuning_luck
@@ -72,6 +73,7 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
         arms=summaries,
         pairs=[(int(a), int(b)) for a, b in pairs],
         findings=numbered,
+        exploratory=pairwise(settings, declared.baseline, declared.confidence),
         notes=notes(frame, settings, summaries, plan),
         warnings=[*frame.warnings, *_warnings(frame, settings), *tuning_luck(frame)],
         problems=[p.as_json() for p in frame.problems],
@@ -225,10 +227,19 @@ def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, se
         equivalence_test="two one-sided paired t tests (TOST) against the same margin",
         adjustment=f"Holm, over each family of {family} comparisons with the baseline" if family else "none: nothing is compared",
         family_size=family,
+        exploratory=_exploratory(pair_count(settings, analysis.baseline)),
         intervals=f"Student's t, {100 * analysis.confidence:g} %, not adjusted",
         bootstrap_resamples=RESAMPLES,
         bootstrap_seed=seed,
     )
+
+
+def _exploratory(count: int) -> str:
+    if not count:
+        return "none: there is no pair of arms besides those declared"
+    if count > MOST:
+        return f"none: {count:,} pairs of arms that were not declared are too many to tell anything apart"
+    return f"paired t test, two-sided, of every two arms that were not declared; Holm, over all {count:,} of them"
 
 
 def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:

@@ -93,6 +93,27 @@ class ArmSummary(Form):
     flags: list[str] = []
 
 
+class Pairs(Form):
+    """Every two arms of one setting over the same seeds, but for pairs with the baseline: those were declared and are findings.
+
+    Columns of equal length, an entry per pair (analysis/pairwise.py).
+    """
+
+    task: str
+    backbone: str
+    arms: list[str]
+    first: list[int]  #: index in ``arms``
+    second: list[int]
+    n: list[int]  #: seeds, and folds, that both arms have
+    estimate: list[float | None]  #: first minus second, in units of the metric
+    low: list[float | None]  #: interval, not adjusted
+    high: list[float | None]
+    p: list[float | None]  #: two-sided paired t test
+    p_adjusted: list[float | None]  #: Holm over all exploratory pairs of the study
+    correlation: list[float | None]  #: of the two arms over seeds
+    verdict: list[Verdict]  #: of the first arm against the second
+
+
 class AnalysisPlan(Form):
     """What was declared before anything ran, and how it is carried out."""
 
@@ -110,6 +131,7 @@ class AnalysisPlan(Form):
     equivalence_test: str
     adjustment: str
     family_size: int
+    exploratory: str = ""  #: how pairs of arms that were not declared are compared and adjusted
     intervals: str
     bootstrap_resamples: int
     bootstrap_seed: int
@@ -126,6 +148,7 @@ class Findings(Form):
     arms: list[ArmSummary]
     pairs: list[tuple[int, int]]  #: (seed, fold) of ``ArmSummary.values``
     findings: list[Finding]
+    exploratory: list[Pairs] = []  #: one per setting: what nobody declared before the runs
     notes: list[str]  #: what a careful reader should keep in mind
     warnings: list[str]
     problems: list[dict[str, Any]]  #: runs that failed, diverged, are missing or cannot be read

@@ -45,6 +45,7 @@ class Frame:
     split: str  #: split that is judged: "test", or "validation" where nothing was tested
     plan: Mapping[str, Any]
     tuning: Mapping[str, Any] | None
+    records: tuple[RunRecord, ...] = ()  #: what ``rows`` was made from, failed runs with it
 
     @property
     def metric(self) -> str:
@@ -124,6 +125,7 @@ def load_frame(folder: str | Path) -> Frame:
         split=split,
         plan=plan,
         tuning=tuning if isinstance(tuning, dict) else None,
+        records=tuple(records),
     )
 
 
