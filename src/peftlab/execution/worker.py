@@ -19,7 +19,9 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import OutOfMemory, Stopped
 from peftlab.execution.fallback import Attempt, is_out_of_memory
+from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
+from peftlab.execution.stop import StopFlag
 from peftlab.execution.tracking import Tracking
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.contract import View, probes_of
@@ -34,6 +36,7 @@ from peftlab.training.evaluation import predictions
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
 from peftlab.training.memory import MemoryMeter
 from peftlab.training.precision import resolve_device, resolve_precision
+from peftlab.training.prefix_task import PrefixTask
 from peftlab.training.quantization import FILE, examine, first_batches
 
 
@@ -45,7 +48,7 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
         KeyboardInterrupt: the same for SIGINT.
     """
     config = RunConfig.model_validate_json(config_json)
-    stop = _StopFlag()
+    stop = StopFlag()
     try:
         _Run(config, RunFolder(path), options, Channel(connection), stop).execute()
     except Stopped:
@@ -61,21 +64,6 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
             remedy="lower train.batch_size, set train.gradient_checkpointing, or train.on_out_of_memory: accumulate",
         ) from error
     return 0
-
-
-class _StopFlag:
-    """Set by SIGTERM and SIGINT, asked between two steps."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._set)
-
-    def _set(self, number: int, _frame: Any) -> None:
-        self.number = number
-
-    def __call__(self) -> bool:
-        return self.number is not None
 
 
 class _Forward(Listener):
@@ -103,7 +91,7 @@ class _Forward(Listener):
 class _Run:
     """The life of one run."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, channel: Channel, stop: _StopFlag) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, channel: Channel, stop: StopFlag) -> None:
         self.config, self.folder, self.options, self.channel, self.stop = config, folder, options, channel, stop
         self.flags: list[str] = []
         self.notes: list[str] = []
@@ -111,6 +99,7 @@ class _Run:
         self.attempt = Attempt(device=device, precision=resolve_precision(train.precision, device), train=train)
         self.first = self.attempt.name
         self.tracking = Tracking((), folder, config, "")
+        self.prefix = FrozenPrefix(config, folder, options, stop.check)
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
@@ -170,7 +159,7 @@ class _Run:
             time=self._times(fitted, trainer),
             splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
             quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
-            flags=self.flags,
+            flags=[*self.flags, *self.prefix.flags],
             notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings, *task.info.notes],
             resumed=fitted.resumed,
         )
@@ -220,9 +209,10 @@ class _Run:
         hooks: list[TrainingHook] = [*adapted.hooks]
         hooks += self._watching(ingredients, task, splits, adapted)
         hooks.append(memory.hook(adapted))
+        cut, given = self.prefix.begin(self.attempt, ingredients, task, splits, adapted)
         trainer = Trainer(
-            adapted=adapted,
-            task=task,
+            adapted=cut,
+            task=given,
             splits=splits,
             train=self.attempt.train,
             seed=seed,
@@ -257,6 +247,7 @@ class _Run:
         batches = first_batches(task, trainer.splits.train, trainer.device)
         found = examine(backbone, quantizer, quantizer.convert, task, batches)
         trainer.adapted = dataclasses.replace(trainer.adapted, module=backbone.module, backbone=backbone)
+        trainer.task = task
         scores: dict[str, float] = {}
         if fitted.selected.metrics:
             meter = trainer.evaluate("validation")
@@ -267,6 +258,8 @@ class _Run:
 
     def _test(self, trainer: Trainer) -> dict[str, float | None]:
         """Test data, touched once."""
+        if isinstance(trainer.task, PrefixTask):
+            self.prefix.ready(trainer.splits.test)
         meter = trainer.evaluate("test")
         self.folder.write_json("evaluation.json", meter.details())
         found = predictions(trainer.task, trainer.splits.test, meter)
@@ -286,6 +279,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "device": self.attempt.device.type,
             "precision": self.attempt.precision,
+            **({"prefix": self.prefix.record} if self.prefix.record.get("used") else {}),
         }
 
 

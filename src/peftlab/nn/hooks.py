@@ -21,6 +21,7 @@ class TrainingHook:
     """Base with every method a no-op. ``state`` must hold everything needed to continue bit for bit."""
 
     name: str = "hook"
+    changes_base: bool = False  #: frozen weights act differently from step to step
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         """Called once, before the first step and before any state is loaded."""

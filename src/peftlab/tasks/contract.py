@@ -89,6 +89,11 @@ class PreparedTask(ABC):
     def batch(self, indices: np.ndarray, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """One batch on the CPU. ``generator`` is given in training only and drives augmentation."""
 
+    def targets(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """What of a batch loss and meter need: all but the inputs of the backbone."""
+        batch = self.batch(indices)
+        return {name: value for name, value in batch.items() if name not in self.inputs(batch)}
+
     def lengths(self, indices: np.ndarray) -> np.ndarray | None:
         """Tokens of each example, int64 [N], where batches should hold examples of similar length; None: any order will do."""
         return None
@@ -151,6 +156,11 @@ class Task(Component, ABC):
 
     input_kind: ClassVar[Literal["image", "text"]]
     head: ClassVar[Head]  #: what the backbone is given on top
+
+    @property
+    def augments(self) -> bool:
+        """Whether an example looks different every time it is trained on."""
+        return False
 
     @abstractmethod
     def fingerprint(self) -> str:

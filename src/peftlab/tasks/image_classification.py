@@ -42,6 +42,10 @@ class ImageClassification(ClassificationTask):
             raise OptionError(f"{self.crop} is no share of the image", where="crop", remedy="above 0, at most 1")
         ClassificationTask.__post_init__(self)
 
+    @property
+    def augments(self) -> bool:
+        return self.augmentation != "none"
+
     def source(self) -> DataSource:
         """The configured data source."""
         return source_of(self.data)
@@ -118,6 +122,10 @@ class PreparedImageClassification(PreparedClassification):
         if generator is not None:
             pixels = augment(pixels, self._augmentation, generator)
         return {"pixel_values": self._normalise(pixels), "labels": self.labels(indices)}
+
+    def targets(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Without reading a pixel."""
+        return {"labels": self.labels(np.asarray(indices, dtype=np.int64))}
 
     def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
         return ClassificationMeter(self.info.label_names)
