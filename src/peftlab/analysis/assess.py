@@ -23,13 +23,14 @@ from peftlab.analysis.comparison import (
     paired_difference,
     union,
 )
-from peftlab.analysis.efficiency import efficiency, reference
+from peftlab.analysis.efficiency import reference
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Findings
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.headlines import headlines, notes
-from peftlab.analysis.intervals import t_interval
 from peftlab.analysis.pairwise import MOST, pair_count, pairwise
 from peftlab.analysis.pareto import front_probability
+from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, as_raced, compare, efficiency_of, interval_of
+from peftlab.analysis.raced import flag
 from peftlab.analysis.setting import Comparison, Setting
 from peftlab.analysis.tuning_luck import tuning_luck
 from peftlab.study.expand import cells
@@ -86,14 +87,16 @@ def _setting(frame: Frame, task: str, backbone: str) -> Setting:
     runs = frame.primary()
     runs = runs[(runs["task"] == task) & (runs["backbone"] == backbone)]
     chance, higher = runs["chance"].dropna(), runs["higher_is_better"].dropna()
+    values, folds = frame.values(task, backbone), int(runs["fold"].nunique()) if len(runs) else 1
     return Setting(
+        **as_raced(frame, runs, values, folds),
         task=task,
         backbone=backbone,
-        values=frame.values(task, backbone),
+        values=values,
         runs=runs,
         chance=float(chance.iloc[0]) if len(chance) else None,
         higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
-        folds=int(runs["fold"].nunique()) if len(runs) else 1,
+        folds=folds,
     )
 
 
@@ -108,9 +111,10 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
     found = []
     for label in labels:
         runs, column = per_arm[label], values[label].to_numpy()
-        interval = t_interval(column, frame.study.analysis.confidence, setting.folds)
+        interval = interval_of(setting, label, plan.confidence)
         trainable = _largest(runs, "trainable")
         flags = sorted({flag for text in runs["flags"].dropna() for flag in text.split("; ") if flag})
+        flags = [text for text in (flag(setting.heat, label), *flags) if text]
         found.append(
             ArmSummary(
                 label=label, arm=str(runs["arm"].iloc[0]), task=setting.task, backbone=setting.backbone,
@@ -127,7 +131,7 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
                 train_s=_number(runs["train_s"].mean()), flags=flags,
                 front={c: p[label] for c, p in fronts.items() if label in p},
                 efficiency=None if start is None or label == start or plan.baseline is None
-                else efficiency(setting, label, plan.baseline, start, plan.metric, plan.confidence),
+                else efficiency_of(setting, label, plan, start),
             )
         )  # fmt: skip
     return found
@@ -161,6 +165,9 @@ def _comparisons(frame: Frame, setting: Setting, margin: Margin, generator: np.r
     found = []
     for label in setting.values.columns:
         if label == plan.baseline:
+            continue
+        if setting.sequence is not None:
+            found.append(compare(setting, label, plan, margin))
             continue
         arm, higher, folds = setting.values[label].to_numpy(), setting.higher_is_better, setting.folds
         differences = margin_differences(arm, base, margin, higher_is_better=higher)
@@ -209,6 +216,7 @@ def _tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, marg
 def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, seed: int, declared: bool) -> AnalysisPlan:
     analysis = frame.study.analysis
     folds = max((s.folds for s in settings), default=1)
+    raced = frame.study.search is not None
     return AnalysisPlan(
         metric=analysis.metric,
         split=frame.split,
@@ -219,16 +227,17 @@ def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, se
         margin_declared=declared,
         confidence=analysis.confidence,
         replication="the difference between two arms for the same task and seed"
-        + (f" and fold ({folds} folds, standard errors corrected after Nadeau and Bengio)" if folds > 1 else ""),
-        difference_test="paired t test, two-sided; exact sign-flip permutation test as a check",
-        margin_test="non-inferiority: one-sided paired t test of "
+        + (FOLDS[raced].format(folds=folds) if folds > 1 else ""),
+        difference_test=TESTS[raced],
+        margin_test=f"non-inferiority: one-sided {KINDS[raced]} of "
         + ("A − (1 − m) F" if (settings[0].higher_is_better if settings else True) else "(1 + m) F − A")
         + (" with the relative margin m" if margin.relative is not None else ", here with an absolute margin"),
-        equivalence_test="two one-sided paired t tests (TOST) against the same margin",
+        equivalence_test=f"two one-sided {KINDS[raced]}s (TOST) against the same margin",
         adjustment=f"Holm, over each family of {family} comparisons with the baseline" if family else "none: nothing is compared",
         family_size=family,
-        exploratory=_exploratory(pair_count(settings, analysis.baseline)),
-        intervals=f"Student's t, {100 * analysis.confidence:g} %, not adjusted",
+        exploratory=_exploratory(pair_count(settings, analysis.baseline)).replace(KINDS[0], KINDS[raced]),
+        intervals=f"{INTERVALS[raced]}, {100 * analysis.confidence:g} %, not adjusted",
+        anytime=raced,
         bootstrap_resamples=RESAMPLES,
         bootstrap_seed=seed,
     )
@@ -248,7 +257,8 @@ def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:
         where = f" on {s.task}, {s.backbone}" if len(settings) > 1 else ""
         if analysis.baseline and analysis.baseline not in s.values.columns:
             found.append(f"The declared baseline {analysis.baseline!r} has no outcome{where}: nothing is compared there.")
-        counts = s.values.notna().sum()
+        stayed = [arm for arm in s.values.columns if not flag(s.heat, arm)]
+        counts = s.values[stayed].notna().sum()
         if counts.nunique() > 1:
             fewer = [f"{arm} ({n})" for arm, n in counts.items() if n < counts.max()]
             found.append(

@@ -135,6 +135,16 @@ class AnalysisPlan(Form):
     intervals: str
     bootstrap_resamples: int
     bootstrap_seed: int
+    anytime: bool = False  #: tests and intervals hold at any number of seeds, because arms left when something was shown
+
+    @property
+    def interval_word(self) -> str:
+        return "anytime-valid interval" if self.anytime else "interval"
+
+    @property
+    def p_word(self) -> str:
+        """Before a p value."""
+        return "anytime-valid " if self.anytime else ""
 
 
 class Findings(Form):

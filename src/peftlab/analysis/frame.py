@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from peftlab.analysis.planned import canonical, missing_runs, task_name, task_names
+from peftlab.analysis.raced import heat_of, read_race, spared
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
 from peftlab.errors import nearest
 from peftlab.study.confounds import Trained, unlike
@@ -45,6 +46,7 @@ class Frame:
     split: str  #: split that is judged: "test", or "validation" where nothing was tested
     plan: Mapping[str, Any]
     tuning: Mapping[str, Any] | None
+    race: Mapping[str, Any] | None = None  #: of a study with `search`: which arms left early, and why
     records: tuple[RunRecord, ...] = ()  #: what ``rows`` was made from, failed runs with it
 
     @property
@@ -111,7 +113,10 @@ def load_frame(folder: str | Path) -> Frame:
     warnings += duplicates
     rows, outcomes, row_warnings = _rows(records, names, study.analysis.metric)
     problems += outcomes
-    problems += missing_runs(study, records, problems, plan)
+    race = read_race(folder) if study.search else None
+    problems += missing_runs(
+        study, records, problems, plan, lambda task, backbone, *run: spared(heat_of(race, task, backbone), *run)
+    )
     frame = _table(rows)
     tested = frame[(frame["metric"] == study.analysis.metric) & frame["value"].notna() & ~frame["imputed"]]
     split = "validation" if len(tested) and "test" not in set(tested["split"]) else "test"
@@ -125,6 +130,7 @@ def load_frame(folder: str | Path) -> Frame:
         split=split,
         plan=plan,
         tuning=tuning if isinstance(tuning, dict) else None,
+        race=race,
         records=tuple(records),
     )
 

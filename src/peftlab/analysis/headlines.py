@@ -7,6 +7,7 @@ from typing import Any
 
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding
 from peftlab.analysis.frame import Frame
+from peftlab.analysis.raced import race_words
 from peftlab.analysis.words import equation_p, is_share, listed, plural, show, show_count, show_margin, show_percent
 from peftlab.study.schema import Margin
 
@@ -24,7 +25,12 @@ def headlines(
         here = [f for f in findings if (f.task, f.backbone) == (task, backbone)]
         arms = [s for s in summaries if (s.task, s.backbone) == (task, backbone)]
         words += [prefix + text for text in _setting(arms, here, plan, margin)]
-    return words + _incidents(frame)
+    return words + _raced(frame) + _incidents(frame)
+
+
+def _raced(frame: Frame) -> list[str]:
+    """Which arms left the race, and what that spared."""
+    return race_words(frame.race)
 
 
 def _everywhere(findings: list[Finding], margin: Margin, plan: AnalysisPlan) -> list[str]:
@@ -125,10 +131,16 @@ def notes(frame: Frame, settings: list[Any], summaries: list[ArmSummary], plan: 
     """Limits of the design that no table shows."""
     found = []
     pairs = max((s.n for s in summaries), default=0)
-    if 2 <= pairs <= 5 and plan.baseline:
+    if 2 <= pairs <= 5 and plan.baseline and not plan.anytime:
         found.append(
             f"{plural(pairs, 'pair')} per comparison: the exact two-sided sign-flip test cannot go below p = {2 / 2**pairs:.4g}; "
             "the t tests rest on roughly normal differences, which so few pairs cannot check."
+        )
+    if plan.anytime:
+        found.append(
+            "The arms were raced: an arm that left early has fewer seeds because of what they showed. Tests and intervals hold "
+            "at any number of seeds and are wider than those of a fixed number; they too rest on roughly normal differences. "
+            "Probabilities of being on a front, figures of layers and of what training changed take the seeds that there are."
         )
     for s in settings:
         examples, base = s.runs["examples"].dropna(), [a.mean for a in summaries if a.mean is not None]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from peftlab.analysis.anytime import difference
 from peftlab.analysis.comparison import holm
 from peftlab.analysis.findings import Pairs, Verdict
 from peftlab.analysis.setting import Setting
@@ -28,7 +29,10 @@ def pairwise(settings: Sequence[Setting], baseline: str | None, confidence: floa
     indices = [_indices(s, baseline) for s in settings]
     if sum(len(first) for first, _ in indices) > MOST:
         return []
-    columns = [_compare(s, first, second, confidence) for s, (first, second) in zip(settings, indices, strict=True)]
+    columns = [
+        (_compare if s.sequence is None else _at_any_time)(s, first, second, confidence)
+        for s, (first, second) in zip(settings, indices, strict=True)
+    ]
     adjusted = holm([p for c in columns for p in c["p"]])
     found, start = [], 0
     for s, (first, second), c in zip(settings, indices, columns, strict=True):
@@ -77,6 +81,24 @@ def _compare(setting: Setting, first: NDArray[np.intp], second: NDArray[np.intp]
         "n": n.tolist(), "estimate": _plain(mean), "low": _plain(mean - half), "high": _plain(mean + half), "p": _plain(p),
         "correlation": _plain(correlation),
     }  # fmt: skip
+
+
+def _at_any_time(setting: Setting, first: NDArray[np.intp], second: NDArray[np.intp], confidence: float) -> dict[str, list[Any]]:
+    """Likewise of a race, by tests that hold at any number of seeds."""
+    assert setting.sequence is not None
+    values = setting.sequence.to_numpy(dtype=np.float64)
+    found = [
+        difference(values[:, a], values[:, b], confidence=confidence, resolution=setting.resolution)
+        for a, b in zip(first, second, strict=True)
+    ]
+    return {
+        "n": [d.interval.n for d in found],
+        "estimate": [d.interval.mean if d.interval.n else None for d in found],
+        "low": [d.interval.low for d in found],
+        "high": [d.interval.high for d in found],
+        "p": [d.p for d in found],
+        "correlation": [d.correlation for d in found],
+    }
 
 
 def _moments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,14 @@ def canonical(task: Mapping[str, Any]) -> str:
     return json.dumps(task, sort_keys=True, default=str)
 
 
-def missing_runs(study: Study, records: Sequence[RunRecord], known: Sequence[Problem], plan: Mapping[str, Any]) -> list[Problem]:
-    """Planned runs of which there is no trace."""
+def missing_runs(
+    study: Study,
+    records: Sequence[RunRecord],
+    known: Sequence[Problem],
+    plan: Mapping[str, Any],
+    spared: Callable[[Any, str, str, int], bool] = lambda *_: False,
+) -> list[Problem]:
+    """Planned runs of which there is no trace; without those that (task, backbone, label, seed) says were not needed."""
     have: dict[tuple[str, str, int], list[RunRecord]] = defaultdict(list)
     for record in records:
         have[(record.config.label, record.config.backbone, record.config.seed)].append(record)
@@ -66,7 +72,7 @@ def missing_runs(study: Study, records: Sequence[RunRecord], known: Sequence[Pro
         for seed in study.seeds:
             key = (cell.label, cell.backbone, seed)
             got = sum(covers(cell.task, record.config.task) for record in have[key])
-            if got < expected and key not in traces:
+            if got < expected and key not in traces and not spared(cell.task, cell.backbone, cell.label, seed):
                 what = "planned, but never run" if expected == 1 else f"{expected - got} of {expected} folds were never run"
                 about: dict[str, Any] = {"label": cell.label, "backbone": cell.backbone, "task": task_name(cell.task)}
                 found.append(Problem(kind="missing", what=what, seed=seed, remedy="run the study again", **about))

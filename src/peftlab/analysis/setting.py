@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +22,10 @@ class Setting:
     chance: float | None
     higher_is_better: bool
     folds: int
+    #: of a race: values by seed in the order in which seeds were run, for tests that hold at any number of them
+    sequence: pd.DataFrame | None = None
+    resolution: float = 0.0  #: half a step of the metric
+    heat: Mapping[str, Any] | None = None  #: the race, as recorded
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

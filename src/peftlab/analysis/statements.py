@@ -33,7 +33,7 @@ def level(summary: ArmSummary, plan: AnalysisPlan) -> Finding:
     percent = f"{100 * plan.confidence:g} %"
     text = f"{summary.label} reached a mean {plan.metric} of {show(summary.mean, plan.metric)}"
     if summary.interval:
-        text += f" ({percent} interval {show_interval(summary.interval, plan.metric)}, {summary.n} runs)."
+        text += f" ({percent} {plan.interval_word} {show_interval(summary.interval, plan.metric)}, {summary.n} runs)."
     elif summary.n == 1:
         text += " in a single run; there is no interval."
     else:
@@ -58,9 +58,11 @@ def difference(c: Comparison, p_adjusted: float | None, plan: AnalysisPlan) -> F
     text = f"{c.arm} against {c.baseline}: {show_difference(_mean(interval), plan.metric)}{points} {plan.metric}"
     numbers = [f"n = {interval.n} pairs"]
     if (bounds := _bounds(interval)) is not None:
-        numbers.insert(0, f"{100 * plan.confidence:g} % interval {show_interval(bounds, plan.metric, difference=True)}")
+        numbers.insert(
+            0, f"{100 * plan.confidence:g} % {plan.interval_word} {show_interval(bounds, plan.metric, difference=True)}"
+        )
     if c.difference.p is not None:
-        numbers.append(f"{equation_p(c.difference.p)}, Holm-adjusted {show_p(p_adjusted)}")
+        numbers.append(f"{plan.p_word}{equation_p(c.difference.p)}, Holm-adjusted {show_p(p_adjusted)}")
     text += f" ({', '.join(numbers)}). "
     text += {
         "better": f"{c.arm} is better.",
@@ -89,7 +91,7 @@ def non_inferiority(
         verdict = "non-inferior" if inside else "inferior" if p_opposite is not None and p_opposite <= alpha else "not shown"
     within = f"within {show_margin(margin, plan.metric)} of {c.baseline}"
     shown = (c.margin.p_opposite, p_opposite) if verdict == "inferior" else (c.margin.p, p_adjusted)
-    p_text = f"one-sided {equation_p(shown[0])}, Holm-adjusted {show_p(shown[1])}, n = {interval.n} pairs"
+    p_text = f"one-sided {plan.p_word}{equation_p(shown[0])}, Holm-adjusted {show_p(shown[1])}, n = {interval.n} pairs"
     text = {
         "non-inferior": f"{c.arm} is {within} or better ({p_text}).",
         "inferior": f"{c.arm} is not {within}: it falls short by more ({p_text}).",
@@ -107,7 +109,7 @@ def non_inferiority(
         }  # fmt: skip
         if verdict == "non-inferior" and (c.above_chance.p is None or c.above_chance.p > alpha):
             text += " Measured above chance level the same relative margin is not met."
-    if verdict == "not shown" and interval.sd:
+    if verdict == "not shown" and interval.sd and not plan.anytime:
         level = alpha / max(plan.family_size, 1)
         details["seeds_needed"] = needed = seeds_needed(interval.mean / interval.sd, alpha=level, two_sided=False)
         about = (
@@ -127,7 +129,7 @@ def equivalence(c: Comparison, p_adjusted: float | None, plan: AnalysisPlan, mar
     verdict: Verdict = "cannot be tested" if c.p_equivalence is None else "not shown"
     if p_adjusted is not None and p_adjusted <= 1 - plan.confidence:
         verdict = "equivalent"
-    numbers = f"TOST {equation_p(c.p_equivalence)}, Holm-adjusted {show_p(p_adjusted)}"
+    numbers = f"TOST {plan.p_word}{equation_p(c.p_equivalence)}, Holm-adjusted {show_p(p_adjusted)}"
     text = {
         "equivalent": f"{c.arm} and {c.baseline} differ {within} in either direction ({numbers}).",
         "not shown": f"It is not shown that {c.arm} and {c.baseline} differ {within} ({numbers}).",
@@ -146,7 +148,7 @@ def everywhere(
     shown = p_adjusted is not None and p_adjusted <= 1 - plan.confidence
     verdict: Verdict = "cannot be tested" if p is None else "non-inferior" if shown else "not shown"
     within = f"within {show_margin(margin, plan.metric)} of {c.baseline} in each of {settings} settings"
-    numbers = f"intersection-union {equation_p(p)}, Holm-adjusted {show_p(p_adjusted)}"
+    numbers = f"intersection-union {plan.p_word}{equation_p(p)}, Holm-adjusted {show_p(p_adjusted)}"
     text = {
         "non-inferior": f"{c.arm} is {within} ({numbers}).",
         "not shown": f"It is not shown that {c.arm} is {within} ({numbers}).",
@@ -173,7 +175,9 @@ def pareto(summary: ArmSummary, cost: str, plan: AnalysisPlan) -> Finding:
 
 
 def power(setting: Any, comparisons: list[Comparison], plan: AnalysisPlan, margin: Margin) -> Finding | None:
-    """What the records so far can show, from the median paired standard deviation."""
+    """What the records so far can show, from the median paired standard deviation; None where n was not fixed."""
+    if plan.anytime:
+        return None
     sds = [c.difference.interval.sd for c in comparisons if c.difference.interval.sd]
     counts = [c.difference.interval.n for c in comparisons if c.difference.interval.n > 1]
     if not sds or not counts:

@@ -80,6 +80,8 @@ def run(
     data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
     if execution.said:
         data["tuning"] = execution.said
+    if execution.raced:
+        data["racing"] = execution.raced
     if outcome.interrupted or not any(record.results() for record in folder.runs("evaluation")):
         return Answer(data, exit_code=outcome.exit_code)
     shown = report(folder.path)
@@ -88,6 +90,7 @@ def run(
 
 def status(folder: str | Path) -> Answer:
     """Which runs are done, running, failed or still to do; from the folders alone."""
+    from peftlab.analysis.raced import race_words, read_race
     from peftlab.records.store import ResultsFolder
 
     results = ResultsFolder(folder)
@@ -101,9 +104,10 @@ def status(folder: str | Path) -> Answer:
     for row in rows:
         counts[row.status] = counts.get(row.status, 0) + 1
     summary = ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "no runs yet"
+    raced = race_words(read_race(results.path))
     return Answer(
-        {"folder": str(folder), "counts": counts, "runs": rows},
-        lambda: answers.lines(answers.table(columns, cells, right=("seed", "step")), summary),
+        {"folder": str(folder), "counts": counts, "runs": rows, "racing": raced},
+        lambda: answers.lines(answers.table(columns, cells, right=("seed", "step")), *raced, summary),
     )
 
 

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from peftlab.errors import StudyError, nearest
-from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Require, Study, Train
+from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Racing, Require, Study, Train
 
 MAX_BYTES = 1_000_000
 _FRAMES: dict[str, type[BaseModel]] = {
@@ -24,6 +24,8 @@ _FRAMES: dict[str, type[BaseModel]] = {
     "train": Train,
     "analysis": Analysis,
     "analysis.margin": Margin,
+    "search": Racing,
+    "search.margin": Margin,
     "require": Require,
     "train.early_stopping": EarlyStopping,
 }

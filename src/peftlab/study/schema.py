@@ -224,6 +224,23 @@ class Tune(BaseModel):
             raise ValueError(f"{key} lists a value twice")
 
 
+class Racing(Frame):
+    """Seed by seed, and an arm leaves when what is asked about it is shown (analysis/racing.py says by which test)."""
+
+    method: Literal["racing"]
+    #: what is asked: which arm is best, or which arms are within the declared margin of the baseline
+    goal: Literal["best", "margin"] = "best"
+    minimum: Annotated[int, Field(ge=2)] = 3  #: seeds of every arm before the first look
+    margin: Margin | None = None  #: of ``best``: an arm leaves when it is worse by more than this; None: by however little
+    keep: list[str] = []  #: labels of arms that never leave, as the baseline never does
+
+    @model_validator(mode="after")
+    def _one_margin(self) -> Racing:
+        if self.goal == "margin" and self.margin is not None:
+            raise ValueError("goal: margin asks about analysis.margin; leave search.margin out")
+        return self
+
+
 class Require(Frame):
     """Conditions on every arm but full fine-tuning, checked at plan time, as the arm starts."""
 
@@ -246,6 +263,7 @@ class Study(Frame):
     arms: Annotated[dict[Name, Arm], Field(min_length=1)]
     matrix: dict[str, list[Any]] = {}
     tune: Tune | None = None
+    search: Racing | None = None  #: how the evaluation runs are spent; None: every arm on every seed
     require: Require = Require()
     trackers: list[Spec] = []  #: who else is shown the runs; no part of what defines them
     probes: dict[str, dict[str, Any]] = {}  #: probe -> its options; no part of what defines a run either
@@ -257,4 +275,11 @@ class Study(Frame):
             raise ValueError("seeds: a seed is listed twice")
         if self.tune and set(self.tune.seeds) & set(self.seeds):
             raise ValueError("tune.seeds: tuning seeds must not be evaluation seeds")
+        if self.search and self.search.minimum >= len(self.seeds):
+            raise ValueError(
+                f"search.minimum: the first look is at seed {self.search.minimum} of {len(self.seeds)}, so nothing is spared; "
+                "plan more seeds (racing pays from about 15 on), or leave search out"
+            )
+        if self.search and self.search.goal == "margin" and self.analysis.baseline is None:
+            raise ValueError("search.goal: margin compares with a baseline; name one in analysis.baseline")
         return self

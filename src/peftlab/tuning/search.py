@@ -12,6 +12,7 @@ from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Study, Tune
 from peftlab.tuning import choice, sampling
 from peftlab.tuning.choice import Choice, TrialRun
+from peftlab.tuning.racing import announced
 from peftlab.tuning.store import Entry, Store
 
 
@@ -39,6 +40,17 @@ class Progress:
 
 
 def follow(folder: ResultsFolder, study: Study, planner: Planner) -> Progress:
+    """How far the tuning is, with the plan; a race of the evaluation runs is announced in it.
+
+    Raises:
+        StudyError: there is nothing to race.
+        MissingExtra, RecordError: see :func:`_follow`.
+    """
+    progress = _follow(folder, study, planner)
+    return dataclasses.replace(progress, plan=announced(study, progress.plan)) if study.search else progress
+
+
+def _follow(folder: ResultsFolder, study: Study, planner: Planner) -> Progress:
     """The plan with every trial that can be drawn by now, and with the evaluation runs of the arms that are through.
 
     Reads, and writes nothing.

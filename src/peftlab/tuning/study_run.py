@@ -11,7 +11,7 @@ from pathlib import Path
 from peftlab.analysis.tuned import chosen_sentences, not_given
 from peftlab.errors import PlanRefused
 from peftlab.execution.local import execute
-from peftlab.execution.progress import Listener, Outcome
+from peftlab.execution.progress import Ending, Listener, Outcome
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.planning.estimate import HEADROOM, Estimate
 from peftlab.planning.machine import Machine
@@ -21,7 +21,7 @@ from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Study
-from peftlab.tuning import choice
+from peftlab.tuning import choice, racing
 from peftlab.tuning.search import Progress, follow
 from peftlab.tuning.store import Store
 
@@ -40,6 +40,7 @@ class StudyRun:
     listener: Callable[[], Listener]
     say: Callable[[str], None]  #: is given what the tuning chose, and what an arm did not get, a sentence at a time
     said: list[str] = dataclasses.field(default_factory=list)
+    raced: list[str] = dataclasses.field(default_factory=list)  #: which arms left the race, and why
 
     def run(self) -> Outcome:
         """Everything that is not done yet.
@@ -60,7 +61,30 @@ class StudyRun:
                 self._write_plan()
             self._keep_trials()
             self._conclude()
+        if self.study.search is not None:
+            return self._race()
         return self._execute([run.config for run in self.plan.runs if run.config is not None])
+
+    def _race(self) -> Outcome:
+        """Round by round: what the next look at each race needs, until nothing is left to run."""
+        asked: set[str] = set()
+        told: set[str] = set()
+        endings: list[Ending] = []
+        while True:
+            heats = racing.follow_race(self.folder, self.study, self.plan)
+            content = racing.save(self.folder, self.study, heats)
+            for text in [text for heat in content["heats"] for text in heat["sentences"] if text not in told]:
+                told.add(text)
+                self.raced.append(text)
+                self.say(f"racing, {text}")
+            new = [c for heat in heats for c in (*(heat.needed if not asked else ()), *heat.due) if c.run_id not in asked]
+            if not new:
+                return Outcome(tuple(endings))
+            outcome = self._execute(new)
+            endings += outcome.endings
+            if outcome.interrupted:
+                return Outcome(tuple(endings), outcome.stop_signal)
+            asked |= {config.run_id for config in new}
 
     @property
     def plan(self) -> Plan:
