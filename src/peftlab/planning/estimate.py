@@ -15,6 +15,7 @@ from peftlab.study.schema import Train
 from peftlab.training.memory import MB, split_peak
 from peftlab.training.optimizers import make_optimizer
 from peftlab.training.precision import autocast, resolve_precision
+from peftlab.training.prefix import KEY, Cut, Uncut, find_cut, tail
 from peftlab.training.recompute import enable_checkpointing
 
 #: share of the free memory that a plan uses; the rest covers the error of the prediction
@@ -80,13 +81,19 @@ def trace(
     train: Train,
     device: torch.device,
     examples: int | None = None,
+    cut: Callable[[Cut], None] | None = None,
 ) -> StepTrace:
     """Follow one step of the training loop over fake tensors on ``device``. ``build`` may give a model on the meta device.
 
-    ``examples``: in a micro-batch, where they are not its rows.
+    Args:
+        examples: in a micro-batch, where they are not its rows.
+        cut: follow what is left once the frozen prefix is cut off, and be told where that is.
+
+    Raises:
+        Uncut: there is no such place.
     """
     adapted = build()
-    module, backbone = adapted.module, adapted.backbone
+    module = adapted.module
     if train.gradient_checkpointing:
         enable_checkpointing(adapted)
     mode = FakeTensorMode()
@@ -94,13 +101,28 @@ def trace(
     module.train()
     precision = resolve_precision(train.precision, device)
 
+    found: Cut | None = None
+    if cut is not None:
+        if any(hook.changes_base for hook in adapted.hooks):
+            raise Uncut("frozen weights change in training (quantization schedule)")
+        blocks = [site.block for site in adapted.sites if site.block is not None]
+        with mode, autocast(precision, device):
+            found = find_cut(adapted, task.inputs(_empty(batch_shapes, device)), most=min(blocks, default=None))
+        adapted = tail(adapted, found)
+        cut(found)
     held: list[Mapping[str, torch.Tensor]] = []
 
     def forward_loss() -> torch.Tensor:
-        batch = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in batch_shapes.items()}
+        batch = _empty(batch_shapes, device)
+        inputs = task.inputs(batch)
+        if found is not None:
+            rows = len(next(iter(inputs.values())))
+            inputs = {name: value for name, value in inputs.items() if name not in found.placeholders}
+            batch = {name: value for name, value in batch.items() if name not in found.placeholders}
+            inputs[KEY] = batch[KEY] = torch.empty((rows, *found.shape), dtype=found.dtype, device=device)
         held[:] = [batch]  # the loop holds its batch until the backward pass is done
         with autocast(precision, device):
-            outputs = backbone.outputs(module, task.inputs(batch))
+            outputs = adapted.backbone.outputs(module, inputs)
         return task.loss(outputs, batch, train.label_smoothing)
 
     micro = examples or next(iter(batch_shapes.values()))[0][0]
@@ -115,6 +137,10 @@ def trace(
     )
 
 
+def _empty(batch_shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in batch_shapes.items()}
+
+
 def estimate(
     build: Callable[[], Adapted],
     batch_shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
@@ -122,6 +148,7 @@ def estimate(
     train: Train,
     machine: Host,
     examples: int | None = None,
+    cut: Callable[[Cut], None] | None = None,
 ) -> Estimate:
     """Predict peak memory and time from one step over fake tensors, and the figures measured once on this machine.
 
@@ -133,10 +160,11 @@ def estimate(
         build: gives the adapted model; on the meta device, no weights are needed.
         batch_shapes: name -> (shape, dtype) of a micro-batch, rows first.
         examples: in a micro-batch, where they are not its rows.
+        cut: as :func:`trace`, which also says what is raised.
     """
     device = torch.device(machine.device)
     examples = examples or next(iter(batch_shapes.values()))[0][0]
-    followed = trace(build, batch_shapes, task, train, device, examples)
+    followed = trace(build, batch_shapes, task, train, device, examples, cut)
     fixed = {name: followed.parts[name] / MB for name in ("weights", "adapter", "optimizer")}
     varying = {"activations": followed.saved / MB, "gradients": followed.gradients / MB}
     return Estimate(

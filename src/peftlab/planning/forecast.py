@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 from peftlab.nn.roles import Site
 from peftlab.planning.estimate import Estimate, estimate
 from peftlab.planning.machine import Machine
+from peftlab.planning.prefix import Decision, Shortcut
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
+from peftlab.training.prefix import Cut, Uncut
 from peftlab.training.schedule import Schedule
 
 
@@ -28,16 +31,29 @@ class Forecast:
     notes: tuple[str, ...]
     sites: tuple[Site, ...]
     ranks: Mapping[str, int] | None  #: at the start, as the allocator decides; None without one
+    shortcut: Shortcut | None = None  #: the same arm without its frozen prefix, where there is one
 
-    def seconds(self, schedule: Schedule, sizes: Mapping[str, int]) -> float | None:
-        """Training plus evaluations of one run."""
-        if self.estimate is None:
+    def decide(self, schedule: Schedule, sizes: Mapping[str, int], runs: int, limit_mb: float) -> Decision | None:
+        """Whether ``runs`` runs share hidden states; None where there is nothing to decide."""
+        if self.estimate is None or self.shortcut is None or limit_mb <= 0:
+            return None
+        return self.shortcut.decide(self.estimate, self.fill, schedule, sizes, runs, limit_mb)
+
+    def used(self, decision: Decision | None) -> Estimate | None:
+        """The estimate of what is run."""
+        return self.shortcut.estimate if decision is not None and not decision.why and self.shortcut else self.estimate
+
+    def seconds(self, schedule: Schedule, sizes: Mapping[str, int], decision: Decision | None = None) -> float | None:
+        """Training plus evaluations of one run, and its share of computing what is shared."""
+        estimate = self.used(decision)
+        if estimate is None:
             return None
         micro_batches = schedule.total * schedule.effective_batch / schedule.batch
         evaluations = schedule.total // schedule.evaluate_steps
         evaluated = evaluations * sizes.get("validation", 0) + sizes.get("test", 0)
-        largest = micro_batches * self.estimate.step_time_s + evaluated * self.estimate.evaluate_time_per_example_s
-        return self.fill * largest
+        largest = micro_batches * estimate.step_time_s + evaluated * estimate.evaluate_time_per_example_s
+        shared = decision.fill_s / decision.runs + decision.use_s if decision is not None and not decision.why else 0.0
+        return self.fill * largest + shared
 
 
 #: keys of train that change neither memory nor the time of a step; of the last three it matters only whether they act
@@ -91,6 +107,8 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
     fill = ingredients.task.fill(batch, ingredients.preprocessing()) if detailed else 1.0
     ingredients.quantizer.convert(meta)  # before training or after it: the scheme must fit every layer
     found = _estimate(ingredients, info, train, batch, machine) if detailed else None
+    frozen = detailed and not ingredients.task.augments and all(site.block != 0 for site in sites)
+    shortcut = _shortcut(ingredients, info, train, batch, machine) if frozen else None
     return Forecast(
         trainable=adapted_count + head,
         head=head,
@@ -101,10 +119,30 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         notes=notes,
         sites=tuple(sites),
         ranks=ranks,
+        shortcut=shortcut,
     )
 
 
-def _estimate(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine) -> Estimate:
+def _shortcut(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine) -> Shortcut | None:
+    """What is left of a step without the frozen prefix; None where nothing can be cut off."""
+    cuts: list[Cut] = []
+    try:
+        left = _estimate(ingredients, info, train, batch, machine, cuts.append)
+    except Uncut:
+        return None  # the run's record says why
+    cut = cuts[0]
+    row_bytes = math.prod(cut.shape) * cut.dtype.itemsize
+    return Shortcut(cut=cut.name, blocks=cut.blocks, row_bytes=row_bytes, estimate=left)
+
+
+def _estimate(
+    ingredients: Ingredients,
+    info: TaskInfo,
+    train: Train,
+    batch: int,
+    machine: Machine,
+    cut: Callable[[Cut], None] | None = None,
+) -> Estimate:
     task, preprocessing = ingredients.task, ingredients.preprocessing()
     return estimate(
         lambda: ingredients.attach(ingredients.load_backbone(info.outputs, 0, device="meta"), 0),
@@ -113,4 +151,5 @@ def _estimate(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         train,
         machine,
         examples=batch,
+        cut=cut,
     )

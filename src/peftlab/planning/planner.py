@@ -11,6 +11,7 @@ from peftlab.errors import PlanRefused
 from peftlab.planning.arms import Arms, Ready
 from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions, task_name
+from peftlab.planning.prefix import Decision
 from peftlab.planning.search import (
     Key,
     Search,
@@ -27,11 +28,11 @@ from peftlab.planning.search import (
     whole_numbers,
     words,
 )
+from peftlab.planning.sharing import decide, schedule_of, sentences
 from peftlab.records.record import RunConfig
 from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells, checked_train, select_cells
 from peftlab.study.schema import ADAPTER, Study, Train
-from peftlab.training.schedule import Schedule
 
 
 def make_plan(study: Study, options: PlanOptions) -> Plan:
@@ -56,6 +57,7 @@ class Planner:
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
         ready = self.arms.settle_batches([self.arms.ready(cell) for cell in wanted])
+        self.items = ready
         self.items = [
             self._searched(item, *spaces[id(cell)]) if self._tunable(item) else item
             for item, cell in zip(ready, chosen, strict=True)
@@ -143,14 +145,14 @@ class Planner:
     def _planned(self, item: Ready, seed: int, fold: int, purpose: str, chosen: Values | None) -> PlannedRun:
         item = self.arms.variant(item, chosen or {})
         train = self._train(item, chosen or {})
-        batch = train.batch_size if isinstance(train.batch_size, int) else 1
-        schedule = Schedule.of(train.model_copy(update={"batch_size": batch}), item.info.sizes["train"])
+        schedule = schedule_of(item, train)
         parts = item.ingredients
         if chosen is not None:  # else: checked for every value that the tuning tries
             parts.quantizer.check(train, parts.quantize)
             if parts.allocator is not None:
                 parts.allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, train)
-        config = None if item.refusal or chosen is None else self._config(item, train, seed, fold, purpose, chosen)
+        decision = decide(self.items, item, schedule, self.study, self.options)
+        config = None if item.refusal or chosen is None else self._config(item, train, seed, fold, purpose, chosen, decision)
         return PlannedRun(
             label=item.cell.label,
             backbone=item.cell.backbone,
@@ -162,12 +164,14 @@ class Planner:
             steps=schedule.total,
             trainable=item.forecast.trainable,
             total_parameters=item.forecast.total,
-            estimate=item.forecast.estimate,
-            predicted_s=item.forecast.seconds(schedule, item.info.sizes),
+            estimate=item.forecast.used(decision),
+            predicted_s=item.forecast.seconds(schedule, item.info.sizes, decision),
             refusal=item.refusal,
         )
 
-    def _config(self, item: Ready, train: Train, seed: int, fold: int, purpose: str, chosen: Values) -> RunConfig:
+    def _config(
+        self, item: Ready, train: Train, seed: int, fold: int, purpose: str, chosen: Values, decision: Decision | None
+    ) -> RunConfig:
         parts = item.ingredients
         return RunConfig(
             study=self.study.study,
@@ -188,15 +192,17 @@ class Planner:
             fold=fold,
             purpose=purpose,  # pyright: ignore
             tuned=dict(chosen),
-            predicted=self._predicted(item),
+            predicted=self._predicted(item, decision),
             evaluate_test=purpose == "evaluation",
         )
 
-    def _predicted(self, item: Ready) -> dict[str, Any]:
-        estimate = item.forecast.estimate
+    def _predicted(self, item: Ready, decision: Decision | None) -> dict[str, Any]:
+        estimate = item.forecast.used(decision)
         if estimate is None:
             return {}
-        return {"peak_mb": round(estimate.peak_mb, 3), "parts_mb": {k: round(v, 3) for k, v in estimate.parts_mb.items()}}
+        shared = {"prefix": decision.as_dict()} if decision is not None else {}
+        parts = {k: round(v, 3) for k, v in estimate.parts_mb.items()}
+        return {"peak_mb": round(estimate.peak_mb, 3), "parts_mb": parts, **shared}
 
     def warnings(self) -> list[str]:
         """What makes the comparison unfair."""
@@ -209,6 +215,7 @@ class Planner:
         ready = self.items
         yield from dict.fromkeys(said for item in ready for said in (*item.info.warnings, *item.info.notes))
         yield from dict.fromkeys(note for item in ready for note in item.forecast.notes)
+        yield from sentences(ready, self.study, self.options)
         tune = self.study.tune
         if tune is not None:
             runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")
