@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from peftlab.backbones._causal import unpackable
+from peftlab.backbones._causal import _small, logits, unpackable
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import BackboneError
 from tests.tasks.texts import shared_bert, shared_gpt2, shared_llama
@@ -19,9 +19,24 @@ def test_families_that_keep_texts_apart(kind: str) -> None:
     assert unpackable(kind, AutoConfig.for_model(kind).to_dict()) == ""
 
 
-@pytest.mark.parametrize("kind", ["bloom", "falcon", "mamba"])
+@pytest.mark.parametrize("kind", ["bloom", "falcon"])
 def test_families_that_do_not_say_why(kind: str) -> None:
     assert f"kind {kind!r}" in unpackable(kind, AutoConfig.for_model(kind).to_dict())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gpt_neox", "gemma2", "cohere", "granite", "phi", "bloom"])
+def test_logits_at_places_are_those_of_the_whole(kind: str) -> None:
+    """Also where logits are scaled or capped after the last product, and where its weights are those of the embedding."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_small(AutoConfig.for_model(kind))).double().eval()
+    ids, places = torch.randint(3, 48, (3, 7)), torch.tensor([2, 5, 6, 7, 13, 19])
+    with torch.inference_mode():
+        whole = logits(model, {"input_ids": ids})
+        found = logits(model, {"input_ids": ids, "places": places})
+        one = logits(model, {"input_ids": ids[:1, :1], "places": torch.tensor([0])})
+    assert whole.shape == (3, 7, 48) and found.shape == (6, 48) and one.shape == (1, 48)
+    torch.testing.assert_close(found, whole.flatten(0, 1)[places], rtol=1e-9, atol=1e-12)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

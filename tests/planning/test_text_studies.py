@@ -93,4 +93,6 @@ def test_published_parameters_of_deberta(page: ModuleType, folder: Path) -> None
 def test_the_small_ones_ask_the_same_with_more_seeds(name: str) -> None:
     small, large = load_study(STUDIES / f"{name}-cpu.yaml"), load_study(STUDIES / f"{name}.yaml")
     assert set(large.seeds) < set(small.seeds) and len(small.seeds) == 5
-    assert small.analysis == large.analysis and small.train.batch_size == large.train.batch_size
+    assert small.analysis == large.analysis
+    assert isinstance(small.train.batch_size, int) and isinstance(large.train.batch_size, int)
+    assert small.train.batch_size <= large.train.batch_size  # few examples, as many steps

@@ -116,10 +116,9 @@ def test_the_loss_is_the_mean_over_predicted_tokens(folder: Any) -> None:
 def test_label_smoothing_is_honoured() -> None:
     task = prepared(shared_gpt2())
     batch = task.batch(np.arange(5))
-    logits = torch.randn(*batch["labels"].shape, 40, generator=torch.Generator().manual_seed(0))
-    kept = batch["labels"] >= 0
-    log_p = logits[kept].log_softmax(-1)
-    wanted = -(0.9 * log_p.gather(1, batch["labels"][kept][:, None])[:, 0] + 0.1 * log_p.mean(-1)).mean()
+    logits = torch.randn(len(batch["labels"]), 40, generator=torch.Generator().manual_seed(0))
+    log_p = logits.log_softmax(-1)
+    wanted = -(0.9 * log_p.gather(1, batch["labels"][:, None])[:, 0] + 0.1 * log_p.mean(-1)).mean()
     assert float(task.loss(logits, batch, 0.1)) == pytest.approx(float(wanted), rel=1e-5)
 
 
@@ -133,8 +132,8 @@ def test_a_document_does_not_depend_on_its_neighbours(folder: Any) -> None:
         batch = task.batch(np.array([long, short, other]))
         with torch.inference_mode():
             logits = backbone.outputs(backbone.module, task.inputs(batch))
-        found.append(logits[batch["attention_mask"] == 2])
-    assert {len(logits) for logits in found} == {int(documents().lengths[short])}
+        found.append(logits[batch["attention_mask"].flatten()[batch["places"]] == 2])
+    assert {len(logits) for logits in found} == {int(documents().predicted[short])}
     for logits in found[1:]:
         torch.testing.assert_close(logits, found[0], rtol=1e-6, atol=1e-9)
 
@@ -153,6 +152,24 @@ def test_small_batches_add_up_to_the_large_one(folder: Any) -> None:
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-6)
 
 
+@MODELS
+@pytest.mark.parametrize("packing", [True, False])
+def test_logits_are_those_of_the_whole_rows_at_the_places(folder: Any, packing: bool) -> None:
+    """With their gradients, weights that are shared with the embedding of words included."""
+    backbone, task = loaded(folder()), prepared(folder(), packing=packing)
+    batch = task.batch(np.array([4, 9, 1, 17, 12]))
+    inputs = task.inputs(batch)
+    found = backbone.outputs(backbone.module, inputs)
+    rest = {name: value for name, value in inputs.items() if name != "places"}
+    whole = backbone.outputs(backbone.module, rest).flatten(0, 1)
+    assert found.shape == (len(batch["labels"]), whole.shape[1]) and len(found) < len(whole)
+    torch.testing.assert_close(found, whole[batch["places"]], rtol=1e-9, atol=1e-12)
+    parameters = list(backbone.module.parameters())
+    wanted = torch.autograd.grad(whole[batch["places"]].square().sum(), parameters)
+    for gradient, right in zip(torch.autograd.grad(found.square().sum(), parameters), wanted, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_rows_hold_the_documents(packing: bool) -> None:
     task, d, chosen = prepared(shared_gpt2(), packing=packing), documents(), np.array([4, 9, 1, 17, 12])
@@ -161,12 +178,14 @@ def test_rows_hold_the_documents(packing: bool) -> None:
         here = batch["attention_mask"] == number
         tokens = torch.from_numpy(d.ids[d.starts[index] : d.starts[index] + d.lengths[index]].astype(np.int64))
         assert torch.equal(batch["input_ids"][here], tokens)
-        labels = batch["labels"][here]
-        assert labels[-1] == -100 and torch.equal(labels[labels >= 0], tokens[len(tokens) - d.predicted[index] :])
-        assert (labels >= 0)[-1 - d.predicted[index] : -1].all()
+        mine = here.flatten()[batch["places"]]
+        predicted = d.predicted[index]
+        assert torch.equal(batch["labels"][mine], tokens[len(tokens) - predicted :])
+        assert torch.equal(batch["places"][mine], here.flatten().nonzero()[-1 - predicted : -1, 0])
         assert not packing or torch.equal(batch["position_ids"][here], torch.arange(len(tokens)))
     filled = batch["attention_mask"] == 0
-    assert (batch["labels"][filled] == -100).all() and (batch["input_ids"][filled] == 3).all()
+    assert len(batch["labels"]) == d.predicted[chosen].sum() and (batch["input_ids"][filled] == 3).all()
+    assert (batch["places"].diff() > 0).all()
     assert ("position_ids" in task.inputs(batch)) == packing
     assert batch["input_ids"].shape[1] == d.lengths[chosen].max()
 
@@ -175,10 +194,10 @@ def test_no_batch_is_larger_than_the_plan_says() -> None:
     task = prepared(shared_gpt2())
     preprocessing = source_of(str(shared_gpt2())).text_preprocessing(str(shared_gpt2()), "causal-lm")
     for size in (1, 4, 9):
-        shapes = task.task.shapes(size, 20, preprocessing)  # pyright: ignore[reportAttributeAccessIssue]
+        shapes = task.task.shapes(size, 20, 19, preprocessing)  # pyright: ignore[reportAttributeAccessIssue]
         batch = task.batch(np.argsort(documents().lengths)[-size:])
         assert {n: t.dtype for n, t in batch.items()} == {n: dtype for n, (_, dtype) in shapes.items()}
-        assert all(t.shape[0] <= shapes[n][0][0] and t.shape[1] <= shapes[n][0][1] for n, t in batch.items())
+        assert all(all(has <= most for has, most in zip(t.shape, shapes[n][0], strict=True)) for n, t in batch.items())
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -241,8 +260,8 @@ def generate(module: Any, prompt: list[int], tokens: int, end: int) -> list[int]
 def test_outputs_that_are_not_finite_are_said_to_be() -> None:
     task = prepared(shared_gpt2())
     batch = task.batch(np.arange(4))
-    logits = functional.one_hot(batch["labels"].clamp(min=0), 40).double() * 5
-    logits[batch["attention_mask"] == 2] = math.nan
+    logits = functional.one_hot(batch["labels"], 40).double() * 5
+    logits[batch["attention_mask"].flatten()[batch["places"]] == 2] = math.nan
     meter = task.meter()
     meter.update(logits, batch)
     found = meter.compute()
@@ -255,7 +274,7 @@ def test_a_perplexity_that_is_too_large_is_infinite() -> None:
     task = prepared(shared_gpt2())
     batch = task.batch(np.arange(4))
     meter = task.meter()
-    meter.update(functional.one_hot((batch["labels"].clamp(min=0) + 1) % 40, 40) * 1e6, batch)
+    meter.update(functional.one_hot((batch["labels"] + 1) % 40, 40) * 1e6, batch)
     assert meter.compute()["perplexity"] == math.inf and math.isfinite(meter.compute()["loss"])
 
 

@@ -36,7 +36,7 @@ def llama() -> TextPreprocessing:
 
 
 def random_logits(prepared, batch, generator):
-    return torch.randn(*batch["labels"].shape, 40, generator=generator)
+    return torch.randn(40, 40, generator=generator)[batch["labels"]]
 
 
 def spec(**options: Any) -> dict[str, Any]:
@@ -100,10 +100,11 @@ def test_only_the_response_and_its_end_are_predicted(tmp_path: Path, preprocessi
         answer = [*tokenizer(response, add_special_tokens=False)["input_ids"], end]
         length = int(batch["attention_mask"][row].sum() // (row + 1))
         assert batch["input_ids"][row, :length].tolist() == [*prompt, *answer]
-        labels = batch["labels"][row]
-        assert labels[labels >= 0].tolist() == answer
-        assert int((labels >= 0).nonzero()[0]) == len(prompt) - 1
-    assert ready.weight(chosen) == int((batch["labels"] >= 0).sum())
+        width = batch["input_ids"].shape[1]
+        mine = batch["places"] // width == row
+        assert batch["labels"][mine].tolist() == answer
+        assert (batch["places"][mine] % width).tolist() == list(range(len(prompt) - 1, length - 1))
+    assert ready.weight(chosen) == len(batch["labels"])
 
 
 def test_a_prompt_is_the_same_with_and_without_its_response(tmp_path: Path) -> None:
@@ -211,4 +212,6 @@ def test_the_plan_knows_the_longest_batch(tmp_path: Path) -> None:
     ready = task.prepare(gpt2(), tmp_path)
     used = np.concatenate([ready.splits(0)[name] for name in ("train", "validation", "test")])
     shapes = task.batch_shapes(4, gpt2(), task.info())
-    assert shapes["input_ids"][0] == (4, ready.batch(np.sort(used))["input_ids"].shape[1])
+    whole = ready.batch(np.sort(used))
+    assert shapes["input_ids"][0] == (4, whole["input_ids"].shape[1])
+    assert shapes["labels"][0] == shapes["places"][0] == (4 * int(ready.documents.predicted.max()),)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -38,17 +39,43 @@ _TOLERANCE = 2e-5  #: relative, float32
 
 
 def logits(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of a transformers model, which may be given an ``attention_mask`` bool [R, 1, T, T].
+    """Logits [R, T, V] of a transformers model, or [N, V] at the ``places`` int64 [N] of R T tokens, where they are given.
 
-    transformers hands a mask of four axes on as it is: one implementation of attention would add True as 1, another reads a
-    mask of another precision than its input wrongly. So it becomes what is added to the scores, in the model's precision.
+    Elsewhere the last product, hidden state times vocabulary, is not computed then. The ``attention_mask`` may be bool
+    [R, 1, T, T]: transformers hands a mask of four axes on as it is, one implementation of attention would add True as 1, another
+    reads a mask of another precision than its input wrongly. So it becomes what is added to the scores, in the model's precision.
     """
+    inputs = dict(inputs)
+    places = inputs.pop("places", None)
     mask = inputs.get("attention_mask")
     if mask is not None and mask.ndim == 4:
         dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
         added = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        inputs = {**inputs, "attention_mask": added}
-    return module(**inputs, return_dict=True).logits
+        inputs["attention_mask"] = added
+    if places is None:
+        return module(**inputs, return_dict=True).logits
+    with _only_at(module, places):
+        found = module(**inputs, return_dict=True).logits
+    return found.squeeze(0) if found.shape[:2] == (1, len(places)) else found.flatten(0, 1).index_select(0, places)
+
+
+@contextlib.contextmanager
+def _only_at(module: Any, places: torch.Tensor) -> Iterator[None]:
+    """The output layer gets the hidden states [1, N, H] of these places in place of all, [R, T, H]."""
+    head = module.get_output_embeddings()
+    if head is None:
+        yield
+        return
+
+    def chosen(_head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden, *rest = given
+        return (hidden.flatten(0, -2).index_select(0, places)[None], *rest)
+
+    handle = head.register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def unpackable(name: str, config: Mapping[str, Any]) -> str:

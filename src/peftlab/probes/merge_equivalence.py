@@ -56,14 +56,12 @@ class _Hook(TrainingHook):
         return ""
 
     def _compared(self, merged: nn.Module) -> dict[str, Any]:
-        batches, first = [], None
+        batches = []
         for batch in self.view.batches(self.probe.batches * SIZE, SIZE):
             inputs = self.view.task.inputs(batch)
-            first = first or inputs
             expected, found = self._outputs(self.adapted.module, inputs), self._outputs(merged, inputs)
             difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
             batches.append({"max_difference": difference, "relative": difference / largest if largest else None})
-        assert first is not None
         relative = [b["relative"] for b in batches if b["relative"] is not None]
         tolerance = self.probe.tolerance or self.adapted.adapter.merge_tolerance
         split, chosen = self.view.examples(self.probe.batches * SIZE)
@@ -76,15 +74,15 @@ class _Hook(TrainingHook):
             "within": bool(relative) and max(relative) <= tolerance,
             "batches": batches,
             "threads": torch.get_num_threads(),
-            "latency": [self._timed(merged, first, size) for size in dict.fromkeys((1, len(next(iter(first.values())))))],
+            "latency": [self._timed(merged, size) for size in dict.fromkeys((1, min(SIZE, len(chosen))))],
         }
 
     def _outputs(self, module: nn.Module, inputs: Inputs) -> torch.Tensor:
         return self.adapted.backbone.outputs(module, inputs).double()
 
-    def _timed(self, merged: nn.Module, inputs: Inputs, size: int) -> dict[str, Any]:
+    def _timed(self, merged: nn.Module, examples: int) -> dict[str, Any]:
         """Median times of both, taken in turn after one call each."""
-        part = {key: value[:size] for key, value in inputs.items()}
+        part = self.view.task.inputs(next(self.view.batches(examples, examples)))
         calls: tuple[Callable[[], Any], ...] = tuple(
             lambda m=m: self.adapted.backbone.outputs(m, part) for m in (self.adapted.module, merged)
         )
@@ -92,7 +90,7 @@ class _Hook(TrainingHook):
         repeats = max(FEWEST, min(MOST, int(SECONDS / warm)))
         times = [[self._seconds(call) for call in calls] for _ in range(repeats)]
         adapter, plain = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-        return {"rows": size, "repeats": repeats, "adapter_ms": adapter, "merged_ms": plain}
+        return {"rows": len(next(iter(part.values()))), "repeats": repeats, "adapter_ms": adapter, "merged_ms": plain}
 
     def _seconds(self, call: Callable[[], Any]) -> float:
         self._wait()
@@ -114,7 +112,7 @@ class MergeEquivalence(Probe):
 
     ``max_difference`` is the largest |merged - trained| over all logits, ``relative`` the same over the largest |trained| of
     its batch, the worst batch counting; float32, evaluation mode. Latency: medians of 3 to 20 calls, both models in turn, in
-    this process with its threads, with 1 row and with a whole batch. The trained model is not touched: a copy is merged, after
+    this process with its threads, of 1 example and of 8. The trained model is not touched: a copy is merged, after
     the test, which needs the model's own size and that of its float32 weights once more for a moment. Left out, with the
     reason in the record: adapters that cannot merge or add nothing, and copies larger than ``memory`` allows. Of a quantized
     base the merged model is in float, or packed where the adapter merges into the codes' zero points (QA-LoRA). Written as

@@ -104,7 +104,8 @@ def token_of(adapted: Adapted, inputs: Mapping[str, torch.Tensor], mask: torch.T
         return "class" if has and not averages else "mean"
     first, last = (int(end) for end in _ends(None if mask is None else mask[:1], ids[:1]))
     places = slice(first, min(first + SHORT, last + 1))
-    one = {key: _cut(value[:1], ids.shape[1], places) for key, value in inputs.items()}
+    # What is flat says where logits are wanted, which are not looked at.
+    one = {key: _cut(value[:1], ids.shape[1], places) for key, value in inputs.items() if value.dim() > 1}
     changed = one["input_ids"].clone()
     changed[0, -1] = next((value for value in (*changed[0].tolist(), 0) if value != changed[0, -1]), 1)
     with _outputs(adapted.backbone) as seen:

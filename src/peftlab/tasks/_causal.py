@@ -1,7 +1,8 @@
 """What tasks share whose model predicts the next token: documents, batches, loss and perplexity.
 
 A document is a run of tokens of which the last are predicted, each from all that stand before it. B documents in a batch, in R
-rows of T tokens, V tokens in the vocabulary.
+rows of T tokens, V tokens in the vocabulary, N tokens of the batch are predicted. Only for these the model gives logits, [N, V]:
+with 50,000 words the logits of all tokens are most of a batch's memory, and a third of GPT-2's products.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from peftlab.tasks._split_task import SplitTask, places
 from peftlab.tasks._tokens import Tokens, load_tokenizer
 from peftlab.tasks.contract import Head, Meter, PreparedTask, TaskInfo, TextPreprocessing
 
-UNPREDICTED = -100  #: in place of a label where nothing is predicted
 _AT_ONCE = 256  #: predicted tokens whose probabilities are computed together: with 50,000 words 50 MB
 HIGHER_IS_BETTER = {"perplexity": False, "loss": False, "token_accuracy": True, "exact_match": True}
 
@@ -43,11 +43,12 @@ class Documents:
         return cls(ids=tokens.ids, starts=tokens.offsets[:-1], lengths=tokens.lengths, predicted=predicted)
 
     def laid_out(self, rows: np.ndarray, pad_token: int, *, packed: bool) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``labels``, ``attention_mask`` and, if packed, ``position_ids``, int64 [R, T].
+        """``input_ids``, ``attention_mask`` and, if packed, ``position_ids``, int64 [R, T]; ``places`` and ``labels``, int64 [N].
 
-        A row holds one document, or as many as fit beside the longest of the batch, and padding at its end. ``labels`` are the
-        tokens that come next, shifted here and nowhere else. ``attention_mask`` numbers the documents from 1, in the order of
-        ``rows``; 0 is padding. Positions begin at 0 in every document.
+        A row holds one document, or as many as fit beside the longest of the batch, and padding at its end. ``attention_mask``
+        numbers the documents from 1, in the order of ``rows``; 0 is padding. Positions begin at 0 in every document. ``labels``
+        are the predicted tokens, row after row, and ``places`` where each is predicted from: the token before it, counted
+        through all rows. They are shifted here and nowhere else.
         """
         lengths = self.lengths[rows]
         longest = int(lengths.max(initial=1))
@@ -55,22 +56,24 @@ class Documents:
         shape = (len(places), longest)
         found = {
             "input_ids": np.full(shape, pad_token, dtype=np.int64),
-            "labels": np.full(shape, UNPREDICTED, dtype=np.int64),
             "attention_mask": np.zeros(shape, dtype=np.int64),
         }
         if packed:
             found["position_ids"] = np.zeros(shape, dtype=np.int64)
+        wanted, labels = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         for row, numbers in enumerate(places):
             begin = 0
             for number in numbers:
                 start, length, predicted = (int(a[rows[number]]) for a in (self.starts, self.lengths, self.predicted))
                 tokens, here = self.ids[start : start + length], slice(begin, begin + length)
                 found["input_ids"][row, here] = tokens
-                found["labels"][row, begin + length - 1 - predicted : begin + length - 1] = tokens[length - predicted :]
+                labels.append(tokens[length - predicted :].astype(np.int64))
+                wanted.append(row * longest + begin + np.arange(length - 1 - predicted, length - 1, dtype=np.int64))
                 found["attention_mask"][row, here] = number + 1
                 if packed:
                     found["position_ids"][row, here] = np.arange(length)
                 begin += length
+        found |= {"places": np.concatenate(wanted), "labels": np.concatenate(labels)}
         return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
@@ -85,19 +88,14 @@ class CausalTask(SplitTask):
     bucketing: bool = False  #: texts of similar length share a batch; faster still where batches are small, less random
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        texts = batch["attention_mask"]
+        texts, found = batch["attention_mask"], {name: batch[name] for name in ("input_ids", "places")}
         if "position_ids" not in batch:
-            return {"input_ids": batch["input_ids"], "attention_mask": (texts > 0).long()}
-        return {
-            "input_ids": batch["input_ids"],
-            "attention_mask": block_causal_mask(texts),
-            "position_ids": batch["position_ids"],
-        }
+            return {**found, "attention_mask": (texts > 0).long()}
+        return {**found, "attention_mask": block_causal_mask(texts), "position_ids": batch["position_ids"]}
 
     def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy of logits [R, T, V], computed in float32, mean over the predicted tokens, in nats."""
-        logits, labels = outputs.flatten(0, 1).float(), batch["labels"].flatten()
-        return functional.cross_entropy(logits, labels, ignore_index=UNPREDICTED, label_smoothing=label_smoothing)
+        """Cross-entropy of logits [N, V], computed in float32, mean over the predicted tokens, in nats."""
+        return functional.cross_entropy(outputs.float(), batch["labels"], label_smoothing=label_smoothing)
 
     def prompt(self, texts: Sequence[str]) -> str:
         """What the model is to continue, from one text a column of training (the first is enough)."""
@@ -107,11 +105,26 @@ class CausalTask(SplitTask):
         return self.packing and not preprocessing.unpackable
 
     def shapes(
-        self, batch: int, longest: int, preprocessing: TextPreprocessing
+        self, batch: int, longest: int, predicted: int, preprocessing: TextPreprocessing
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Of a batch of documents that are all as long as the longest: packed or not, no batch is larger."""
-        names = ("input_ids", "labels", "attention_mask", *(["position_ids"] if self.packs(preprocessing) else []))
-        return dict.fromkeys(names, ((batch, longest), torch.int64))
+        """Of a batch of documents all as long as the longest, with the most predicted tokens: no batch is larger."""
+        names = ("input_ids", "attention_mask", *(["position_ids"] if self.packs(preprocessing) else []))
+        flat = dict.fromkeys(("places", "labels"), ((batch * predicted,), torch.int64))
+        return {**dict.fromkeys(names, ((batch, longest), torch.int64)), **flat}
+
+    def filled(self, lengths: np.ndarray, longest: int, batch: int, preprocessing: TextPreprocessing) -> float:
+        """Tokens of an average batch, padding included, as a share of those of :meth:`shapes`.
+
+        Args:
+            lengths: of documents from all over the data, in random order.
+        """
+        sizes = []
+        for start in range(0, len(lengths), batch):
+            some = lengths[start : start + batch]
+            packed = self.packs(preprocessing)
+            rows = len(first_fit_decreasing(some.tolist(), int(some.max()))) if packed else len(some)
+            sizes.append(some.sum() if self.bucketing and not packed else rows * some.max())
+        return float(np.sum(sizes) / (len(lengths) * longest)) if sizes else 1.0
 
 
 def causal_info(sizes: Mapping[str, int], *, folds: int = 1, notes: tuple[str, ...] = ()) -> TaskInfo:
@@ -161,7 +174,7 @@ class PreparedCausal(PreparedTask):
 
 
 class CausalMeter(Meter):
-    """Collects logits [R, T, V] of batches of documents.
+    """Collects logits [N, V] of the predicted tokens of batches of documents.
 
     loss: mean negative log-likelihood over all predicted tokens, in nats. perplexity: its exponential. token_accuracy: share of
     the predicted tokens that are the likeliest, given the true tokens before them. exact_match: share of documents all of whose
@@ -179,16 +192,14 @@ class CausalMeter(Meter):
         self._columns: dict[str, list[np.ndarray]] = {"loss": [], "tokens": [], "correct": []}
 
     def update(self, outputs: Any, batch: Mapping[str, torch.Tensor]) -> None:
-        labels, texts = batch["labels"].flatten(), batch["attention_mask"].flatten()
-        places = (labels != UNPREDICTED).nonzero()[:, 0]
-        logits = outputs.detach().flatten(0, 1)
+        labels, texts = batch["labels"], batch["attention_mask"].flatten()
         losses, hits = [], []
-        for some in places.split(_AT_ONCE):
-            chosen, wanted = logits[some].float(), labels[some]
+        for some, wanted in zip(outputs.detach().split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
+            chosen = some.float()
             losses.append(functional.cross_entropy(chosen, wanted, reduction="none"))
             hits.append((chosen.argmax(1) == wanted) & losses[-1].isfinite())
         numbers = np.unique(texts[texts > 0].cpu().numpy())
-        place = np.searchsorted(numbers, texts[places].cpu().numpy())
+        place = np.searchsorted(numbers, texts[batch["places"]].cpu().numpy())
         loss, hit = (torch.cat(parts).cpu().numpy().astype(np.float64) for parts in (losses, hits))
         for name, values in (("loss", loss), ("tokens", np.ones_like(loss)), ("correct", hit)):
             self._columns[name].append(np.bincount(place, weights=values, minlength=len(numbers)))

@@ -134,11 +134,23 @@ class InstructionTuning(CausalTask):
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """As long as the longest example, which the longest in characters decide well enough."""
         examples = self._read()
+        found = self._longest(examples, preprocessing)
+        return self.shapes(batch, int(found.lengths.max(initial=1)), int(found.predicted.max(initial=1)), preprocessing)
+
+    def fill(self, batch: int, preprocessing: TextPreprocessing) -> float:
+        """By examples from all over the data."""
+        examples = self._read()
+        used = self._splitter(examples).used()
+        sample = np.random.default_rng(0).permutation(used[:: max(1, len(used) // _PLANNED)])
+        lengths = examples.tokens(sample, preprocessing, longest_text(self.max_length, preprocessing)).lengths
+        return self.filled(lengths, int(self._longest(examples, preprocessing).lengths.max(initial=1)), batch, preprocessing)
+
+    def _longest(self, examples: _Examples, preprocessing: TextPreprocessing) -> Documents:
+        """The longest of the examples used, by characters."""
         used = self._splitter(examples).used()
         size = np.array([len(examples.prompts[i]) + len(examples.responses[i]) for i in used])
         rows = used[np.argsort(-size, kind="stable")[:_PLANNED]]
-        tokens = examples.tokens(rows, preprocessing, longest_text(self.max_length, preprocessing))
-        return self.shapes(batch, int(tokens.lengths.max(initial=1)), preprocessing)
+        return Documents.of(examples.tokens(rows, preprocessing, longest_text(self.max_length, preprocessing)))
 
 
 class PreparedInstructions(PreparedCausal):

@@ -14,7 +14,6 @@ import torch
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._cache import cached_arrays
 from peftlab.tasks._causal import (
-    UNPREDICTED,
     CausalMeter,
     CausalTask,
     Documents,
@@ -154,7 +153,8 @@ class LanguageModeling(CausalTask):
         self, batch: int, preprocessing: TextPreprocessing, info: TaskInfo
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         context, _ = self._lengths(preprocessing)
-        return {**self.shapes(batch, context, preprocessing), "bytes": ((batch, context), torch.int64)}
+        shapes = self.shapes(batch, context, context - 1, preprocessing)
+        return {**shapes, "bytes": shapes["labels"]}
 
 
 class PreparedLanguage(PreparedCausal):
@@ -197,8 +197,7 @@ class PreparedLanguage(PreparedCausal):
         place = {"starts": runs.starts, "lengths": runs.lengths, "predicted": runs.predicted}
         packed = self._task.packs(self._preprocessing)
         found = Documents(ids=self.documents.ids, **place).laid_out(rows, self._preprocessing.pad_token, packed=packed)
-        sizes = Documents(ids=self._bytes, **place).laid_out(rows, 0, packed=packed)["labels"]
-        return {**found, "bytes": sizes.masked_fill(found["labels"] == UNPREDICTED, 0)}
+        return {**found, "bytes": Documents(ids=self._bytes, **place).laid_out(rows, 0, packed=packed)["labels"]}
 
     def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
         return LanguageMeter()
