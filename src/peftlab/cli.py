@@ -45,6 +45,9 @@ Overrides = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="ARM", help="Only this arm (name or label). Repeatable.")]
 MaxRuns = Annotated[int | None, typer.Option("--max-runs", min=1, help="At most this many evaluation runs and their tuning.")]
+PrefixCache = Annotated[
+    bool, typer.Option(" /--no-prefix-cache", help="Compute the frozen part of the backbone anew in every run.")
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the study's folder of results is made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS = Path("results")
@@ -111,12 +114,15 @@ def plan(
     only: Only = None,
     max_runs: MaxRuns = None,
     output: Output = RESULTS,
+    prefix_cache: PrefixCache = True,
     as_json: Json = False,
 ) -> None:
     """List the runs, refusals, predicted memory and time."""
     from peftlab import api
 
-    _show(api.plan(study, overrides=overrides or (), only=only or (), max_runs=max_runs, output=output), as_json)
+    options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
+    options |= {} if prefix_cache else {"prefix_cache_mb": 0.0}
+    _show(api.plan(study, **options), as_json)
 
 
 @app.command()
@@ -129,12 +135,14 @@ def run(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at the same time; default: what fits.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
+    prefix_cache: PrefixCache = True,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it; ends with the report."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
+    options |= {} if prefix_cache else {"prefix_cache_mb": 0.0}
     _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run), as_json)
 
 
@@ -160,6 +168,19 @@ def report(folder: Folder, as_json: Json = False) -> None:
     from peftlab import api
 
     _show(api.report(folder), as_json)
+
+
+@app.command()
+def paper(
+    folder: Folder,
+    submission: Annotated[bool, typer.Option("--submission", help="Also an anonymised archive with checksums.")] = False,
+    sources: Annotated[bool, typer.Option("--sources", help="LaTeX sources only; nothing is compiled.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write paper/: sections, numbers, tables, references, PDF."""
+    from peftlab import api
+
+    _show(api.paper(folder, submission=submission, compiled=not sources), as_json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from peftlab.study.load import dump, load_study
 from peftlab.study.schema import Study
 
 RESULTS = Path("results")
+PREFIX_CACHE_MB = 4000.0
 
 
 def cache_folder() -> Path:
@@ -30,13 +31,15 @@ def plan(
     only: Sequence[str] = (),
     max_runs: int | None = None,
     output: Path = RESULTS,
+    prefix_cache_mb: float = PREFIX_CACHE_MB,
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
-    _, parsed, _, progress = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    narrowed = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb}
+    _, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
 
 
-def run(
+def run(  # noqa: PLR0913
     study: str | Path,
     *,
     overrides: Iterable[str] = (),
@@ -46,13 +49,16 @@ def run(
     jobs: int | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
+    prefix_cache_mb: float = PREFIX_CACHE_MB,
 ) -> Answer:
     """Run a study, or go on with it; then analyse it and write the report.
 
     Tuning runs come first (if the study has ``tune``), then the evaluation runs with what was chosen. Finished runs are reused.
+    ``prefix_cache_mb``: megabytes of hidden states before the first trained layer that runs may share; 0: each computes its own.
     """
+    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb}
     if dry_run:
-        return plan(study, overrides=overrides, only=only, max_runs=max_runs, output=output)
+        return plan(study, overrides=overrides, output=output, **narrowed)
     load_study(study, overrides)  # a mistake in it is told at once
 
     from rich.console import Console
@@ -62,7 +68,7 @@ def run(
     from peftlab.tuning.study_run import StudyRun
 
     warm_up()  # the fork server loads its libraries while we plan
-    folder, parsed, planner, progress = _planned(study, tuple(overrides), tuple(only), max_runs, Path(output))
+    folder, parsed, planner, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     folder.open_or_create(dump(parsed, tuple(overrides)))
     console = Console(stderr=True)
     execution = StudyRun(
@@ -164,8 +170,8 @@ def parse_share(text: str | None) -> float | None:
     return value
 
 
-def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...], max_runs: int | None, output: Path) -> Any:
-    """(results folder, study, planner, how far its tuning is, with the plan)."""
+def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrowed: Mapping[str, Any]) -> Any:
+    """(results folder, study, planner, how far its tuning is, with the plan); ``narrowed``: options of the plan."""
     parsed = load_study(study, overrides)  # a typo is told before torch is imported
 
     from peftlab.trackers.contract import trackers_of
@@ -180,7 +186,7 @@ def _planned(study: str | Path, overrides: tuple[str, ...], only: tuple[str, ...
 
     probes_of(parsed.probes)
     folder = ResultsFolder(output / parsed.study)
-    planner = Planner(parsed, PlanOptions(cache=cache_folder(), only=only, max_runs=max_runs))
+    planner = Planner(parsed, PlanOptions(cache=cache_folder(), **narrowed))
     return folder, parsed, planner, follow(folder, parsed, planner)
 
 
@@ -201,7 +207,9 @@ def _plan_table(study: Study, made: Any) -> Any:
         seconds = sum(item.predicted_s or 0.0 for item in items)
         share = 100 * first.trainable / first.total_parameters
         name = f"tuning: {name}" if purpose == "tuning" else name
-        rows.append((name, len(items), first.steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
+        fewest, most = min(item.steps for item in items), max(item.steps for item in items)
+        steps = most if fewest == most else f"{fewest}-{most}"
+        rows.append((name, len(items), steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
     total = made.as_dict()["predicted_total_s"]
     columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
     table = answers.table(columns, rows, right=columns[1:])

@@ -115,6 +115,8 @@ class Store:
                 with _locked(path.with_suffix(".lock")) as mine:
                     found, broken = _open(path, number)  # another may have made it meanwhile
                     damaged |= broken
+                    if found is not None and mine:
+                        path.with_suffix(".lock").unlink()
                     if found is None and mine:
                         self._fill(path, size, make, {"by": by, "key": dict(key)}, waiting)
                         path.with_suffix(".lock").unlink()  # who waits for it finds the file; nobody else comes for it

@@ -91,8 +91,9 @@ class StudyRun:
         return self.progress.plan
 
     def _keep_trials(self) -> None:
-        """In Optuna's form; of a grid, which needs no Optuna, only where it is installed."""
-        if self.study.tune is None or (self.study.tune.sampler == "grid" and find_spec("optuna") is None):
+        """In Optuna's form; of a grid, which needs no Optuna, only where it is installed. Rungs of halving have no form there."""
+        tune = self.study.tune
+        if tune is None or tune.sampler == "halving" or (tune.sampler == "grid" and find_spec("optuna") is None):
             return
         Store(self.folder.path, self.study, self.plan.higher_is_better).write(self.progress.entries())
 
@@ -116,6 +117,7 @@ class StudyRun:
             device=machine.device,
             trackers=tuple(self.study.trackers),
             probes=self.study.probes,
+            prefix_cache_mb=self.planner.options.prefix_cache_mb,
         )
         return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
 
