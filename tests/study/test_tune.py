@@ -36,7 +36,7 @@ TUNE = "tune: {learning_rate: [3e-4, 1e-3], seeds: [100], on: validation}"
         ("{seeds: [100], sampler: tpe, trials: 4, rank: [2, 4]}", "'rank' is no key of train, nor an option of the adapter"),
         ("{seeds: [100], sampler: tpe, trials: 4}", "name at least one key"),
         ("{seeds: [100], sampler: tpe, trials: 0, learning_rate: [1e-3]}", "greater than or equal to 1"),
-        ("{seeds: [100], sampler: bayes, trials: 4, learning_rate: [1e-3]}", "'grid', 'random' or 'tpe'"),
+        ("{seeds: [100], sampler: bayes, trials: 4, learning_rate: [1e-3]}", "'grid', 'random', 'tpe' or 'halving'"),
         ("{seeds: [100], learning_rate: {low: 1e-4, high: 1e-1}}", "a range needs sampler: random or tpe"),
         ("{seeds: [100], trials: 3, learning_rate: [1e-3, 1e-2], warmup: [0.0, 0.1]}", "smaller than the grid, which has 4"),
         ("{seeds: [100], trials: 5, learning_rate: [1e-3, 1e-2], warmup: [0.0, 0.1]}", "larger than the grid, which has 4"),

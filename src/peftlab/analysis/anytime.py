@@ -144,7 +144,7 @@ def confidence_sequence(
     """Interval of the mean that holds at every n at once, after the last value.
 
     The means m with M_n(d - m) < 1 / a, a = 1 - confidence, solved for m: |mean - m| < s sqrt((n - 1) x / n) with
-    x = (A - 1) / (1 - A r), r = c / k, A = (a^2 r)^(-1/n); the whole line where A r >= 1, which is so below 4 values. The
+    x = (A - 1) / (1 - A r), r = c / k, A = (a^2 r)^(-1/n); the whole line where A r >= 1, which is so for two values. The
     intervals of all n hold together, so that what they share is given.
     """
     kept = finite(values)

@@ -33,6 +33,12 @@ def values_text(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in values.items())
 
 
+def rung_text(run: Mapping[str, Any]) -> str:
+    """What a trial of successive halving had of the steps; empty for all."""
+    share = run.get("share", 1)
+    return "" if not isinstance(share, int | float) or not 0 < share < 1 else f" ({run.get('steps')} steps)"
+
+
 def extent(values: Any) -> str:
     """What is searched of one key: a list of values, or a range."""
     if isinstance(values, Mapping):
@@ -99,7 +105,7 @@ def _lost(runs: list[Mapping[str, Any]], seeds: int) -> list[str]:
     got: dict[str, dict[Any, bool]] = defaultdict(dict)
     why: dict[str, set[str]] = defaultdict(set)
     for i, run in enumerate(runs):
-        text, fine = values_text(run["values"]), isinstance(run.get("value"), int | float)
+        text, fine = values_text(run["values"]) + rung_text(run), isinstance(run.get("value"), int | float)
         got[text][run.get("seed", i)] = fine
         if not fine and run.get("status"):
             why[text].add(str(run["status"]))

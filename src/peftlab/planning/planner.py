@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peftlab.errors import PlanRefused
+from peftlab.errors import PlanRefused, StudyError
 from peftlab.planning.arms import Arms, Ready
 from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions, task_name
@@ -23,6 +23,8 @@ from peftlab.planning.search import (
     middle,
     missing_words,
     probes,
+    rung_words,
+    share_words,
     shown_values,
     space_of,
     whole_numbers,
@@ -114,7 +116,7 @@ class Planner:
         trials, seeds = tune.number, tuple(tune.seeds)
         search = Search(key=item.key, space=space, lacks=lacks, trials=trials, seeds=seeds, about=about)
         item = dataclasses.replace(item, search=search)
-        if tune.sampler == "grid" and not adapter_options(middle(space)):
+        if tune.listed and not adapter_options(middle(space)):
             return item  # each of its runs is planned anyway
         for values in probes(space):
             planned = self._planned(item, tune.seeds[0], 0, "tuning", values)
@@ -130,7 +132,7 @@ class Planner:
         for number in range(search.trials):
             values = known[number] if number < len(known) else middle(search.space)
             for seed in tune.seeds:
-                run = self._planned(item, seed, 0, "tuning", values)
+                run = self._planned(item, seed, 0, "tuning", values, tune.rung_of(number)[2])
                 yield dataclasses.replace(run, trial=number, config=run.config if number < len(known) else None)
 
     def runs(self, item: Ready, found: Mapping[Key, Values] | None) -> Iterator[PlannedRun]:
@@ -142,10 +144,13 @@ class Planner:
         tuned = {key: value for key, value in values.items() if not key.startswith(ADAPTER)}
         return checked_train({**item.train.model_dump(), **tuned}, where="tune")
 
-    def _planned(self, item: Ready, seed: int, fold: int, purpose: str, chosen: Values | None) -> PlannedRun:
+    def _planned(self, item: Ready, seed: int, fold: int, purpose: str, chosen: Values | None, share: float = 1.0) -> PlannedRun:
         item = self.arms.variant(item, chosen or {})
         train = self._train(item, chosen or {})
         schedule = schedule_of(item, train)
+        if share < 1:  # the schedule is as long as the run: warm-up and decay are shares of its steps
+            train = train.model_copy(update={"max_steps": _steps(schedule.total, share, item)})
+            schedule = schedule_of(item, train)
         parts = item.ingredients
         if chosen is not None:  # else: checked for every value that the tuning tries
             parts.quantizer.check(train, parts.quantize)
@@ -220,5 +225,22 @@ class Planner:
         if tune is not None:
             runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")
             yield f"tuning ({tune.sampler}): {runs} for every arm, over {words(tune.space)}"
+            if tune.sampler == "halving":
+                yield f"tuning (halving): {rung_words(tune)}; every rung trains afresh, on a schedule of its own length"
             yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if item.search is None)
         yield from dict.fromkeys(missing_words(item.search) for item in ready if item.search and item.search.lacks)
+
+
+def _steps(total: int, share: float, item: Ready) -> int:
+    """Of a trial that gets a share of the steps.
+
+    Raises:
+        StudyError: fewer than two.
+    """
+    if (steps := round(total * share)) < 2:
+        raise StudyError(
+            f"{share_words(share)} of {item.cell.label}, {total}, are too few to tell values apart",
+            where="tune.reduction",
+            remedy="train longer, try fewer values, or use sampler: grid",
+        )
+    return steps

@@ -70,7 +70,7 @@ def space_of(cell: Cell, tune: Tune, cells: Sequence[Cell]) -> tuple[Space, tupl
             _refuse_factor(cell, key, option)
             space[key] = _typed(cell, key, values)
     lacks = tuple(key for key in tune.space if key not in space)
-    if lacks and tune.sampler == "grid":
+    if lacks and tune.listed:
         raise StudyError(
             f"{cell.label} has no {', '.join(lacks)}, so a grid would give it fewer trials than the others",
             where=f"tune.{lacks[0]}",
@@ -169,3 +169,15 @@ def missing_words(search: Search) -> str:
     if not search.space:
         return f"{label} has no {without}: nothing of it is tuned"
     return f"{label} has no {without}: its {search.trials} trials are over {', '.join(search.space)}"
+
+
+def rung_words(tune: Tune) -> str:
+    """``9 values with 1/3 of the steps, 3 with all``, and what that is in whole trials."""
+    parts = [f"{number} values with {share_words(share)}" for number, share in tune.rungs]
+    spent = sum(number * share for number, share in tune.rungs)
+    return f"{', then '.join(parts)}; together as many steps as {spent:.3g} whole trials of {tune.rungs[0][0]}"
+
+
+def share_words(share: float) -> str:
+    """Of the steps."""
+    return "all steps" if share == 1 else f"1/{round(1 / share)} of the steps"

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftlab.analysis.frame import Frame
-from peftlab.analysis.tuned import Arm, arm_names, arm_of, entries, extent, not_given, values_text
+from peftlab.analysis.tuned import Arm, arm_names, arm_of, entries, extent, not_given, rung_text, values_text
 from peftlab.analysis.words import show
 
+_NOT_RUN = {"text": "–", "n": 1, "chosen": False}  #: left out by an earlier rung
 _SAMPLERS = {"random": "drawn at random", "tpe": "drawn by the tree-structured Parzen estimator"}
 
 
@@ -29,6 +30,8 @@ def tuning(frame: Frame) -> dict[str, Any] | None:
     drawn = _SAMPLERS.get(str(data.get("sampler", "")))
     table = _drawn(names, chosen, metric) if drawn else _grid(names, runs, chosen, metric)
     intro = f"As many trials for every arm, {drawn}," if drawn else "The same grid for every arm,"
+    if data.get("sampler") == "halving":
+        intro = "Successive halving, with the same values and as many steps for every arm, every rung trained afresh,"
     tuned = {arm[0] for arm in names}
     lost = not_given(data) + [f"{label}: was not tuned." for label in frame.arms if label not in tuned]
     return {**table, "intro": intro, "lost": lost, "metric": metric, "seeds": ", ".join(seeds), "space": _space(data)}
@@ -40,14 +43,14 @@ def _grid(
     values: dict[Arm, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     columns: dict[str, str] = {}
     for run in runs:
-        key = _key(run["values"])
-        columns[key] = values_text(run["values"])
+        key = _key([run["values"], run.get("share", 1.0)])
+        columns[key] = values_text(run["values"]) + rung_text(run)
         value = run.get("value")
         values[arm_of(run)][key].append(float(value) if isinstance(value, int | float) else None)
     rows = []
     for arm in values:
-        picked = _key(chosen.get(arm, {}).get("values", {}))
-        cells = [_cell(values[arm].get(key, []), metric, key == picked) for key in columns]
+        picked = _key([chosen.get(arm, {}).get("values", {}), 1.0])
+        cells = [_cell(values[arm][key], metric, key == picked) if key in values[arm] else _NOT_RUN for key in columns]
         rows.append({"label": names[arm], "cells": cells})
     return {"columns": list(columns.values()), "rows": rows, "marked": True}
 
@@ -73,7 +76,7 @@ def _space(data: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {extent(values)}" for key, values in space.items() if isinstance(values, Mapping | list)]
 
 
-def _key(values: Mapping[str, Any]) -> str:
+def _key(values: Any) -> str:
     return json.dumps(values, sort_keys=True, default=str)
 
 

@@ -155,8 +155,9 @@ class Tune(BaseModel):
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     on: Literal["validation"] = "validation"
-    sampler: Literal["grid", "random", "tpe"] = "grid"
+    sampler: Literal["grid", "random", "tpe", "halving"] = "grid"
     trials: Annotated[int, Field(ge=1)] | None = None  #: per arm, each run once per seed; of a grid: all of it
+    reduction: Annotated[int, Field(ge=2)] = 3  #: of ``halving``: one value in so many goes on, with so many times the steps
 
     @property
     def space(self) -> dict[str, list[Any] | Range]:
@@ -174,7 +175,34 @@ class Tune(BaseModel):
     @property
     def number(self) -> int:
         """Trials of every arm."""
+        if self.sampler == "halving":
+            return sum(number for number, _ in self.rungs)
         return self.trials if self.sampler != "grid" and self.trials else math.prod(map(len, self.grid.values()))
+
+    @property
+    def rungs(self) -> list[tuple[int, float]]:
+        """Of ``halving``: (values, share of the steps) of every rung, until as many values are left as one rung tells apart.
+
+        n, ceil(n / r), ... values with r^-k, r^-(k-1), ..., 1 of the steps, r = ``reduction``.
+        """
+        numbers = [math.prod(map(len, self.grid.values()))]
+        while numbers[-1] > self.reduction:
+            numbers.append(math.ceil(numbers[-1] / self.reduction))
+        return [(number, float(self.reduction) ** (i - len(numbers) + 1)) for i, number in enumerate(numbers)]
+
+    def rung_of(self, trial: int) -> tuple[int, int, float]:
+        """(first trial of its rung, one after the last, share of the steps); of other samplers all is one rung."""
+        first = 0
+        for number, share in self.rungs if self.sampler == "halving" else [(self.number, 1.0)]:
+            if trial < first + number:
+                return first, first + number, share
+            first += number
+        raise IndexError(trial)
+
+    @property
+    def listed(self) -> bool:
+        """Whether every combination of lists is tried, so that nothing is drawn."""
+        return self.sampler in ("grid", "halving")
 
     @model_validator(mode="before")
     @classmethod
@@ -192,6 +220,10 @@ class Tune(BaseModel):
             raise ValueError("name at least one key of train with the values to try, e.g. learning_rate: [3e-4, 1e-3]")
         for key, values in asked.items():
             self._check(key, values)
+        if self.sampler == "halving":
+            return self._halvable(asked)
+        if self.reduction != Tune.model_fields["reduction"].default:
+            raise ValueError("reduction belongs to sampler: halving")
         if self.sampler != "grid" and self.trials is None:
             raise ValueError(f"sampler: {self.sampler} needs the number of trials, e.g. trials: 20")
         if self.sampler == "tpe" and self.trials == 1:
@@ -202,12 +234,22 @@ class Tune(BaseModel):
             raise ValueError(f"trials: {self.trials} is {what} than the grid, which has {size}; leave it out")
         return self
 
+    def _halvable(self, asked: dict[str, Any]) -> Tune:
+        size = math.prod(map(len, self.grid.values()))
+        if self.trials is not None:
+            raise ValueError("sampler: halving tries every combination of the lists; leave trials out")
+        if size <= self.reduction:
+            raise ValueError(f"sampler: halving needs more than {self.reduction} values (got {size}); use sampler: grid")
+        if budget := {"epochs", "max_steps"} & set(asked):
+            raise ValueError(f"{min(budget)} cannot be tried: the number of steps is what sampler: halving divides")
+        return self
+
     def _check(self, key: str, values: Any) -> None:
         if key not in Train.model_fields and not (key.startswith(ADAPTER) and key != ADAPTER):
             raise ValueError(f"{key!r} is no key of train, nor an option of the adapter as {ADAPTER}OPTION")
         if isinstance(values, dict):
-            if self.sampler == "grid":
-                raise ValueError(f"{key}: a grid needs a list of values to try; a range needs sampler: random or tpe")
+            if self.listed:
+                raise ValueError(f"{key}: a {self.sampler} needs a list of values to try; a range needs sampler: random or tpe")
             try:
                 found = Range.model_validate(values)
             except ValidationError as error:
@@ -219,7 +261,7 @@ class Tune(BaseModel):
             if key in Train.model_fields and found.of(Train.model_fields[key].annotation) is None:
                 raise ValueError(f"{key} takes no such numbers; give a list of values to try")
         elif not isinstance(values, list) or not values:
-            raise ValueError(f"{key} needs a list of values to try" + (" or a range" if self.sampler != "grid" else ""))
+            raise ValueError(f"{key} needs a list of values to try" + ("" if self.listed else " or a range"))
         elif self.sampler != "grid" and any(value in values[:i] for i, value in enumerate(values)):
             raise ValueError(f"{key} lists a value twice")
 

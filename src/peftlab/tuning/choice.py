@@ -36,6 +36,8 @@ class TrialRun:
     status: str  #: completed, diverged, failed, refused or missing
     trial: int = 0  #: number of the trial; of trials with the same values, whose runs are the same, each has its own entry
     time_s: float = 0.0  #: training and evaluation
+    share: float = 1.0  #: of the steps; below 1 on the lower rungs of successive halving
+    steps: int = 0
 
     @property
     def key(self) -> Key:
@@ -78,7 +80,8 @@ def outcomes(folder: ResultsFolder, study: Study, plan: Plan) -> list[TrialRun]:
 
 def _outcome(folder: ResultsFolder, study: Study, run: PlannedRun) -> TrialRun:
     about: dict[str, Any] = {"label": run.label, "backbone": run.backbone, "task": run.task, "seed": run.seed}
-    about["trial"] = run.trial or 0
+    assert study.tune is not None
+    about |= {"trial": run.trial or 0, "steps": run.steps, "share": study.tune.rung_of(run.trial or 0)[2]}
     if run.config is None:
         return TrialRun(**about, values={}, run_id="", value=None, status="refused")
     record = folder.run(run.config)
@@ -113,12 +116,13 @@ def choose(searches: Sequence[Search], found: Sequence[TrialRun], higher_is_bett
 
 
 def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -> Choice:
-    by_values: dict[str, dict[str, TrialRun]] = {}
+    by_values: dict[tuple[float, str], dict[str, TrialRun]] = {}
     for run in found:
-        by_values.setdefault(_text(run.values), {})[run.run_id] = run
-    groups = {text: list(runs.values()) for text, runs in by_values.items()}
-    complete = {text: runs for text, runs in groups.items() if all(run.usable for run in runs)}
-    usable = complete or {text: kept for text, runs in groups.items() if (kept := [run for run in runs if run.usable])}
+        by_values.setdefault((run.share, _text(run.values)), {})[run.run_id] = run
+    groups = {key: list(runs.values()) for key, runs in by_values.items()}
+    whole = {key: runs for key, runs in groups.items() if key[0] == 1}  # values that did not get all steps are out
+    complete = {key: runs for key, runs in whole.items() if all(run.usable for run in runs)}
+    usable = complete or {key: kept for key, runs in whole.items() if (kept := [run for run in runs if run.usable])}
     label, backbone, task = search.key
     if not usable:
         raise RecordError(
@@ -127,8 +131,8 @@ def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -
             remedy="`peftlab status` shows why; mend the cause and run again with --retry-failed, or widen tune",
         )
     sign = 1 if higher_is_better else -1
-    means = {text: statistics.fmean(run.value for run in runs if run.value is not None) for text, runs in usable.items()}
-    best = max(means, key=lambda text: sign * means[text])  # max keeps the first of equals
+    means = {key: statistics.fmean(run.value for run in runs if run.value is not None) for key, runs in usable.items()}
+    best = max(means, key=lambda key: sign * means[key])  # max keeps the first of equals
     tied = sum(mean == means[best] for mean in means.values())
     values = usable[best][0].values
     runs = [run for group in groups.values() for run in group]
@@ -175,6 +179,7 @@ def save(
         "grid": tune.grid,
         "space": shown(tune.space),
         "seeds": tune.seeds,
+        "rungs": tune.rungs if tune.sampler == "halving" else [],
         "metric": study.analysis.metric,
         "on": tune.on,
         "arms": [search.as_dict() for search in searches],

@@ -43,6 +43,8 @@ def startup(trials: int) -> int:
 
 def round_of(tune: Tune, number: int) -> tuple[int, int]:
     """(first, end) of the round that a trial belongs to."""
+    if tune.sampler == "halving":
+        return tune.rung_of(number)[:2]
     if tune.sampler != "tpe":
         return 0, tune.number
     first = startup(tune.number)

@@ -10,7 +10,7 @@ from peftlab.planning.planner import Planner
 from peftlab.planning.search import Key, Search, Values
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Study, Tune
-from peftlab.tuning import choice, sampling
+from peftlab.tuning import choice, halving, sampling
 from peftlab.tuning.choice import Choice, TrialRun
 from peftlab.tuning.racing import announced
 from peftlab.tuning.store import Entry, Store
@@ -65,8 +65,8 @@ def _follow(folder: ResultsFolder, study: Study, planner: Planner) -> Progress:
     plan = planner.plan()
     drawn: dict[Key, list[Values]] = {}
     if tune.sampler != "grid":
-        store = Store(folder.path, study, plan.higher_is_better)
-        drawn = {search.key: store.drawn(search)[: search.trials] for search in plan.searches}
+        store = None if tune.listed else Store(folder.path, study, plan.higher_is_better)
+        drawn = {search.key: store.drawn(search)[: search.trials] if store else [] for search in plan.searches}
         plan = planner.plan(drawn)
         while _draw(tune, plan.searches, drawn, choice.outcomes(folder, study, plan), plan.higher_is_better):
             plan = planner.plan(drawn)
@@ -93,6 +93,8 @@ def _draw(
         if None in scores:
             continue
         due = True
+        if tune.sampler == "halving":
+            values += halving.next_rung(tune, search.space, list(values), scores, higher_is_better)
         while len(values) < end:  # of its own round a trial is told nothing, whatever has ended
             told = [*scores, *[None] * (len(values) - first)]
             values.append(sampling.draw(tune, search.space, list(zip(values, told, strict=True)), higher_is_better))
