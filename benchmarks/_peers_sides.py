@@ -46,6 +46,9 @@ class Turns:
         self.connection = connection
         self.began = (0.0, 0.0)
 
+    def check(self) -> None:
+        """Whether to stop while a cache is made: never."""
+
     def __call__(self) -> bool:
         """Report the step that is done; whether to stop."""
         cpu, wall = time.process_time(), time.perf_counter()
@@ -156,7 +159,7 @@ def image_model(side: Side) -> tuple[Any, Callable[[Mapping[str, Any]], Any]]:
     from safetensors.torch import load_file
 
     config = json.loads((Path(side.backbone) / "config.json").read_text())
-    model = timm.create_model(config["architecture"], num_classes=CLASSES, img_size=side.pixels)
+    model: Any = timm.create_model(config["architecture"], num_classes=CLASSES, img_size=side.pixels)
     weights = {name: value for name, value in load_file(Path(side.backbone) / "model.safetensors").items() if "head." not in name}
     if weights["pos_embed"].shape != model.pos_embed.shape:
         weights.pop("pos_embed")  # of no matter for time
@@ -216,14 +219,17 @@ def minilm(encoder: Path, folder: Path) -> str:
     """The folder of MiniLM, or a model of its shape with random weights and a small vocabulary."""
     if (encoder / "config.json").is_file():
         return str(encoder)
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
     path = folder / "minilm"
     path.mkdir()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(a + b + c for a in "bdfgk" for b in "aeiou" for c in "lmnrt")]
-    (path / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab_file=str(path / "vocab.txt")).save_pretrained(path)
-    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])  # pyright: ignore
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(path)
+    shape: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     BertForMaskedLM(BertConfig(vocab_size=len(words), **shape)).save_pretrained(path)
     return str(path)
 

@@ -113,6 +113,7 @@ def loop_trainer(setting: dict[str, Any]) -> dict[str, list[float]]:
     import torch
     from PIL import Image
     from safetensors.torch import load_file
+    from timm.layers.pos_embed import resample_abs_pos_embed
     from transformers import Trainer, TrainingArguments
 
     def prepared(name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,7 +153,7 @@ def loop_trainer(setting: dict[str, Any]) -> dict[str, list[float]]:
     weights = load_file(Path(setting["backbone"]) / "model.safetensors")
     weights = {name: value for name, value in weights.items() if "head." not in name}
     side = setting["pixels"] // PATCH
-    weights["pos_embed"] = timm.layers.resample_abs_pos_embed(weights["pos_embed"], [side, side], num_prefix_tokens=1)
+    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], [side, side], num_prefix_tokens=1)
     found: dict[str, list[float]] = {}
     for arm, (_, rate, options) in ARMS.items():
         for seed in range(setting["seeds"]):

@@ -16,6 +16,7 @@ from torch import nn
 
 from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
+from peftlab.nn.fused_layers import Fused
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.low_rank import LowRank, product_norm
 from peftlab.nn.roles import Site
@@ -38,6 +39,7 @@ class Adapted:
     hooks: list[TrainingHook] = dataclasses.field(default_factory=list)
     seed: int = 0  #: of the run, for hooks that draw random numbers
     own_parameters: frozenset[str] = frozenset()  #: trainable parameters that are the backbone's own, not added ones
+    fused: Fused = dataclasses.field(default_factory=Fused)  #: which adapted layers compute base and update together
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, in a fixed order."""
@@ -129,6 +131,13 @@ class Adapter(Component, ABC):
     @abstractmethod
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         """Put the adapter on the backbone (which is consumed). Initial values depend on ``seed`` alone."""
+
+    def fuse(self, adapted: Adapted) -> Fused:
+        """Make adapted layers compute base and update together, in place, once they are on their device.
+
+        Outputs and gradients stay what they are up to rounding, dropout masks up to their draws; modules and parameters stay.
+        """
+        return Fused(why=f"adapter {self.name!r} has no fused layers")
 
     @abstractmethod
     def merge(self, adapted: Adapted) -> nn.Module:

@@ -13,6 +13,7 @@ import peft
 import torch
 from safetensors.torch import save_file
 
+from peftlab.adapters._fused import fused_lora
 from peftlab.adapters._peft import (
     PeftAdapter,
     block_structured,
@@ -24,6 +25,7 @@ from peftlab.adapters._peft import (
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
+from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.low_rank import LowRank
 from peftlab.nn.quantized import dense_weight
 from peftlab.nn.roles import Site, select
@@ -133,6 +135,9 @@ class Lora(PeftAdapter):
                 layer.register_buffer("initial_A", layer.lora_A["default"].weight.detach().clone(), persistent=False)  # pyright: ignore
                 layer.register_buffer("initial_B", layer.lora_B["default"].weight.detach().clone(), persistent=False)  # pyright: ignore
         return adapted
+
+    def fuse(self, adapted: Adapted) -> Fused:
+        return fuse_layers(adapted.module, site_of_layer(adapted).items(), fused_lora)
 
     def save(self, adapted: Adapted, folder: Path) -> None:
         """PEFT format on the backbone's own layer names: fused layers get one block-structured adapter, PiSSA and OLoRA become

@@ -18,6 +18,7 @@ from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
+from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.packed import PackedLinear
 from peftlab.nn.pooled import Pooled, PooledLinear, PooledTriplets
 from peftlab.nn.quantized import make_dense, restore_conv1d
@@ -166,6 +167,9 @@ class PooledLora(Adapter):
     def updates(self, adapted: Adapted) -> Iterator[tuple[str, int, torch.Tensor]]:
         for name, layer in pooled_layers(adapted.module).items():
             yield name, layer.rank, layer.update().detach().repeat_interleave(layer.group_size, dim=1)
+
+    def fuse(self, adapted: Adapted) -> Fused:
+        return fuse_layers(adapted.module, pooled_layers(adapted.module).items())
 
     def merge(self, adapted: Adapted) -> nn.Module:
         """Packed layers stay packed (with the codes that they had); in all others the update goes into float weights."""

@@ -17,6 +17,7 @@ from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
+from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.low_rank import product_norm
 from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site, select
@@ -111,6 +112,9 @@ class Svd(Adapter):
         for name, layer in triplet_layers(adapted).items():
             down, up = layer.factors(layer.surviving())
             yield name, len(down), self.scale * (up @ down)
+
+    def fuse(self, adapted: Adapted) -> Fused:
+        return fuse_layers(adapted.module, triplet_layers(adapted).items())
 
     def merge(self, adapted: Adapted) -> nn.Module:
         merged = copy.deepcopy(adapted.module)

@@ -14,6 +14,7 @@ from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import OptionError
+from peftlab.nn.fused_layers import Fused
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import slice_fused
@@ -40,6 +41,7 @@ class Ingredients:
     allocator: Allocator | None
     quantizer: Quantizer
     quantize: Quantize = "before"  #: before training the frozen weights, or after it the merged model
+    fused: bool = True  #: adapted layers compute base and update together where they can
 
     @classmethod
     def of_cell(cls, cell: Cell) -> Ingredients:
@@ -253,6 +255,11 @@ class Ingredients:
         backbone.module.to(device)
         adapted = self.attach(backbone, seed, look, task, batches)
         adapted.module.to(device)
+        return self.fuse(adapted)
+
+    def fuse(self, adapted: Adapted) -> Adapted:
+        """Fuse its layers in place, if that is wanted."""
+        adapted.fused = self.adapter.fuse(adapted) if self.fused else Fused(why="switched off")
         return adapted
 
 

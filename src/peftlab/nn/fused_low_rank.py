@@ -1,0 +1,151 @@
+"""A frozen linear product with updates of low rank, as one autograd function.
+
+Written out by autograd, y = W x + b + s B A drop(x) takes two more tensors as wide as y in the forward pass, and three passes
+over such tensors backward; here the update is added inside the product that exists anyway. Kept for the backward pass are x, the
+r-wide product and, with dropout, the places that were dropped. The frozen weight is only referred to and gets no gradient; x gets
+one where it needs one.
+
+Shape legend: d_in, d_out of the layer, n <= d_out the outputs that one update reaches, r its rank, M rows of x.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Branch:
+    """The update y[..., start : start + n] += scale B A drop(x), with A [r, d_in] and B [n, r]."""
+
+    A: torch.Tensor
+    B: torch.Tensor
+    scale: float
+    dropout: float = 0.0  #: share of the entries of x that this call drops; 0 outside training
+    start: int = 0
+
+
+def low_rank_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, branches: Sequence[Branch]) -> torch.Tensor:
+    """[..., d_in] -> [..., d_out]: the product with a frozen ``weight`` [d_out, d_in], its frozen bias, and the updates.
+
+    Under autocast every product is in its type, as those of ``nn.Linear`` are. Every branch has a mask of its own.
+    """
+    tensors = [x, weight, bias, *(t for branch in branches for t in (branch.A, branch.B))]
+    x, weight, bias, *factors = _as_autocast(tensors, x.device.type)
+    return _LowRank.apply(x, weight, bias, None, *_arguments(x, branches, factors))  # pyright: ignore
+
+
+def add_low_rank(product: torch.Tensor, x: torch.Tensor, branch: Branch) -> torch.Tensor:
+    """``product`` [..., d_out] + scale B A drop(x), where the frozen product is someone else's; of its type."""
+    x, A, B = _as_autocast([x, branch.A, branch.B], x.device.type)
+    x = x.to(A.dtype)
+    y: torch.Tensor = _LowRank.apply(x, None, None, product.to(A.dtype), *_arguments(x, [branch], [A, B]))  # pyright: ignore
+    return y.to(product.dtype)
+
+
+def dropped_places(size: int, share: float, device: torch.device) -> torch.Tensor:
+    """Which of ``size`` entries a mask drops, each independently with probability ``share``: int64, ``size`` where it is none.
+
+    The gaps between dropped entries are geometric, so that only share x size random numbers are drawn instead of one for every
+    entry, which is what dropout costs on a CPU (torch's own mask takes longer than a 192 x 192 product of the same rows). The
+    masks have the distribution of torch's, not its draws. As many are drawn as are needed but for one time in 10^15.
+    """
+    mean = size * share
+    drawn = torch.rand(int(mean + 8 * math.sqrt(mean) + 8), device=device)
+    gaps = drawn.neg_().log1p_().div_(math.log1p(-share)).to(torch.int64).add_(1)
+    return gaps.cumsum_(0).sub_(1).clamp_(max=size)
+
+
+def _arguments(x: torch.Tensor, branches: Sequence[Branch], factors: Sequence[torch.Tensor]) -> list[Any]:
+    """What follows in the function: (scale, start) of all branches, then A, B and the dropped places of each."""
+    plan = tuple((branch.scale / (1 - branch.dropout), branch.start) for branch in branches)
+    dropped = [dropped_places(x.numel(), b.dropout, x.device) if b.dropout else None for b in branches]
+    return [plan, *(t for i in range(len(branches)) for t in (factors[2 * i], factors[2 * i + 1], dropped[i]))]
+
+
+def _as_autocast(tensors: Sequence[Any], device: str) -> list[Any]:
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [t if t is None else t.to(dtype) for t in tensors]
+
+
+def _zeroed(x: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+    """A copy of x [M, d_in] with zeros there; x itself where nothing is dropped."""
+    if places is None:
+        return x
+    room = x.new_empty(x.numel() + 1)  # the last entry takes the places that are none
+    kept = room[:-1].view(x.shape).copy_(x)
+    room.index_fill_(0, places, 0)
+    return kept
+
+
+class _LowRank(torch.autograd.Function):
+    """r-wide products are [r, M]: the matrix library is up to six times faster with them that way round."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        product: torch.Tensor | None,
+        plan: tuple[tuple[float, int], ...],
+        *factors: Any,
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        y = product.reshape(-1, product.shape[-1]).clone() if weight is None else F.linear(rows, weight, bias)  # pyright: ignore
+        inner = []
+        for (scale, start), (A, B, places) in zip(plan, _threes(factors), strict=True):
+            narrow = (A @ _zeroed(rows, places).t()).mul_(scale)
+            y[:, start : start + B.shape[0]].addmm_(narrow.t(), B.t())
+            inner.append(narrow)
+        ctx.plan, ctx.shape = plan, x.shape
+        ctx.save_for_backward(rows, weight, *factors, *inner)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:  # pyright: ignore
+        rows, weight, *saved = ctx.saved_tensors
+        factors, inner = saved[: 3 * len(ctx.plan)], saved[3 * len(ctx.plan) :]
+        wide = gradients[0].reshape(-1, gradients[0].shape[-1])
+        d_x: torch.Tensor | None = None
+        plain: list[tuple[torch.Tensor, torch.Tensor]] = []  # parts of d_x without a mask
+        d_factors: list[Any] = []
+        for i, ((scale, start), (A, B, places)) in enumerate(zip(ctx.plan, _threes(factors), strict=True)):
+            of_x, of_A, of_B = ctx.needs_input_grad[0], *ctx.needs_input_grad[5 + 3 * i : 7 + 3 * i]
+            part = wide[:, start : start + B.shape[0]]
+            narrow = (B.t() @ part.t()).mul_(scale) if of_x or of_A else None
+            d_factors += [
+                narrow @ _zeroed(rows, places) if of_A else None,  # pyright: ignore
+                (inner[i] @ part).t() if of_B else None,
+                None,
+            ]
+            if not of_x:
+                continue
+            if places is None:
+                plain.append((narrow.t(), A))  # pyright: ignore
+            else:
+                room = rows.new_empty(rows.numel() + 1)
+                masked = torch.mm(narrow.t(), A, out=room[:-1].view(rows.shape))  # pyright: ignore
+                room.index_fill_(0, places, 0)
+                d_x = masked if d_x is None else d_x.add_(masked)
+        if ctx.needs_input_grad[0]:
+            if weight is not None:
+                d_x = wide @ weight if d_x is None else d_x.addmm_(wide, weight)
+            for narrow, A in plain:
+                d_x = narrow @ A if d_x is None else d_x.addmm_(narrow, A)
+            assert d_x is not None
+            d_x = d_x.view(ctx.shape)
+        d_product = gradients[0] if ctx.needs_input_grad[3] else None
+        return d_x, None, None, d_product, None, *d_factors
+
+
+def _threes(factors: Sequence[Any]) -> list[Sequence[Any]]:
+    return [factors[i : i + 3] for i in range(0, len(factors), 3)]
