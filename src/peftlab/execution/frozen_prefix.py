@@ -91,11 +91,8 @@ class FrozenPrefix:
         """How this attempt was begun; None if it is new."""
         if not (self.folder.checkpoints / attempt).is_dir():
             return None
-        try:
-            known = self.folder.read_json(FILE)
-        except (OSError, RecordError):
-            known = {}
-        if known.get("attempt") == attempt:
+        known = self.folder.read_json(FILE)
+        if known and known.get("attempt") == attempt:
             return known
         return {"used": False, "why": "the run was begun without"}
 

@@ -190,8 +190,12 @@ def _without_dropout(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 def _followed(adapted: Adapted, inputs: Inputs) -> list[_Call]:
-    """Every call of a module of the backbone, in the order in which they began. The model's buffers stay as they are."""
+    """Every call of a module of the backbone, the insides of blocks apart, in the order in which they began.
+
+    The model's buffers stay as they are.
+    """
     module = adapted.backbone.module
+    inside = tuple(f"{name}." for name in adapted.backbone.roles.names)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     calls: list[_Call] = []
     stack: list[_Call] = []
@@ -208,7 +212,9 @@ def _followed(adapted: Adapted, inputs: Inputs) -> list[_Call]:
         call.ended, call.drawn, call.output = next(clock), dice.drawn, output
 
     handles = []
-    for part in module.modules():
+    for name, part in module.named_modules():
+        if name.startswith(inside):
+            continue
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     training = adapted.module.training
     adapted.module.train()
