@@ -1,6 +1,7 @@
 # Nothing but Python >= 3.11 and this file is needed; the network is used only to reach a package registry.
 #   make demo    train real models on real digits, print the table, say where the report is
 #   make test    the fast tests
+#   make paper   a paper from results: make paper DIR=results/my-study
 # PYTHON=python3.12 picks the interpreter, TORCH_INDEX=URL takes torch and torchvision from another index (CPU-only builds).
 
 VENV := .venv
@@ -9,6 +10,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 STUDY ?= studies/digits.yaml
 DEMO_OUTPUT ?= results
+DIR ?= $(DEMO_OUTPUT)/digits
 TEST_JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_VERSION := 26.3
@@ -16,7 +18,7 @@ PINS := --constraint constraints.txt --build-constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help setup setup-dev demo test test-slow test-gpu lint format docs bench text-backbones clean clean-all
+.PHONY: help setup setup-dev demo figures tables paper submission test test-slow test-gpu lint format docs bench text-backbones clean clean-all
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -63,6 +65,17 @@ setup-dev: $(VENV)/.installed-dev  ## the same, and what development needs
 
 demo: setup  ## run studies/digits.yaml: table and report in a few minutes
 	@$(BIN)/peftlab run $(STUDY) --output $(DEMO_OUTPUT)
+
+figures: setup  ## report/figures of DIR (default: the demo's results), with the report
+	@$(BIN)/peftlab report $(DIR)
+
+tables: figures  ## report/tables of DIR: one command makes both
+
+paper: setup  ## paper/ of DIR: LaTeX sources from the records, and the PDF where latexmk is installed
+	@$(BIN)/peftlab paper $(DIR)
+
+submission: setup  ## the same, and an anonymised archive with checksums
+	@$(BIN)/peftlab paper $(DIR) --submission
 
 text-backbones: setup-dev  ## real models of texts for studies, into build/backbones
 	@$(BIN)/python tools/text_backbones.py

@@ -19,7 +19,7 @@ from peftlab import cli, errors
 from peftlab.errors import PeftlabError, StudyError
 
 ROOT = Path(__file__).parents[1]
-VERBS = "init list doctor check plan run status analyze report choose power export import predict verify".split()
+VERBS = "init list doctor check plan run status analyze report paper choose power export import predict verify".split()
 FUNCTIONS = {"import": "import_results"}
 BY_FLAG = {("choose", "ranks"): "choose_ranks"}  #: flags with which a verb calls another function
 

@@ -14,6 +14,7 @@ code meaning
 6    the records cannot be read or written, or another runner holds them
 7    training stopped on a broken promise (non-finite, nothing moved, ...)
 8    an optional part is not installed
+9    LaTeX stopped at the paper
 70   a bug in peftlab; the traceback is printed
 75   stopped on request (SIGTERM); run again to continue
 130  stopped on request (Ctrl-C); run again to continue
@@ -125,6 +126,12 @@ class MissingExtra(PeftlabError):
     """An optional dependency is not installed."""
 
     exit_code = 8
+
+
+class LatexError(PeftlabError):
+    """LaTeX stopped at the paper."""
+
+    exit_code = 9
 
 
 class Stopped(PeftlabError):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 from peftlab.analysis.analyze import analyze
 from peftlab.report.build import build_report
 from peftlab.report.html.render import policy, safe_json
-from peftlab.report.tables import escape_latex
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
@@ -102,20 +99,6 @@ def test_tables_agree_with_the_findings(folder: Path, page: str) -> None:
     assert [label for label, row in rows.items() if at_end[label] != float(row["trainable"])] == ["lora[rank=8]"]
     assert f"{at_end['lora[rank=8]']:,.0f} at the end" in page
     assert rows["bitfit"]["failed"] == "1" and rows["lora[rank=32]"]["diverged"] == "1"
-
-
-def test_latex_escapes() -> None:
-    assert escape_latex("a_b & 5 % $x$ {y} #1 ~ ^ \\z") == (
-        r"a\_b \& 5 \% \$x\$ \{y\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}z"
-    )
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(folder: Path, tmp_path: Path) -> None:
-    table = (folder / "report" / "tables" / "results.tex").read_text(encoding="utf-8")
-    source = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + table + "\\end{document}\n"
-    (tmp_path / "main.tex").write_text(source, encoding="utf-8")
-    subprocess.run(["pdflatex", "-no-shell-escape", "-halt-on-error", "main.tex"], cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_embedded_json_cannot_end_its_element() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ belo
     from peftlab.api.importing import import_results as import_results
     from peftlab.api.listing import list as list
     from peftlab.api.loading import load_packed as load_packed
+    from peftlab.api.papers import paper as paper
     from peftlab.api.predicting import predict as predict
     from peftlab.api.ranking import choose_ranks as choose_ranks
     from peftlab.api.running import analyze as analyze
@@ -44,6 +45,7 @@ _VERBS = {
     "export": "exporting",
     "import_results": "importing",
     "load_packed": "loading",
+    "paper": "papers",
     "power": "seeds",
     "predict": "predicting",
     "verify": "verifying",

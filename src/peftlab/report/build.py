@@ -23,8 +23,9 @@ from peftlab.report.bundle import bundles
 from peftlab.report.figures._quality import margin_limit, quality_limits
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.html.render import mini, render
+from peftlab.report.paper.tables import write_tables
 from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
-from peftlab.report.tables import as_csv, rows, write_tables
+from peftlab.report.tables import as_csv, rows
 from peftlab.report.tuning import tuning
 
 FIGURES = "figures.json"  #: what lies in report/figures, with its captions

@@ -1,22 +1,15 @@
-"""The result table, once: its rows serve the report, the CSV and the LaTeX file."""
+"""The result table, once: its rows serve the report, the CSV and the LaTeX file (paper/tables.py)."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.findings import ArmSummary, Finding, Findings
 from peftlab.analysis.frame import safe_cell
-from peftlab.analysis.words import is_share, show, show_count, show_difference, show_interval, show_p
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "−": "$-$", "–": "--", '"': r"\textquotedbl{}",
-}  # fmt: skip
+from peftlab.analysis.words import show_count
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,47 +77,3 @@ def as_csv(table: list[Row], findings: Findings) -> str:
     writer.writeheader()
     writer.writerows({key: safe_cell(value) for key, value in line.items()} for line in lines)
     return stream.getvalue()
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(_LATEX.get(c, c) for c in text)
-
-
-def as_latex(table: list[Row], findings: Findings) -> str:
-    """A booktabs table; needs ``\\usepackage{booktabs}``."""
-    plan = findings.plan
-    percent = r" (\%)" if is_share(plan.metric) else ""
-    head = [
-        "Arm", "$n$", f"{escape_latex(plan.metric)}{percent}", "interval", r"$\Delta$", "interval", "$p$", "non-inferior",
-        "trainable", "MB", "s",
-    ]  # fmt: skip
-    lines = [r"\begin{tabular}{lrrlrlrlrrr}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
-    for row in table:
-        arm, d, m = row.arm, row.difference, row.margin
-        cells = [
-            arm.label + ("*" if row.flags else ""), str(arm.n), show(arm.mean, plan.metric).removesuffix(" %"),
-            show_interval(arm.interval, plan.metric), show_difference(d.estimate if d else None, plan.metric),
-            show_interval(d.interval if d else None, plan.metric, difference=True), show_p(d.p_adjusted if d else None),
-            "baseline" if arm.baseline else m.verdict if m else "–",
-            show_count(arm.trainable) + (f" ({row.at_end} at the end)" if row.at_end else ""), show_count(arm.measured_peak_mb),
-            "–" if arm.train_s is None else f"{arm.train_s:.3g}",
-        ]  # fmt: skip
-        # [ at the start of a row would be read as the optional argument of the line break before it
-        lines.append(" & ".join("{" + c + "}" if c.startswith("[") else c for c in map(escape_latex, cells)) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [
-        f"% * {escape_latex(row.arm.label)}: {escape_latex('; '.join(row.flags))}".replace("\n", " ")
-        for row in table
-        if row.flags
-    ]
-    return "\n".join([*notes, *lines]) + "\n"
-
-
-def write_tables(table: list[Row], findings: Findings, stem: Path) -> list[Path]:
-    """``stem.csv`` and ``stem.tex``."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [stem.with_suffix(".csv"), stem.with_suffix(".tex")]
-    written[0].write_text(as_csv(table, findings), encoding="utf-8")
-    written[1].write_text(as_latex(table, findings), encoding="utf-8")
-    return written
