@@ -180,7 +180,7 @@ def paper(
     """Write paper/: sections, numbers, tables, references, PDF."""
     from peftlab import api
 
-    _show(api.paper(folder, submission=submission, compiled=not sources), as_json)
+    _show(api.paper(folder, submission=submission, sources=sources), as_json)
 
 
 @app.command()
