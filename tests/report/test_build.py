@@ -7,12 +7,14 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peftlab.analysis.analyze import analyze
 from peftlab.report.build import build_report
-from peftlab.report.html.render import policy, safe_json
+from peftlab.report.html.data import safe_json
+from peftlab.report.html.render import policy
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
@@ -32,7 +34,7 @@ class Page(HTMLParser):
         if values.get("id"):
             self.ids.append(str(values["id"]))
         self.addresses += [str(values[k]) for k in ("src", "href", "xlink:href", "action") if values.get(k)]
-        self.labelled += [str(values[k]) for k in ("aria-labelledby", "aria-describedby", "data-status") if values.get(k)]
+        self.labelled += [str(values[k]) for k in ("aria-labelledby", "aria-describedby", "data-filter") if values.get(k)]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> str:
     return (folder / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def embedded(page: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    start = page.index('id="report-data">') + len('id="report-data">')
+    return json.loads(page[start : page.index("</script>", start)])
 
 
 def test_files(folder: Path) -> None:
@@ -67,7 +75,12 @@ def test_nothing_is_loaded_and_ids_are_unique(page: str) -> None:
     parser.feed(page)
     assert len(parser.ids) == len(set(parser.ids))
     assert all(a.startswith(("#", "data:,")) for a in parser.addresses)
-    assert {a[1:] for a in parser.addresses if a.startswith("#")} | set(parser.labelled) <= set(parser.ids)
+    data = embedded(page)
+    runs = {f"run-{run['id']}" for run in data["runs"]}
+    lists = {f"runs-{s}-{a}" for s, setting in enumerate(data["settings"]) for a in range(len(setting["arms"]))}
+    assert len(runs) == 35 and len(lists) == len(LEVELS)
+    named = {a[1:] for a in parser.addresses if a.startswith("#")}
+    assert runs | lists <= named and named | set(parser.labelled) <= set(parser.ids) | runs | lists
     assert not re.search(r"url\((?!#)", page)
 
 
@@ -102,10 +115,14 @@ def test_tables_agree_with_the_findings(folder: Path, page: str) -> None:
 
 
 def test_embedded_json_cannot_end_its_element() -> None:
-    evil = {"label": "</script><img src=x onerror=alert(1)>", "line": "\u2028"}
+    evil = {"label": "</script><img src=x onerror=alert(1)>", "line": "\u2028", "quote": '"\\"', "words": "größer ≥ 4"}
     text = safe_json(evil)
     assert "<" not in text and ">" not in text
     assert json.loads(text) == evil
+
+
+def test_characters_that_reorder_text_are_written_out() -> None:
+    assert json.loads(safe_json({"a\u202eb": ["\x00", "\u2066c"]})) == {"a⟨U+202E⟩b": ["⟨U+0000⟩", "⟨U+2066⟩c"]}
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,14 @@ from peftlab.analysis.assess_quantization import assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.literature import beside_literature
+from peftlab.analysis.raced import race_table
 from peftlab.records.commit import disk_errors, write_atomic
 from peftlab.registry import components
 from peftlab.report import facts
 from peftlab.report.bundle import bundles
 from peftlab.report.figures._quality import margin_limit, quality_limits
 from peftlab.report.figures.contract import Bundle, Figure
+from peftlab.report.html.data import page_data
 from peftlab.report.html.render import mini, render
 from peftlab.report.paper.tables import write_tables
 from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
@@ -49,9 +51,9 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
     quantized, diagnosed = assess_quantization(frame), assess_diagnostics(frame)
     findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized, diagnosed=diagnosed)
     target = frame.folder / "report"
-    settings = []
+    settings, gathered = [], bundles(frame, findings, tables, flow, quantized, diagnosed)
     with disk_errors(target):
-        for index, bundle in enumerate(bundles(frame, findings, tables, flow, quantized, diagnosed)):
+        for index, bundle in enumerate(gathered):
             several = len(frame.settings) > 1
             suffix = f"-{_slug(f'{bundle.task}-{bundle.backbone}')}-{index}" if several else ""
             settings.append(_setting(bundle, findings, target, suffix))
@@ -62,6 +64,7 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
             {
                 "environment": facts.environment(frame),
                 "tuning": tuning(frame),
+                "race": race_table(frame.race),
                 "fingerprints": facts.fingerprints(frame),
                 "study_yaml": yaml,
                 "study_sha": sha,
@@ -73,6 +76,7 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
                 "diagnosed": None if diagnosed.empty else diagnosed.diagnostics,
                 "beside": beside_literature(frame, findings),
             },
+            page_data(frame, findings, gathered, [s["csv"] for s in settings]),
         )
         (target / "figures").mkdir(parents=True, exist_ok=True)
         write_atomic(target / "figures" / FIGURES, json.dumps([entry for s in settings for entry in s["drawn"]], indent=1) + "\n")
@@ -94,6 +98,7 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
         with style():
             canvas = settle(figure.draw(bundle))
         caption = figure.caption(bundle)
+        svg = "" if figure.panels else inline_svg(canvas, f"{figure.name}{suffix}", f"{figure.title}. {caption}")
         stem = f"{figure.name}{suffix}"
         save(canvas, target / "figures" / stem)
         drawn[figure.section].append(
@@ -102,7 +107,9 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
                 "section": figure.section,
                 "title": figure.title,
                 "caption": caption,
-                "svg": inline_svg(canvas, stem, f"{figure.title}. {caption}"),
+                "panels": figure.panels,
+                "svg": svg,
+                "heat": "<image" in svg or "QuadMesh" in svg,
                 "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
                 "wide": bool(canvas.get_figwidth() > COLUMN_WIDTH_IN),
             }
@@ -128,7 +135,8 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
             for entries in drawn.values()
             for entry in entries
         ],
-        "figures": _arranged(drawn["figures"]),
+        "explored": [entry for entry in drawn["figures"] if entry["panels"]],
+        "figures": _arranged([entry for entry in drawn["figures"] if not entry["panels"]]),
         "layers": bundle.layers,
         "layer_figures": _arranged(drawn["layers"]),
         "gradient_figures": _arranged(drawn["gradients"]),

@@ -146,7 +146,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an SVG element for a page: no fixed size, text and lines in the page's own colour, ids unique by ``name``."""
+    """The figure as an SVG element for a page: no fixed size, colours of arms, text and lines the page's own (``--c0`` ...), ids
+    unique by ``name``."""
     stream = StringIO()
     with style():
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -156,6 +157,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg).replace('href="#', f'href="#{name}-')
     svg = svg.replace("#000000", "currentColor")
+    for index, color in enumerate(PALETTE):
+        svg = svg.replace(color.lower(), f"var(--c{index})")
     svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font-size: \1px", svg)
     opening = f'<svg role="img" aria-label="{_attribute(description)}" class="figure"'
     svg = re.sub(r'<svg ((?:[^>]*?))\bheight="[\d.]+pt"', r"<svg \1", svg, count=1)

@@ -25,6 +25,7 @@ class AccuracyVsParameters(Figure):
     name: ClassVar[str] = "accuracy_vs_parameters"
     title: ClassVar[str] = "Quality against trainable parameters"
     place: ClassVar[int] = 10
+    panels: ClassVar[tuple[str, ...]] = ("main",)
 
     def needs(self) -> tuple[str, ...]:
         return ("trainable", "mean")

@@ -55,6 +55,8 @@ class Figure(Component, ABC):
     place: ClassVar[int] = 100  #: order in the report; the lowest is the main figure
     #: where it stands; a section other than ``figures`` is left out where nothing was recorded for it
     section: ClassVar[Literal["figures", "layers", "gradients", "quantization", "diagnostics"]] = "figures"
+    #: panels that the report's page draws itself, so that a reader can ask it: ``main``, or fields of ArmSummary that are costs
+    panels: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def needs(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ class Pareto(Figure):
     name: ClassVar[str] = "pareto"
     title: ClassVar[str] = "What quality costs"
     place: ClassVar[int] = 20
+    panels: ClassVar[tuple[str, ...]] = tuple(COSTS)
 
     def needs(self) -> tuple[str, ...]:
         return ("mean", "trainable")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,26 @@ from markupsafe import Markup
 
 from peftlab.analysis import words
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Findings
+from peftlab.report.html.data import look, safe_json, visible
 from peftlab.study.schema import Margin
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("core", "plot", "tables", "figures", "runs", "compare", "main")
 _MINI_PX = 104
 
 
-def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """The page.
 
     Args:
         findings: what is said.
-        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``figures``, ``absent``, ``csv``, and of
-            its layers ``layers`` (None where nothing was recorded), ``layer_figures``, ``gradient_figures``,
-            ``quantization_figures``, ``diagnostic_figures`` and ``diagnostics_absent``.
+        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``explored`` (figures that the script draws),
+            ``figures``, ``absent``, and of its layers ``layers`` (None where nothing was recorded), ``layer_figures``,
+            ``gradient_figures``, ``quantization_figures``, ``diagnostic_figures`` and ``diagnostics_absent``.
         facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``; of layers ``sentences``,
             ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``quantized``
             (None where nothing was), ``diagnosed`` (None where no run recorded what training changed), ``beside`` the literature.
+        data: what the script reads (html/data.py).
     """
     jinja = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -49,11 +52,12 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         number,
     ):
         jinja.globals[function.__name__] = function
-    script = (_HERE / "script.js").read_text(encoding="utf-8")
-    plan = findings.plan
-    return jinja.get_template("report.html.j2").render(
+    code, plan = script(), findings.plan
+    shown = [{**s, "looks": {label: look(value) for label, value in s["looks"].items()}} for s in settings]
+    runs = [_run_row(run, data["keys"]) for run in data["runs"]]
+    page = jinja.get_template("report.html.j2").render(
         findings=findings,
-        settings=settings,
+        settings=shown,
         metric=plan.metric,
         compared=any(f.kind == "difference" for f in findings.findings),
         arm_count=len({a.label for a in findings.arms}),
@@ -64,12 +68,24 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         margin=words.show_margin(_margin(plan), plan.metric),
         statements=_statements(findings),
         plan_rows=_plan_rows(plan),
-        policy=policy(script),
-        css=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        script=script,
-        data=safe_json({"study": findings.study, "tables": [s["csv"] for s in settings]}),
+        warnings=_warnings(findings, runs, facts["tuning"]),
+        contents=_contents(findings, settings, facts),
+        runs=runs,
+        run_ids={run["id"] for run in runs},
+        folds=any(run["fold"] for run in runs),
+        policy=policy(code),
+        css=Markup("\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "plots.css", "print.css"))),
+        script=code,
+        data=safe_json(data),
         **facts,
     )
+    return visible(page)
+
+
+def script() -> str:
+    """All of the page's code, in one scope."""
+    parts = [(_HERE / "script" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    return '"use strict";\n{\n' + "\n".join(parts) + "}\n"
 
 
 def policy(script: str) -> str:
@@ -77,12 +93,6 @@ def policy(script: str) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rules = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'", "img-src data:"]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
-
-
-def safe_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def number(value: float | None) -> str:
@@ -119,6 +129,51 @@ def _seeds(findings: Findings) -> str:
     return ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{seeds[0]} … {seeds[-1]} ({len(seeds)})"
 
 
+def _run_row(run: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """One row of the table of runs."""
+    facts = run.get("facts", [])
+    by_key = {keys[k]: value for k, value in zip(facts[::2], facts[1::2], strict=True)}
+    error = run.get("error")
+    told = "; ".join([*run.get("flags", []), *([f"{error.get('type', '')}: {error.get('what', '')}"] if error else [])])
+    kept = {key: run.get(key) for key in ("id", "arm", "task", "backbone", "seed", "fold", "status", "value", "s", "a")}
+    return {
+        **kept, "imputed": run.get("imputed", False), "told": told if len(told) <= 160 else told[:159] + "…",
+        "peak": by_key.get("memory.measured_peak_mb"), "time": by_key.get("time.train_s"), "flags": run.get("flags", []),
+    }  # fmt: skip
+
+
+def _warnings(findings: Findings, runs: Sequence[Mapping[str, Any]], tuning: Mapping[str, Any] | None) -> list[Any]:
+    """(heading, lines) of what a reader must know before believing the table."""
+    fallbacks = Counter((run["arm"], flag) for run in runs for flag in run["flags"])
+    sizes = Counter(run["arm"] for run in runs)
+    ended = [p for p in findings.problems if p["kind"] in ("diverged", "failed", "unreadable", "unfinished")]
+    counts = Counter((str(p["kind"]), str(p["label"])) for p in ended)
+    groups = [
+        ("", findings.warnings),
+        ("Fallbacks", [f"{arm}: {flag} ({n} of {words.plural(sizes[arm], 'run')})" for (arm, flag), n in fallbacks.items()]),
+        ("Runs that did not end as planned", [f"{label}: {n} {kind}" for (kind, label), n in counts.items()]),
+        ("Unequal tuning", list(tuning["lost"]) if tuning else []),
+    ]
+    several = sum(bool(lines) for _, lines in groups) > 1
+    return [(heading if several or heading else "", lines) for heading, lines in groups if lines]
+
+
+def _contents(findings: Findings, settings: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(id, heading) of the sections that there are."""
+    arms = len({a.label for a in findings.arms})
+    places = [
+        ("results", "Results", True), ("figures", "Figures", True), ("compare", "Compare", bool(settings) and arms > 1),
+        ("runs", "Runs", True), ("layers", "Layers", any(s["layers"] for s in settings)),
+        ("gradients", "Gradients", facts["flow"]),
+        ("quantization", "Quantized against float", facts["quantized"]),
+        ("diagnostics", "What training changed", facts["diagnosed"]), ("literature", "Literature", facts["beside"]),
+        ("statements", "Statements", True), ("racing", "The race", facts["race"]), ("tuning", "Tuning", facts["tuning"]),
+        ("problems", "What went wrong", findings.problems), ("plan", "Plan", True), ("environment", "Environment", True),
+        ("reproduce", "Reproduce", True),
+    ]  # fmt: skip
+    return [(name, text) for name, text, there in places if there]
+
+
 def _statements(findings: Findings) -> list[tuple[str, list[Any]]]:
     headings = {
         "non_inferiority_everywhere": "Within the margin in every setting",
@@ -145,6 +200,7 @@ def _plan_rows(plan: AnalysisPlan) -> list[tuple[str, str]]:
         ("within the margin", plan.margin_test),
         ("equivalence", plan.equivalence_test),
         ("adjustment", plan.adjustment),
+        ("exploratory pairs", plan.exploratory),
         ("Pareto fronts", f"bootstrap over seeds, {plan.bootstrap_resamples:,} resamples, generator seed {plan.bootstrap_seed}"),
         ("diverged runs", "count as outcomes, at chance level; none is dropped"),
     ]

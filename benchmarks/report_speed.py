@@ -1,0 +1,62 @@
+"""How long `peftlab analyze` and `peftlab report` take, and how large the page is, on as many records as asked for.
+
+The records of a real results folder are repeated with other seeds and learning rates (benchmarks/_stretch.py)::
+
+    python benchmarks/report_speed.py results/digits --records 2000
+
+Prints one JSON object: records, arms, seconds of reading and analysing, of the report with its analysis, megabytes of the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _stretch import stretch
+
+from peftlab.analysis.analyze import analyze
+from peftlab.report.build import build_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--records", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=10)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "stretched"
+        records = stretch(asked.folder, folder, asked.records, asked.seeds)
+        findings, analyze_s = _timed(lambda: analyze(folder))
+        page, report_s = _timed(lambda: build_report(folder))
+        print(
+            json.dumps(
+                {
+                    "records": records,
+                    "arms": len(findings.arms),
+                    "processors": os.cpu_count(),
+                    "load_before": round(_load, 1),
+                    "analyze_s": round(analyze_s, 2),
+                    "report_with_analysis_s": round(report_s, 2),
+                    "page_mb": round(page.stat().st_size / 1e6, 2),
+                },
+                indent=1,
+            )
+        )
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    return call(), time.perf_counter() - begin
+
+
+_load = os.getloadavg()[0]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+// Elements, numbers in words, and the one tooltip. Text only ever becomes text nodes.
+const data = JSON.parse(document.getElementById("report-data").textContent);
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    node.setAttribute(name, value === true ? "" : String(value));
+  }
+  for (const child of children.flat(9)) {
+    if (child === null || child === undefined || child === false) continue;
+    node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return node;
+}
+const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const draw = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+const minus = (text) => text.replace("-", "−");
+const significant = (value, digits) => (value === 0 ? "0" : minus(String(Number(value.toPrecision(digits)))));
+const grouped = (value) => Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, ",");
+const percent = `${+(100 * data.confidence).toPrecision(6)} %`;
+
+function show(value, missing = "–") {
+  if (!known(value)) return missing;
+  return data.share ? `${(100 * value).toFixed(2)} %` : significant(value, 4);
+}
+function showDifference(value, missing = "–") {
+  if (!known(value)) return missing;
+  const text = data.share ? (100 * value).toFixed(2) : String(Number(value.toPrecision(3)));
+  return minus(value < 0 || text.startsWith("-") ? text : `+${text}`);
+}
+function showInterval(low, high, difference = false) {
+  if (!known(low) || !known(high)) return "";
+  const one = difference ? showDifference : (v) => show(v).replace(" %", "");
+  return `[${one(low)}, ${one(high)}]`;
+}
+function showP(p) {
+  if (!known(p)) return "–";
+  if (p < 0.001) return "< 0.001";
+  const text = p.toFixed(3);
+  return (text === "0.050" || text === "0.010") && Number(text) !== p ? p.toFixed(4) : text;
+}
+const points = data.share ? " percentage points" : "";
+function showCost(key, value) {
+  if (!known(value)) return "not measured";
+  const cost = data.costs.find((c) => c.key === key);
+  const text = value >= 1000 || Number.isInteger(value) ? grouped(value) : significant(value, 3);
+  return cost && cost.unit ? `${text} ${cost.unit}` : text;
+}
+function short(value) {
+  for (const [size, letter] of [[1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+    if (Math.abs(value) >= size) return minus(String(Number((value / size).toPrecision(3)))) + letter;
+  }
+  return significant(value, 3);
+}
+
+const tip = el("div", { class: "tip", "aria-hidden": "true", hidden: true });
+document.body.append(tip);
+function showTip(lines, box) {
+  tip.replaceChildren(...lines.map((line, i) => el(i ? "div" : "strong", {}, line)));
+  tip.hidden = false;
+  const room = tip.getBoundingClientRect();
+  const left = Math.min(Math.max(8, box.left + box.width / 2 - room.width / 2), innerWidth - room.width - 8);
+  const above = box.top - room.height - 8;
+  tip.style.left = `${left}px`;
+  tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
+}
+function hideTip() {
+  tip.hidden = true;
+}
+addEventListener("scroll", hideTip, { passive: true });
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") hideTip();
+});

@@ -1,0 +1,191 @@
+"""What the page's script is given: every run, every number that of the findings, and small enough."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks._stretch import stretch
+from peftlab.analysis.findings import Findings
+from peftlab.report import build
+from peftlab.report.build import build_report
+from peftlab.report.html.runs import MOST_POINTS, Pool, number, scalars, thinned
+from tests.report.diagnostics import write_diagnostics
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+from tests.report.gradients import write_gradients
+from tests.report.layers import write_layers
+from tests.report.test_build import embedded
+
+
+@pytest.fixture
+def only_drawn_by_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other figures have tests of their own, and take seconds each."""
+    found = {name: cls for name, cls in build.components("figure").items() if getattr(cls, "panels", ())}
+    assert set(found) == {"accuracy_vs_parameters", "pareto"}
+    monkeypatch.setattr(build, "components", lambda _: found)
+
+
+def built(folder: Path) -> tuple[dict[str, Any], Findings, str]:
+    text = build_report(folder).read_text(encoding="utf-8")
+    return embedded(text), Findings.model_validate_json((folder / "analysis" / "findings.json").read_bytes()), text
+
+
+@pytest.mark.usefixtures("only_drawn_by_the_page")
+def test_every_run_is_there_with_what_it_left(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    write_gradients(folder)
+    write_diagnostics(folder)
+    trace = "Traceback (most recent call last): ..."
+    (path,) = folder.glob("runs/bitfit/*/error.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "traceback": trace}))
+    data, _, _ = built(folder)
+    runs = {run["id"]: run for run in data["runs"]}
+    assert set(runs) == {p.parent.name for p in folder.glob("runs/*/*/config.json")}
+    failed = runs[path.parent.name]
+    assert (
+        failed["status"] == "failed" and failed["error"]["traceback"] == trace and failed["error"]["remedy"] == "halve batch_size"
+    )
+    diverged = [run for run in runs.values() if run["status"] == "diverged"]
+    assert [(run["arm"], run["seed"], run["value"], run["imputed"]) for run in diverged] == [("lora[rank=32]", 4, 0.1, True)]
+    for run in runs.values():
+        config = json.loads((folder / run["where"] / "config.json").read_text())
+        assert (run["arm"], run["seed"]) == (config["label"], config["seed"])
+        assert data["configs"][run["config"]]["adapter.name"] == config["adapter"]["name"]
+        assert data["packages"][run["packages"]] == {"torch": "2.14.1", "peft": "0.21.2"}
+        if run["status"] == "completed":
+            results = json.loads((folder / run["where"] / "results.json").read_text())
+            assert run["metrics"]["test"]["accuracy"] == pytest.approx(results["metrics"]["test"]["accuracy"], rel=1e-5)
+            assert len(run["curves"]["train"][0]) == len(run["curves"]["validation"][2]) == 5
+    told = {data["keys"][k]: v for k, v in zip(*[iter(run_of(runs, "lora-all")["facts"])] * 2, strict=True)}
+    assert told["base_check.unchanged"] is True and told["memory.measured_peak_mb"] > 50
+    assert len(run_of(runs, "lora[rank=2]")["gradients"][0]) == 18
+
+
+def run_of(runs: dict[str, Any], arm: str) -> dict[str, Any]:
+    return next(run for run in runs.values() if run["arm"] == arm)
+
+
+@pytest.mark.usefixtures("only_drawn_by_the_page")
+def test_every_number_that_is_compared_is_one_of_the_findings(tmp_path: Path) -> None:
+    data, findings, _ = built(write_results(tmp_path))
+    (setting,) = data["settings"]
+    labels = [arm["label"] for arm in setting["arms"]]
+    assert labels == list(LEVELS)
+    for arm, summary in zip(setting["arms"], findings.arms, strict=True):
+        assert (arm["mean"], arm["low"]) == (pytest.approx(summary.mean, rel=1e-5), pytest.approx(summary.interval[0], rel=1e-5))
+    for f in findings.of("difference"):
+        declared = setting["declared"][str(labels.index(f.arms[0]))]
+        assert (declared["verdict"], declared["n"]) == (f.verdict, f.n) and f.sentence in declared["sentences"]
+        assert declared["q"] == pytest.approx(f.p_adjusted, rel=1e-5)
+    (pairs,) = findings.exploratory
+    assert len(setting["pairs"]["first"]) == len(pairs.first) == 15  # six arms beside the baseline
+    named = [(pairs.arms[a], pairs.arms[b]) for a, b in zip(pairs.first, pairs.second, strict=True)]
+    assert [(labels[a], labels[b]) for a, b in zip(setting["pairs"]["first"], setting["pairs"]["second"], strict=True)] == named
+    assert setting["pairs"]["estimate"] == pytest.approx(pairs.estimate, rel=1e-3)
+    assert setting["pairs"]["verdict"] == pairs.verdict
+
+
+SAME = {label: (0.9, 0.0, *rest) for label, (_, _, *rest) in LEVELS.items()}
+FLAT = {label: (mean, 0.0, *rest) for label, (mean, _, *rest) in LEVELS.items()}
+CALM = {"failed": (), "diverged": ()}
+
+
+@pytest.mark.usefixtures("only_drawn_by_the_page")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            Options(study={**STUDY, "seeds": [0]}, **CALM),
+            ["There is one seed only: no interval and no test is possible", "Cannot be tested", "one pair of runs only"],
+        ),
+        (Options(skip=(("bitfit", 0), ("bitfit", 1)), **CALM), ["bitfit (3)", "planned, but never run", "2 runs are missing"]),
+        (
+            Options(failed=tuple((label, 1) for label in LEVELS), diverged=()),
+            ["7 runs failed and could not be counted", "bitfit: 1 failed", "halve batch_size"],
+        ),
+        (
+            Options(study={**STUDY, "arms": {"full": {"adapter": "full"}}}, **CALM),
+            ["There is one arm only: nothing can be compared.", "no comparison was declared or possible"],
+        ),
+        (Options(levels=SAME, **CALM), ["Cannot be tested", "the difference was the same in every pair"]),
+        (Options(levels=FLAT, **CALM), ["Cannot be tested", "tell nothing about its variation"]),
+    ],
+    ids=["one seed", "missing cells", "failed runs", "one arm", "constant metric", "zero variance"],
+)
+def test_bad_input_is_told_what_can_and_cannot_be_concluded(tmp_path: Path, options: Options, said: list[str]) -> None:
+    data, _, text = built(write_results(tmp_path, options))
+    for words in said:
+        assert words in text
+    assert "NaN" not in text[: text.index('id="report-data"')] and data["runs"]
+    assert ('id="compare"' in text) == (len(data["settings"][0]["arms"]) > 1)
+
+
+@pytest.mark.usefixtures("only_drawn_by_the_page")
+def test_a_half_written_folder(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, Options(**CALM))
+    broken = sorted(folder.glob("runs/bitfit/*"))
+    (broken[0] / "results.json").unlink()
+    (broken[1] / "results.json").write_text('{"run_id": "x", "metr')
+    (broken[2] / "config.json").write_text("{")
+    (broken[3] / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss": 2.0, "epoch"')
+    (broken[3] / "evaluation.json").write_text("[1, 2")
+    (folder / "plan.json").unlink()
+    data, findings, text = built(folder)
+    statuses = {run["id"]: run["status"] for run in data["runs"]}
+    assert [statuses[path.name] for path in broken] == ["unfinished", "unreadable", "unreadable", "completed", "completed"]
+    assert "neither results.json nor error.json is there yet" in text and "is damaged" in text
+    assert findings.runs["completed"] == 32
+    assert next(run for run in data["runs"] if run["id"] == broken[0].name)["error"]["remedy"].startswith("run the study again")
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_fit_in_five_megabytes(tmp_path: Path) -> None:
+    source = write_results(tmp_path / "small")
+    write_layers(source)
+    write_gradients(source)
+    for path in source.glob("runs/*/*/metrics.jsonl"):  # as long as a real one
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        train = [{**lines[0], "step": k, "loss": 2.3 / k + 1e-4 * hash_of(path, k)} for k in range(1, 101)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in [*train, *(n for n in lines if n["split"] == "validation")]))
+    for path in source.glob("runs/*/*/environment.json"):
+        packages = {f"package-{k}": f"{k}.{k % 7}.1" for k in range(130)}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "packages": packages}))
+    folder = tmp_path / "large"
+    assert stretch(source, folder, 500, seeds=5) >= 500
+    page = build_report(folder)
+    assert len(embedded(page.read_text(encoding="utf-8"))["runs"]) >= 500
+    assert page.stat().st_size <= 5_000_000
+
+
+def hash_of(path: Path, k: int) -> int:
+    return (int(path.parent.name[:8], 16) * (k + 17)) % 9973
+
+
+def test_numbers_and_curves_are_cut_short() -> None:
+    assert number(0.123456789) == 0.123457 and number(3.0) == 3 and number(float("nan")) is None and number(None) is None
+    points = list(range(1000))
+    kept = thinned(points)
+    assert len(kept) == MOST_POINTS and (kept[0], kept[-1]) == (0, 999) and kept == sorted(set(kept))
+    assert thinned([1, 2]) == [1, 2] and thinned([]) == []
+
+
+def test_single_values_are_kept_and_tables_counted() -> None:
+    content = {"a": 1, "b": {"c": 0.5, "d": None}, "modules": {f"layer.{k}": {"norm": 1.0} for k in range(3)},
+               "list": [1, 2], "flag": True, "many": {str(k): k for k in range(99)}}  # fmt: skip
+    assert scalars(content) == {
+        "a": 1,
+        "b.c": 0.5,
+        "modules (entries)": 3,
+        "list (entries)": 2,
+        "flag": True,
+        "many (entries)": 99,
+    }
+
+
+def test_equal_values_are_kept_once() -> None:
+    pool = Pool()
+    assert [pool.place(v) for v in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1})] == [0, 0, 1]
+    assert pool.values == [{"a": 1, "b": 2}, {"a": 1}]
