@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from peftlab.analysis.analyze import analyze
 from peftlab.analysis.anytime import confidence_sequence, p_two_sided
 from peftlab.analysis.raced import race_words, read_race
+from peftlab.api import running
 from peftlab.errors import StudyError
 from peftlab.planning.plan import Plan
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.store import ResultsFolder
+from peftlab.report.build import build_report
 from peftlab.study.load import dump, validate_study
 from peftlab.study.schema import Study
 from peftlab.tuning.racing import Heat, follow_race, save
@@ -240,6 +248,66 @@ def test_findings_of_a_race_hold_at_any_number_of_seeds(backbone: str, cache: Pa
     assert not found.of("power") and any("The arms were raced" in note for note in found.notes)
     assert any(line.startswith("Race: ") for line in found.verdict)
     assert not any("fewer than" in warning for warning in found.warnings)
+
+
+def test_the_report_and_the_status_say_who_left(backbone: str, cache: Path, tmp_path: Path) -> None:
+    raced = Raced(study(backbone), tmp_path, cache)
+    (left,) = raced.run()[0].race.left
+    page = build_report(raced.folder.path).read_text()
+    assert f"left the race after {left.seeds} of 12 seeds (worse than {left.against})" in page
+    assert "anytime-valid" in page and "Race: " in page
+    table = (raced.folder.path / "report" / "tables" / "results.csv").read_text()
+    assert f"left the race after {left.seeds} of 12 seeds" in table
+    shown = running.status(raced.folder.path)
+    assert shown.as_dict()["racing"] == race_words(read_race(raced.folder.path)) and len(shown.as_dict()["racing"]) == 2
+
+
+@pytest.mark.parametrize("goal", ["best", "margin"])
+def test_a_replay_on_the_full_matrix_is_the_race(
+    backbone: str, cache: Path, tmp_path: Path, goal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """benchmarks/racing.py says of a full matrix what the race does run by run."""
+    live = Raced(study(backbone, search={"method": "racing", "goal": goal}), tmp_path / "live", cache)
+    (heat,) = live.run()
+    whole = Raced(study(backbone, search=None), tmp_path / "whole", cache)
+    for planned in whole.plan().runs:
+        assert planned.config is not None
+        finish(whole.folder, planned.config, accuracy(planned.config))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    found = importlib.import_module("racing").replayed(whole.folder.path, goal, 3)
+    assert found["runs"] == {"all": 36, "race": live.made, "share": round(live.made / 36, 3)}
+    assert found["left"] == {x.label: f"{x.why} {x.against} after {x.seeds}" for x in heat.race.left}
+    assert all(kind["contradicted"] == [] for kind in found["verdicts"].values())
+
+
+@pytest.mark.slow
+def test_a_race_of_real_runs_killed_and_run_again_ends_the_same(backbone: str, cache: Path, tmp_path: Path) -> None:
+    asked = study(backbone, seeds=[0, 1, 2, 3, 4, 5], train={"max_steps": 2, "batch_size": 16})
+    file = tmp_path / "raced.yaml"
+    file.write_text(dump(asked))
+
+    def start(output: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "peftlab", "run", str(file), "--output", str(tmp_path / output), "--jobs", "2"]
+        environment = {**os.environ, "PEFTLAB_CACHE": str(cache)}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    whole = start("whole")
+    assert whole.communicate() and whole.returncode == 0
+    cut = start("cut")
+    while len(list(tmp_path.glob("cut/tuned/runs/*/*/results.json"))) < 10:  # in the second round
+        assert cut.poll() is None, cut.communicate()[1]
+        time.sleep(0.02)
+    family = psutil.Process(cut.pid).children(recursive=True)
+    cut.kill()
+    for child in family:
+        if child.is_running():
+            child.kill()
+    cut.communicate()
+    last = start("cut")
+    assert last.communicate() and last.returncode == 0
+    written = [json.loads((tmp_path / name / "tuned" / "racing.json").read_text()) for name in ("whole", "cut")]
+    assert written[0] == written[1] and written[0]["heats"][0]["over"]
+    assert written[0]["heats"][0]["runs"]["needed"] == len(list(tmp_path.glob("cut/tuned/runs/*/*/results.json")))
 
 
 def test_the_same_records_without_a_race_are_analysed_as_ever(backbone: str, cache: Path, tmp_path: Path) -> None:
