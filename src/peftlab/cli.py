@@ -48,6 +48,9 @@ MaxRuns = Annotated[int | None, typer.Option("--max-runs", min=1, help="At most 
 PrefixCache = Annotated[
     bool, typer.Option(" /--no-prefix-cache", help="Compute the frozen part of the backbone anew in every run.")
 ]
+FusedLayers = Annotated[
+    bool, typer.Option(" /--no-fused", help="Compute base and update of adapted layers apart, as the libraries do.")
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the study's folder of results is made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS = Path("results")
@@ -115,13 +118,14 @@ def plan(
     max_runs: MaxRuns = None,
     output: Output = RESULTS,
     prefix_cache: PrefixCache = True,
+    fused: FusedLayers = True,
     as_json: Json = False,
 ) -> None:
     """List the runs, refusals, predicted memory and time."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {} if prefix_cache else {"prefix_cache_mb": 0.0}
+    options |= {"fused": fused} if prefix_cache else {"fused": fused, "prefix_cache_mb": 0.0}
     _show(api.plan(study, **options), as_json)
 
 
@@ -136,13 +140,14 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
     prefix_cache: PrefixCache = True,
+    fused: FusedLayers = True,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it; ends with the report."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {} if prefix_cache else {"prefix_cache_mb": 0.0}
+    options |= {"fused": fused} if prefix_cache else {"fused": fused, "prefix_cache_mb": 0.0}
     _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run), as_json)
 
 

@@ -32,9 +32,10 @@ def plan(
     max_runs: int | None = None,
     output: Path = RESULTS,
     prefix_cache_mb: float = PREFIX_CACHE_MB,
+    fused: bool = True,
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
-    narrowed = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb}
+    narrowed = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb, "fused": fused}
     _, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
 
@@ -50,13 +51,15 @@ def run(  # noqa: PLR0913
     retry_failed: bool = False,
     dry_run: bool = False,
     prefix_cache_mb: float = PREFIX_CACHE_MB,
+    fused: bool = True,
 ) -> Answer:
     """Run a study, or go on with it; then analyse it and write the report.
 
     Tuning runs come first (if the study has ``tune``), then the evaluation runs with what was chosen. Finished runs are reused.
     ``prefix_cache_mb``: megabytes of hidden states before the first trained layer that runs may share; 0: each computes its own.
+    ``fused``: adapted layers compute base and update together, which gives the same numbers up to rounding and dropout's draws.
     """
-    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb}
+    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb, "fused": fused}
     if dry_run:
         return plan(study, overrides=overrides, output=output, **narrowed)
     load_study(study, overrides)  # a mistake in it is told at once

@@ -27,6 +27,7 @@ class WorkerOptions:
     deterministic: bool = True
     trackers: tuple[str | Mapping[str, Any], ...] = ()  #: as the study names them; they see the run and do nothing to it
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: name -> options, as the study gives them
+    fused: bool = True  #: adapted layers compute base and update together; the same numbers up to rounding and dropout's draws
     prefix_cache_mb: float = 4000.0  #: of hidden states before the first trained layer, kept for all runs; 0: none are kept
     silence_s: float = 600.0  #: a run that has said nothing for so long is reported, with its stack in its log; it is not stopped
 

@@ -20,6 +20,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.errors import OutOfMemory, Stopped
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.frozen_prefix import FrozenPrefix
+from peftlab.execution.fused_record import FusedRecord
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
 from peftlab.execution.stop import StopFlag
 from peftlab.execution.tracking import Tracking
@@ -99,6 +100,7 @@ class _Run:
         self.attempt = Attempt(device=device, precision=resolve_precision(train.precision, device), train=train)
         self.first = self.attempt.name
         self.tracking = Tracking((), folder, config, "")
+        self.fused = FusedRecord(folder, options.fused)
         self.prefix = FrozenPrefix(config, folder, options, stop.check)
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
@@ -133,6 +135,7 @@ class _Run:
         measured = memory.result(adapted, trainer.optimizer)
         if self.config.predicted:
             measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
+        self.fused.write(adapted)
         ingredients.adapter.save(adapted, self.folder.adapter)
         reports = trainer.chain.report()
         for name, content in reports.items():
@@ -205,7 +208,11 @@ class _Run:
         seed, splits = self.config.seed, task.splits(self.config.seed, self.config.fold)
         look = functools.partial(base_probe, task=task, splits=splits, train=self.attempt.train, seed=seed)
         batches = first_batches(task, splits.train, device)
+        fused, note = self.fused.begin(name)
+        self.notes += note
+        ingredients = dataclasses.replace(ingredients, fused=fused)
         adapted = ingredients.build(task.info.outputs, seed, device, look, task, batches)
+        self.fused.write(adapted)
         hooks: list[TrainingHook] = [*adapted.hooks]
         hooks += self._watching(ingredients, task, splits, adapted)
         hooks.append(memory.hook(adapted))
@@ -279,6 +286,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "device": self.attempt.device.type,
             "precision": self.attempt.precision,
+            **self.fused.counts,
             **({"prefix": self.prefix.record} if self.prefix.record.get("used") else {}),
         }
 
@@ -288,5 +296,6 @@ def _determinism(options: WorkerOptions) -> None:
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary its sums
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore  # nobody reads it; filling takes time
         torch.backends.cudnn.benchmark = False
     Path(options.cache).mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ class Arms:
         self._variants: dict[str, Ready] = {}
 
     def ready(self, cell: Cell) -> Ready:
-        ingredients = Ingredients.of_cell(cell)
+        ingredients = dataclasses.replace(Ingredients.of_cell(cell), fused=self.options.fused)
         task_key, task = task_name(cell.task), ingredients.task
         place = (task_key, cell.backbone)
         if place not in self.infos:

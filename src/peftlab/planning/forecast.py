@@ -79,6 +79,7 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
             ingredients.allocator.spec() if ingredients.allocator else None,
             ingredients.quantizer.spec(),
             ingredients.quantize,
+            ingredients.fused,
             train.model_dump(mode="json", exclude=_NO_MATTER),
             [train.weight_decay > 0, train.label_smoothing > 0, train.clip_norm is None],
             batch,
@@ -145,7 +146,7 @@ def _estimate(
 ) -> Estimate:
     task, preprocessing = ingredients.task, ingredients.preprocessing()
     return estimate(
-        lambda: ingredients.attach(ingredients.load_backbone(info.outputs, 0, device="meta"), 0),
+        lambda: ingredients.fuse(ingredients.attach(ingredients.load_backbone(info.outputs, 0, device="meta"), 0)),
         task.batch_shapes(batch, preprocessing, info),
         task,
         train,

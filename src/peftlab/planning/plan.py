@@ -91,6 +91,7 @@ class PlanOptions:
     max_runs: int | None = None  #: evaluation runs at most, with the tuning that these need
     chosen: Mapping[Key, Values] | None = None  #: what the tuning chose
     prefix_cache_mb: float = 4000.0  #: of hidden states that runs may share; 0: none are
+    fused: bool = True  #: adapted layers compute base and update together
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)
 
 

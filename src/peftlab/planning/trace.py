@@ -126,13 +126,18 @@ class _Follower(TorchDispatchMode):
 
 
 def fake_module(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
-    """Replace, in place, every parameter and buffer by a fake tensor on ``device``; shared ones stay shared."""
+    """Replace, in place, every parameter and buffer by a fake tensor on ``device``; what shares memory goes on sharing it."""
     made: dict[int, torch.Tensor] = {}
+    storages: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
+            storage = tensor.untyped_storage()
+            key = storage._cdata, tensor.dtype
             with mode:
-                empty = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
+                if key not in storages:
+                    storages[key] = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device=device)
+                empty = torch.as_strided(storages[key], tensor.size(), tensor.stride(), tensor.storage_offset())
             made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
         return made[id(tensor)]
 

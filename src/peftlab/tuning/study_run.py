@@ -117,6 +117,7 @@ class StudyRun:
             device=machine.device,
             trackers=tuple(self.study.trackers),
             probes=self.study.probes,
+            fused=self.planner.options.fused,
             prefix_cache_mb=self.planner.options.prefix_cache_mb,
         )
         return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
