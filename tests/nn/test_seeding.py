@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from peftlab.nn.head import initialise_head
-from peftlab.nn.seeding import derive, generator, seeded
+from peftlab.nn.seeding import derive, generator, seed_default, seeded
 
 PATHS = st.lists(st.one_of(st.text(max_size=5), st.integers(0, 9)), max_size=3).map(tuple)
 
@@ -57,3 +57,11 @@ def test_a_head_starts_as_vit_heads_do() -> None:
     assert torch.equal(again.weight, head.weight)
     initialise_head(again, seed=5)
     assert not torch.equal(again.weight, head.weight)
+
+
+def test_dropout_draws_what_it_draws_after_torch_itself_is_seeded() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        wanted = nn.functional.dropout(torch.ones(50), 0.5)
+        seed_default(7, torch.device("cpu"))
+        assert torch.equal(nn.functional.dropout(torch.ones(50), 0.5), wanted)

@@ -20,6 +20,15 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *path))
 
 
+def seed_default(seed: int, device: torch.device) -> None:
+    """Set the default generators of the CPU and of ``device``; torch's own function also asks devices that are not used."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def seeded(seed: int, *path: str | int) -> Iterator[None]:
     """Inside, torch's default generator starts from the derived seed; outside it is as it was.

@@ -18,7 +18,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, RecordError, Stopped
 from peftlab.nn.hooks import HookChain, TrainingHook
-from peftlab.nn.seeding import derive, generator
+from peftlab.nn.seeding import derive, generator, seed_default
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.checkpoint import Checkpoints
@@ -167,7 +167,7 @@ class Trainer:
         """One optimizer step over the effective batch; returns its mean loss."""
         step, module = self.step, self.adapted.module
         module.train()
-        torch.manual_seed(derive(self.seed, "step", step))  # dropout: a function of (seed, step)
+        seed_default(derive(self.seed, "step", step), self.device)  # dropout: a function of (seed, step)
         self.chain.before_step(step)
         batches = self.schedule.micro_batches(step, self.splits.train, self.seed, self.lengths)
         weights = [self.task.weight(indices) for indices in batches]

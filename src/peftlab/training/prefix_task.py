@@ -6,6 +6,7 @@ same order and the same number at a time: made anew after a loss, they are the s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -17,7 +18,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from peftlab.adapters.contract import Adapted
-from peftlab.nn.seeding import seeded
+from peftlab.nn.seeding import seed_default
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.evaluation import to_device
 from peftlab.training.precision import Precision, autocast
@@ -69,7 +70,7 @@ class Prefix:
         inputs = task.inputs(to_device(task.batch(first), device))
         if any(len(value) != len(first) for value in inputs.values() if value.dim() > 1):
             raise Uncut("the rows of a batch are not its examples")
-        with autocast(others["precision"], device):
+        with _random_state_kept(device), autocast(others["precision"], device):
             cut = find_cut(adapted, inputs, most=most)
         parts = [Part(examples=np.unique(examples)) for examples in together]
         found = cls(adapted=tail(adapted, cut), cut=cut, task=task, parts=parts, **others)
@@ -86,12 +87,11 @@ class Prefix:
         training = module.training
         module.train()
         try:
-            with torch.no_grad(), autocast(self.precision, self.device):
-                with seeded(0, "prefix"):
-                    whole = outputs(module, inputs)
-                with seeded(0, "prefix"):
-                    kept = {} if self.cut.placeholders else inputs
-                    cut = outputs(module, {**kept, KEY: hidden})
+            with torch.no_grad(), autocast(self.precision, self.device), _random_state_kept(self.device):
+                seed_default(0, self.device)
+                whole = outputs(module, inputs)
+                seed_default(0, self.device)
+                cut = outputs(module, {**({} if self.cut.placeholders else inputs), KEY: hidden})
         finally:
             module.train(training)
         worst = _difference(whole, cut, inputs.get("attention_mask"))
@@ -227,6 +227,10 @@ class PrefixTask(PreparedTask):
 
     def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
         return self.inner.meter(thresholds)
+
+
+def _random_state_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _hash(examples: np.ndarray) -> str:
