@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftlab.analysis.agreement import between_seeds, between_settings, tau_b
+from peftlab.analysis.agreement import between_seeds, between_settings, tau_b, taus_with
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.importance import Group, contrasts, module_map
 from peftlab.analysis.maps import Place
+from peftlab.analysis.safe_csv import write_csv
 from tests.report.fixtures import Options, write_results
 from tests.report.layers import BLOCKS, METRICS, SITES, STEPS, price, write_layers
 
@@ -207,3 +208,26 @@ def test_error_rates_under_the_null() -> None:
             intervals += 1
     assert wrong / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
     assert 0.92 <= covered / intervals <= 0.98
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_taus_at_once_are_those_one_by_one(gap: bool) -> None:
+    random = np.random.default_rng(4)
+    rows = random.normal(size=(6, 9)).round(1)  # with ties
+    rows[2] = 0.5  # without variation there is no tau
+    if gap:
+        rows[0, 3] = np.nan
+    last = random.normal(size=9).round(1)
+    assert taus_with(rows, last) == [tau_b(row, last) for row in rows]
+    assert taus_with(rows[:, :2], last[:2]) == [None] * 6
+
+
+def test_a_table_is_written_and_read_alike(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"arm": ["=1+1", 'a, "b"', None], "value": [0.1, np.nan, 1e-17], "block": pd.array([1, None, 3], dtype="Int64")}
+    )
+    write_csv(table, tmp_path / "t.csv")
+    read = pd.read_csv(tmp_path / "t.csv")
+    assert read["arm"].tolist()[:2] == ["'=1+1", 'a, "b"'] and pd.isna(read["arm"][2])
+    assert read["value"].tolist()[::2] == [0.1, 1e-17] and pd.isna(read["value"][1])
+    assert read["block"].tolist()[::2] == [1, 3]

@@ -11,11 +11,12 @@ import pandas as pd
 
 from peftlab.analysis import importance as maps_of
 from peftlab.analysis.comparison import smallest_sign_flip_p
-from peftlab.analysis.frame import Frame, safe_cell
+from peftlab.analysis.frame import Frame
 from peftlab.analysis.importance import Group, module_map
 from peftlab.analysis.layers import Agreement, Contrast, Layers
 from peftlab.analysis.maps import importance_table, module_runs, rank_table, share_maps
 from peftlab.analysis.ranks import adaptive_rows, rank_groups
+from peftlab.analysis.safe_csv import write_csv
 from peftlab.analysis.words import listed
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
@@ -52,8 +53,7 @@ class LayerTables:
         target = frame.folder / "analysis"
         target.mkdir(parents=True, exist_ok=True)
         for name, table in (("importance", self.importance), ("ranks", self.ranks)):
-            safe = table.assign(**{c: table[c].map(safe_cell) for c in ("arm", "task", "backbone", "site")})
-            safe.to_csv(target / f"{name}.csv", index=False)
+            write_csv(table, target / f"{name}.csv")
         write_atomic(target / "importance.json", to_json(self.layers))
 
 

@@ -18,8 +18,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from peftlab.analysis.findings import Form
-from peftlab.analysis.frame import Frame, safe_cell
+from peftlab.analysis.frame import Frame
 from peftlab.analysis.reading import metric_lines, read_json
+from peftlab.analysis.safe_csv import write_csv
 from peftlab.analysis.stability import stability
 from peftlab.records.gradient_flow import FILE, Flow, Module, events
 
@@ -155,24 +156,22 @@ def _number(value: Any) -> float | None:
 
 def flow_table(runs: Sequence[FlowRun]) -> pd.DataFrame:
     """A row per run x module x point, as recorded."""
-    rows = [
-        (r.arm, r.task, r.backbone, r.seed, r.fold, step, site, m.block, m.role, *values)
-        for r in runs
-        if r.flow is not None
-        for site, m in r.flow.modules.items()
-        for step, *values in zip(r.flow.steps, m.norm, m.mean, m.max, m.zeros, m.non_finite, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    for column in COLUMNS[9:]:
-        table[column] = pd.to_numeric(table[column]).astype("float64")
+    modules = [(r, site, m, r.flow.steps) for r in runs if r.flow is not None for site, m in r.flow.modules.items()]
+    points = [len(steps) for *_, steps in modules]
+    about = [(r.arm, r.task, r.backbone, r.seed, r.fold, site, m.block, m.role) for r, site, m, _ in modules]
+    table = pd.DataFrame(about, columns=pd.Index(["arm", "task", "backbone", "seed", "fold", "site", "block", "role"]))
+    table = table.loc[np.repeat(np.arange(len(modules)), points)].reset_index(drop=True)
+    table["step"] = [step for *_, steps in modules for step in steps]
+    for name in COLUMNS[9:]:
+        values = [value for _, _, m, _ in modules for value in getattr(m, name)]
+        table[name] = pd.Series(values, dtype="float64")
     table["block"] = pd.to_numeric(table["block"]).astype("Int64")
-    return table
+    return table[COLUMNS]
 
 
 def write_table(table: pd.DataFrame, target: Path) -> None:
     """``gradient_flow.csv``; cells that would start a formula in a spreadsheet are quoted."""
-    safe = table.assign(**{c: table[c].map(safe_cell) for c in ("arm", "task", "backbone", "site")})
-    safe.to_csv(target / "gradient_flow.csv", index=False)
+    write_csv(table, target / "gradient_flow.csv")
 
 
 def events_of(runs: Sequence[FlowRun]) -> list[Event]:

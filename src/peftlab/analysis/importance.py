@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from peftlab.analysis.agreement import Tau, between_seeds, between_settings, tau_b
+from peftlab.analysis.agreement import Tau, between_seeds, between_settings, tau_b, taus_with
 from peftlab.analysis.comparison import holm, sign_flip_p
 from peftlab.analysis.intervals import Interval, t_interval
 from peftlab.analysis.layers import Agreement, Contrast, Kind, Module, ModuleMap
@@ -110,7 +110,7 @@ def _contrast(
     The test and the first interval treat the blocks as a sample, of the mean over seeds; the second interval treats the seeds as
     one, of the mean over blocks.
     """
-    per_seed = np.array([_block_differences(group, row, first, second) for row in group.values])  # [seeds, blocks]
+    per_seed = _block_differences(group, first, second)
     if per_seed.size == 0 or per_seed.shape[1] < 2:
         return None
     scale = float(len(group.sites))
@@ -127,21 +127,18 @@ def _contrast(
     )  # fmt: skip
 
 
-def _block_differences(
-    group: Group, shares: NDArray[np.float64], first: Sequence[str], second: Sequence[str]
-) -> NDArray[np.float64]:
-    """Mean share of one kind of module minus that of the other, for every block that has both in the map [blocks]."""
-    blocks = sorted({place.block for site in group.sites if (place := group.places[site]).block is not None})
+def _block_differences(group: Group, first: Sequence[str], second: Sequence[str]) -> NDArray[np.float64]:
+    """Mean share of one kind of module minus that of the other, for every block that has both in the map [seeds, blocks]."""
+    places = [group.places[site] for site in group.sites]
+    blocks = sorted({place.block for place in places if place.block is not None})
+    values = group.values
 
-    def side(block: int, roles: Sequence[str]) -> list[float]:
-        return [
-            float(share)
-            for site, share in zip(group.sites, shares, strict=True)
-            if group.places[site].block == block and group.places[site].role in roles
-        ]
+    def side(block: int, roles: Sequence[str]) -> list[int]:
+        return [k for k, place in enumerate(places) if place.block == block and place.role in roles]
 
     pairs = [(side(block, first), side(block, second)) for block in blocks]
-    return np.array([float(np.mean(a) - np.mean(b)) for a, b in pairs if a and b])
+    columns = [values[:, a].mean(axis=1) - values[:, b].mean(axis=1) for a, b in pairs if a and b]
+    return np.stack(columns, axis=1) if columns else np.empty((len(values), 0))
 
 
 def agreement(groups: Sequence[Group], confidence: float) -> list[Agreement]:
@@ -208,8 +205,8 @@ def stability(group: Group, confidence: float) -> list[Agreement]:
     for folds in group.source.over_time.values():
         by_step: dict[int, list[float]] = {}
         for steps, shares in folds:
-            for step, row in zip(steps[:-1], shares[:-1], strict=True):
-                if (tau := tau_b(row, shares[-1])) is not None:
+            for step, tau in zip(steps[:-1], taus_with(shares[:-1], shares[-1]), strict=True):
+                if tau is not None:
                     by_step.setdefault(step, []).append(tau)
         for step, values in by_step.items():
             taus.setdefault(step, []).append(float(np.mean(values)))

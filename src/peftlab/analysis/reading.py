@@ -161,13 +161,21 @@ def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    for raw in text.splitlines():
-        try:
-            line = json.loads(raw, parse_constant=lambda _: None)
-        except (ValueError, RecursionError):
-            continue
+    lines = [raw for raw in text.splitlines() if raw.strip()]
+    try:
+        found = json.loads(f"[{','.join(lines)}]", parse_constant=lambda _: None)  # several times faster than line by line
+    except (ValueError, RecursionError):
+        found = [_line(raw) for raw in lines]
+    for line in found:
         if isinstance(line, dict) and line.get("split") in ("train", "validation"):
             yield line
+
+
+def _line(raw: str) -> Any:
+    try:
+        return json.loads(raw, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -72,16 +71,16 @@ def training_loss(curves: pd.DataFrame) -> pd.DataFrame:
 
     Empty where training or validation was not recorded.
     """
-    parts = [pd.DataFrame(columns=["label", "seed", "fold", "step", "loss"])]
+    unit = ["label", "seed", "fold"]
     sound = curves[~curves["diverged"]] if "loss" in curves.columns else curves.iloc[:0]
-    for (label, seed, fold), run in sound.groupby(["label", "seed", "fold"], sort=False):
-        steps = np.unique(run.loc[run["split"] == "validation", "step"])
-        train = run[(run["split"] == "train") & (run["step"] <= steps.max(initial=0))]
-        until = steps[np.searchsorted(steps, train["step"])] if len(train) else train["step"]
-        mean = train["loss"].groupby(np.asarray(until)).mean()
-        parts.append(pd.DataFrame({"label": label, "seed": seed, "fold": fold, "step": mean.index, "loss": mean.to_numpy()}))
-    filled = [part for part in parts if not part.empty]
-    return pd.concat(filled, ignore_index=True) if filled else parts[0]
+    sound = sound.assign(run=sound.groupby(unit, sort=False).ngroup())
+    train, stops = (sound[sound["split"] == split].sort_values("step", kind="stable") for split in ("train", "validation"))
+    until = stops[["run", "step"]].drop_duplicates().assign(until=lambda t: t["step"])
+    both = pd.merge_asof(
+        train.astype({"step": "int64"}), until.astype({"step": "int64"}), on="step", by="run", direction="forward"
+    )
+    means = both.dropna(subset=["until"]).groupby([*unit, "until"], sort=False)["loss"].mean().reset_index()
+    return means.rename(columns={"until": "step"})
 
 
 def _axis(name: str, curves: pd.DataFrame, split: str) -> str:

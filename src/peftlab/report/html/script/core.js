@@ -58,19 +58,24 @@ function short(value) {
 
 const tip = el("div", { class: "tip", "aria-hidden": "true", hidden: true });
 document.body.append(tip);
-function showTip(lines, box) {
+let anchor = null;
+function showTip(lines, mark) {
+  anchor = mark;
   tip.replaceChildren(...lines.map((line, i) => el(i ? "div" : "strong", {}, line)));
   tip.hidden = false;
-  const room = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(8, box.left + box.width / 2 - room.width / 2), innerWidth - room.width - 8);
-  const above = box.top - room.height - 8;
-  tip.style.left = `${left}px`;
+  placeTip();
+}
+function placeTip() {
+  const box = anchor.getBoundingClientRect(), room = tip.getBoundingClientRect(), above = box.top - room.height - 8;
+  tip.style.left = `${Math.min(Math.max(8, box.left + box.width / 2 - room.width / 2), innerWidth - room.width - 8)}px`;
   tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
 }
 function hideTip() {
   tip.hidden = true;
+  anchor = null;
 }
-addEventListener("scroll", hideTip, { passive: true });
+// what the keyboard is on keeps its words while the page moves
+addEventListener("scroll", () => anchor && (anchor.closest(":focus") ? placeTip() : hideTip()), { passive: true });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") hideTip();
 });

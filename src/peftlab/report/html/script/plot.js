@@ -142,7 +142,7 @@ function markNode(m, first, sx, sy, [y0, y1]) {
 // one tab stop per figure; arrow keys move between points, Enter opens what a point stands for
 function reachable(root, nodes, marks, chosen, choose) {
   const visible = (k) => nodes[k].style.display !== "none";
-  const tell = (k) => showTip(marks[k].lines, nodes[k].querySelector(".mark, .arrow").getBoundingClientRect());
+  const tell = (k) => showTip(marks[k].lines, nodes[k].querySelector(".mark, .arrow"));
   const open = (k) => marks[k].href && (location.hash = marks[k].href);
   let hovered = -1;
   function hover(k) {
