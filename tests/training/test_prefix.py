@@ -17,7 +17,8 @@ from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Trainer
-from peftlab.training.prefix import KEY, Uncut, find_cut
+from peftlab.training.prefix import KEY, Uncut
+from peftlab.training.prefix_search import find_cut
 from peftlab.training.prefix_store import Store
 from peftlab.training.prefix_task import Prefix, PrefixTask
 from tests.contracts.tiny import make
@@ -100,7 +101,8 @@ def shortened(whole: Trainer, folder: Path, **options: Any) -> tuple[Trainer, Pr
 
 
 def near(a: torch.Tensor, b: torch.Tensor, tolerance: float = ROUNDING) -> bool:
-    return float((a - b).detach().abs().max()) <= tolerance * max(1e-3, float(b.abs().max()))
+    a, b = a.detach(), b.detach()
+    return float((a - b).abs().max()) <= tolerance * max(1e-3, float(b.abs().max()))
 
 
 IMAGES = [
@@ -330,6 +332,19 @@ def test_a_model_whose_head_sees_the_image_is_found_out(models: dict[str, str], 
     plain = whole.adapted.backbone.outputs
     whole.adapted.backbone.outputs = lambda module, inputs: plain(module, inputs) + inputs["pixel_values"].mean()
     with pytest.raises(Uncut, match="outputs would differ"):
+        cut(whole, tmp_path)
+
+
+def test_a_model_that_fails_without_its_first_blocks_is_left_whole(models: dict[str, str], tmp_path: Path) -> None:
+    whole = trainer(tmp_path, models["vit"], TOP)
+    plain = whole.adapted.backbone.outputs
+
+    def picky(module: nn.Module, inputs: Any) -> torch.Tensor:
+        assert float(inputs["pixel_values"].abs().max()) > 0, "no image"
+        return plain(module, inputs)
+
+    whole.adapted.backbone.outputs = picky
+    with pytest.raises(Uncut, match="cannot begin at block 1: AssertionError"):
         cut(whole, tmp_path)
 
 

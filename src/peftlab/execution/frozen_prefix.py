@@ -16,7 +16,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import RecordError
-from peftlab.execution.fallback import Attempt
+from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
@@ -61,10 +61,17 @@ class FrozenPrefix:
         except (Uncut, NoRoom) as reason:
             if begun is not None and begun["used"]:
                 raise self._lost(reason) from reason
-            self._write({"attempt": attempt.name, "used": False, "why": str(reason)})
-            return adapted, task
+            return self._ordinary(str(reason), adapted, task)
+        except RuntimeError as error:
+            if begun is not None or not is_out_of_memory(error):
+                raise
+            return self._ordinary("memory ran out while hidden states were computed", adapted, task)
         self._prefix = prefix
         return prefix.adapted, PrefixTask(prefix)
+
+    def _ordinary(self, why: str, adapted: Adapted, task: PreparedTask) -> tuple[Adapted, PreparedTask]:
+        self._write({"attempt": self._attempt, "used": False, "why": why})
+        return adapted, task
 
     def ready(self, examples: np.ndarray) -> None:
         """Have the hidden states of a split at hand, so that nobody's time counts their computation.

@@ -15,7 +15,8 @@ from peftlab.study.schema import Train
 from peftlab.training.memory import MB, split_peak
 from peftlab.training.optimizers import make_optimizer
 from peftlab.training.precision import autocast, resolve_precision
-from peftlab.training.prefix import KEY, Cut, Uncut, find_cut, tail
+from peftlab.training.prefix import KEY, Cut, Uncut, tail
+from peftlab.training.prefix_search import find_cut
 from peftlab.training.recompute import enable_checkpointing
 
 #: share of the free memory that a plan uses; the rest covers the error of the prediction

@@ -22,7 +22,8 @@ from peftlab.nn.seeding import seed_default
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.evaluation import to_device
 from peftlab.training.precision import Precision, autocast
-from peftlab.training.prefix import KEY, Cut, Uncut, find_cut, frozen_in_prefix, hidden_states, tail
+from peftlab.training.prefix import KEY, Cut, Uncut, frozen_in_prefix, hidden_states, tail
+from peftlab.training.prefix_search import find_cut
 from peftlab.training.prefix_store import Rows, Store
 from peftlab.training.proof import tensor_hash
 
@@ -91,7 +92,10 @@ class Prefix:
                 seed_default(0, self.device)
                 whole = outputs(module, inputs)
                 seed_default(0, self.device)
-                cut = outputs(module, {**({} if self.cut.placeholders else inputs), KEY: hidden})
+                try:
+                    cut = outputs(module, {**({} if self.cut.placeholders else inputs), KEY: hidden})
+                except Exception as error:  # whatever a model of another kind expects of what is left out
+                    raise Uncut(f"it cannot begin at {self.cut.name}: {type(error).__name__}: {error}") from error
         finally:
             module.train(training)
         worst = _difference(whole, cut, inputs.get("attention_mask"))
