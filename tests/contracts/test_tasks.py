@@ -139,6 +139,21 @@ def test_batches_are_the_same_without_a_generator_and_driven_by_it_with_one(case
     assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
 
 
+def test_targets_are_a_batch_without_what_the_backbone_takes(case):
+    _, _, prepared = case
+    indices = prepared.splits(0).train[:6]
+    batch, targets = prepared.batch(indices), prepared.targets(indices)
+    assert targets.keys() == batch.keys() - prepared.inputs(batch).keys()
+    assert all(torch.equal(value, batch[name]) for name, value in targets.items())
+
+
+def test_examples_that_look_different_every_time_are_told(case):
+    _, task, prepared = case
+    indices = prepared.splits(0).train[:6]
+    plain, drawn = prepared.batch(indices), prepared.batch(indices, torch.Generator().manual_seed(1))
+    assert task.augments or all(torch.equal(value, drawn[name]) for name, value in plain.items())
+
+
 def test_loss_is_a_scalar_with_gradient_and_metrics_are_in_bounds(case):
     sample, _, prepared = case
     batch = prepared.batch(prepared.splits(0).test[:16])
