@@ -52,11 +52,8 @@ def test_the_text_has_no_digits_of_its_own(paper: Path) -> None:
     """Left out: what components say of themselves (docstrings), and what was set in the study (configuration of every arm)."""
     for name, text in sections(paper).items():
         text = re.sub(r"(?<!\\)%.*", "", text)
-        text = (
-            re.sub(r"\\begin\{description\}.*?\\end\{description\}", "", text, flags=re.DOTALL)
-            if "checklist" not in name
-            else text
-        )
+        if "checklist" not in name:
+            text = re.sub(r"^\\entry\{.*", "", text, flags=re.MULTILINE)
         text = re.split(r"\\section\{Methods in detail\}.*?(?=\\section)", text, flags=re.DOTALL)
         rest = "".join(part for part in text if part)
         rest = re.sub(
@@ -95,12 +92,12 @@ def test_only_what_was_used_is_described(paper: Path) -> None:
 
 def test_what_went_wrong_is_said(paper: Path) -> None:
     numbers = (paper / "numbers.tex").read_text(encoding="utf-8")
-    assert numbers.count("halve") >= 0 and "diverged" in numbers
+    assert "out of memory" in numbers and "diverged" in numbers
     limits = (paper / "sections" / "limitations.tex").read_text(encoding="utf-8")
     assert r"\result{problem.1}" in limits and r"\result{warning.1}" in limits
     checklist = (paper / "sections" / "checklist.tex").read_text(encoding="utf-8")
     assert (
-        r"\textbf{Partly.} \result{runs.completed} completed, \result{runs.diverged} diverged, \result{runs.failed} failed"
+        r"\emph{Partly.} \result{runs.completed} completed, \result{runs.diverged} diverged, \result{runs.failed} failed"
         in checklist
     )
 
@@ -215,7 +212,7 @@ def test_degenerate_studies_give_a_paper_that_says_what_cannot_be_said(tmp_path:
         "no baseline": ["No baseline is declared", "arms are described, not compared"],
         "constant": ["the runs tell nothing about its variation"],
         "missing cells": ["never run", "fewer than"],
-        "all failed": ["Nothing can be said yet", "12 runs failed"],
+        "all failed": ["Nothing can be said yet", "failed: OutOfMemory"],
         "nothing ran": ["No run was recorded", "never run"],
         "metric absent": ["No record has the declared metric"],
         "hostile": [r"\textbackslash{}write18\{touch x\}"],

@@ -10,6 +10,7 @@ import pytest
 from peftlab.api.papers import paper as verb
 from peftlab.errors import LatexError
 from peftlab.report.paper.compile import compile_paper, read_log
+from tests.report.paper.conftest import again
 from tests.report.paper.latex import needs_latex
 
 
@@ -22,6 +23,21 @@ def test_the_paper_compiles_cleanly(folder: Path, tmp_path: Path) -> None:
     assert {p.suffix for p in (tmp_path / "paper").iterdir() if p.is_file()} <= {".tex", ".bib", ".pdf", ".json"}
     first = made.pdf.read_bytes()
     assert compile_paper(tmp_path / "paper").pdf.read_bytes() == first
+
+
+@needs_latex
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("conference2099.cls", r"\LoadClass[twocolumn]{article}\RequirePackage[margin=2cm]{geometry}"),
+        ("neurips_2099.sty", r"\RequirePackage{natbib}\RequirePackage[textwidth=5.5in]{geometry}\renewcommand{\rmdefault}{ptm}"),
+    ],
+)
+def test_it_compiles_with_a_conference_style(folder: Path, tmp_path: Path, name: str, style: str) -> None:
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copy2)
+    (tmp_path / "copy" / "paper" / name).write_text(style)
+    made = compile_paper(again(tmp_path / "copy").folder)
+    assert not made.undefined and made.overfull_pt < 15
 
 
 @needs_latex

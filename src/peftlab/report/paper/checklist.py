@@ -55,7 +55,7 @@ def _protocol(material: Material, numbers: Numbers) -> Iterator[Item]:
     if "tuning.seeds" in numbers:
         lost = "tuning.lost.1" in numbers
         text = r"\result{tuning.how}; on validation data, seeds \result{tuning.seeds}, none of them an evaluation seed."
-        text += " What an arm did not get is listed under limitations." if lost else ""
+        text += " Where it fell short is listed under limitations." if lost else ""
         yield Item("Did every arm get the same tuning?", "Partly" if lost else "Yes", Tex(text))
     else:
         text = "Nothing was tuned in this study: hyper-parameters are those of the study file; the authors must say where from."

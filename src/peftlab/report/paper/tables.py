@@ -14,6 +14,7 @@ from peftlab.report.tables import Row, as_csv
 
 MOST_ROWS = 32  #: of one table; longer ones go on in the next
 _NONE = "{--}"
+_NEEDS = "% \\usepackage{array,booktabs,siunitx} \\sisetup{detect-weight=true}\n"
 
 
 def write_tables(table: list[Row], findings: Findings, stem: Path) -> list[Path]:
@@ -21,8 +22,8 @@ def write_tables(table: list[Row], findings: Findings, stem: Path) -> list[Path]
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = {
         stem.with_suffix(".csv"): as_csv(table, findings),
-        stem.with_suffix(".tex"): quality(table, findings),
-        stem.with_name(f"{stem.name}-cost.tex"): cost(table, findings),
+        stem.with_suffix(".tex"): _NEEDS + quality(table, findings),
+        stem.with_name(f"{stem.name}-cost.tex"): _NEEDS + cost(table, findings),
     }
     for path, text in written.items():
         path.write_text(text, encoding="utf-8")

@@ -103,10 +103,10 @@ _PROSE = re.compile(
     r"``(?P<code>[^`]+)``"
     r"|:[a-z]+:`(?P<role>[^`]+)`"
     r"|(?P<arrow><-|->)"
-    rf"|(?<![\w\\])(?P<base>[A-Za-z]|d[A-Z]|{_GREEK_WORDS})_(?P<sub>[A-Za-z0-9]+)(?![\w])(?P<power>\^[T2+])?"
+    rf"|(?<![\w\\])(?P<base>[A-Za-z]|d[A-Z]|mean|{_GREEK_WORDS})_(?P<sub>[A-Za-z0-9]+)(?![\w])(?P<power>\^[T2+])?"
     rf"|(?<![\w\\])(?P<greek>{_GREEK_WORDS})(?![\w])"
     r"|(?<!\w)(?P<letter>[A-Z]|W~)(?P<transpose>\^[T2+])"
-    r"|(?<!\w)(?P<frozen>W0)(?!\w)"
+    r"|(?<!\w)(?P<frozen>W0)(?!\w)|(?<!\w)(?P<tilde>W~)"
 )
 
 
@@ -143,10 +143,15 @@ def _typeset(match: re.Match[str]) -> str:
         return r"$\leftarrow$" if found["arrow"] == "<-" else r"$\rightarrow$"
     if "frozen" in found:
         return "$W_{0}$"
+    if "tilde" in found:
+        return r"$\tilde{W}$"
     if "greek" in found:
         return rf"$\{found['greek']}$"
     base = found.get("base") or found.get("letter") or ""
-    base = rf"\tilde{{{base[0]}}}" if base.endswith("~") else rf"\{base}" if len(base) > 2 else base
+    if base.endswith("~"):
+        base = rf"\tilde{{{base[0]}}}"
+    elif len(base) > 2 or base in _GREEK_WORDS.split("|"):
+        base = r"\mathrm{mean}" if base == "mean" else rf"\{base}"
     power = {"^T": r"^{\top}", "^2": "^{2}", "^+": "^{+}"}.get(found.get("power") or found.get("transpose") or "", "")
     sub = found.get("sub", "")
     if sub == "bar":
