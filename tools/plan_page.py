@@ -28,7 +28,15 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import DebertaV2Config, PretrainedConfig, PreTrainedTokenizerFast, RobertaConfig
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from peftlab.api.running import cache_folder
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
@@ -37,7 +45,10 @@ from peftlab.study.load import validate_study
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "planned-studies.md"
-STUDIES = ("vit-peft-matrix", "quantization", "sst2", "mrpc", "rte", "glue-ablations-gpu", "published-glue-gpu")
+STUDIES = (
+    "vit-peft-matrix", "quantization", "sst2", "mrpc", "rte", "glue-ablations-gpu", "published-glue-gpu", "squad-v2", "alpaca",
+    "rank-schedules-lm",
+)  # fmt: skip
 #: data set -> classes, training and test images, as published; the labelled validation images of Tiny ImageNet are its test
 DATA: Mapping[str, tuple[int, int, int]] = {
     "cifar10": (10, 50_000, 10_000),
@@ -53,8 +64,22 @@ TEXTS: Mapping[str, tuple[int, int, int, int, int]] = {
     "mrpc": (2, 3_668, 408, 53, 103),
     "rte": (2, 2_490, 277, 70, 289),
 }
+#: data set -> training and test paragraphs and questions, as published; tokens of a paragraph on average and at most, of a
+#: question on average
+QUESTIONS: Mapping[str, tuple[tuple[int, int], tuple[int, int], int, int, int]] = {
+    "squad_v2": ((19_035, 130_319), (1_204, 11_873), 164, 789, 12),
+}
+#: data set -> examples, as published; tokens of instruction, of input where there is one, of output, on average; share with an
+#: input; tokens of all at most
+INSTRUCTIONS: Mapping[str, tuple[int, int, int, int, float, int]] = {"alpaca": (52_002, 12, 13, 57, 0.39, 566)}
 #: backbones of texts -> what their published configurations say
 MODELS: Mapping[str, PretrainedConfig] = {
+    "google-bert/bert-base-uncased": BertConfig(),
+    "openai-community/gpt2": GPT2Config(bos_token_id=1, eos_token_id=1),
+    "princeton-nlp/Sheared-LLaMA-1.3B": LlamaConfig(
+        hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=16, vocab_size=32_000,
+        max_position_embeddings=4096,
+    ),
     "FacebookAI/roberta-base": RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1),
     "build/backbones/deberta-v3-base": DebertaV2Config(
         vocab_size=128_100, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
@@ -70,9 +95,9 @@ def backbone(name: str, folder: Path) -> str:
     path.mkdir(parents=True, exist_ok=True)
     if name in MODELS:
         MODELS[name].save_pretrained(str(path))
-        words = Tokenizer(WordLevel({"<pad>": 0, "word": 1}, unk_token="word"))
+        words = Tokenizer(WordLevel({"<pad>": 0, "<end>": 1, "word": 2}, unk_token="word"))
         words.pre_tokenizer = Whitespace()
-        PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>").save_pretrained(path)
+        PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>").save_pretrained(path)
     else:
         (path / "config.json").write_text(json.dumps({"architecture": path.name.split(".")[0], "num_classes": 1000}))
     save_file({"none": torch.zeros(1)}, path / "model.safetensors")
@@ -84,12 +109,44 @@ def _words(number: int, columns: int) -> list[str]:
     return ["word " * (number // columns + (i < number % columns)) for i in range(columns)]
 
 
+def _paragraph(number: int, length: int, questions: Sequence[int], asked: int) -> dict[str, Any]:
+    """A paragraph of SQuAD; every other question has its first word for an answer, the others have none."""
+    asks = [
+        {
+            "id": f"{number}-{i}",
+            "question": "word " * asked,
+            "is_impossible": bool(i % 2),
+            "answers": [] if i % 2 else [{"text": "word", "answer_start": 0}],
+        }
+        for i in questions
+    ]
+    return {"context": "word " * length, "qas": asks}
+
+
 def data(name: str, folder: Path) -> str:
     """A folder of blank images of one pixel, or of texts of one word, as many and in as many classes as the data set has."""
     path = folder / "data" / name
     if path.exists():
         return str(path)
     path.mkdir(parents=True)
+    if name in QUESTIONS:
+        *sizes, average, longest, asked = QUESTIONS[name]
+        for split, (paragraphs, questions) in zip(("train", "dev"), sizes, strict=True):
+            lengths = [longest, *([average] * (paragraphs - 1))]
+            held = [_paragraph(i, length, range(i, questions, paragraphs), asked) for i, length in enumerate(lengths)]
+            articles = [{"title": "word", "paragraphs": [paragraph]} for paragraph in held]
+            (path / f"{split}.json").write_text(json.dumps({"version": "v2.0", "data": articles}))
+        return str(path)
+    if name in INSTRUCTIONS:
+        examples, instruction, given, output, share, longest = INSTRUCTIONS[name]
+        with_input = round(share * examples)
+        rows = [
+            {"instruction": "word " * instruction, "input": "word " * given * (i < with_input), "output": "word " * output}
+            for i in range(examples)
+        ]
+        rows[0]["output"] = "word " * (longest - instruction - given)
+        (path / f"{name}.json").write_text(json.dumps(rows))
+        return str(path / f"{name}.json")
     if name in TEXTS:
         columns, *sizes, average, longest = TEXTS[name]
         names = [f"sentence{i + 1}" for i in range(columns)] if columns > 1 else ["sentence"]
@@ -121,6 +178,8 @@ def planned(raw: dict[str, Any], folder: Path, options: Callable[..., PlanOption
     for task in (raw["task"], *matrix.get("task", ())):
         if task["data"] in {*DATA, *TEXTS}:
             task["data"] = replaced(task["data"], data)
+        elif task["data"] in {*QUESTIONS, *INSTRUCTIONS}:
+            task["data"] = {"name": task["data"], "path": replaced(task["data"], data)}
     return make_plan(validate_study(raw), options(cache=cache_folder(), device="cpu")), names
 
 
