@@ -35,6 +35,7 @@ class Side:
     targets: str = "standard"
     dropout: float = 0.0
     checkpointing: bool = False
+    fused: bool = True  #: of ours
 
 
 class Turns:
@@ -77,12 +78,12 @@ def serve(side: Side, connection: Connection) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if side.who == "ours":
-            _run_ours(side, Path(folder), Turns(connection))
+            run_ours(side, Path(folder), Turns(connection))
         else:
-            _run_plain(side, Turns(connection))
+            run_plain(side, Turns(connection))
 
 
-def _run_ours(side: Side, folder: Path, turns: Turns) -> None:
+def run_ours(side: Side, folder: Path, turns: Any) -> None:
     from peftlab.errors import Stopped
     from peftlab.execution.protocol import Channel, WorkerOptions
     from peftlab.execution.worker import _Run
@@ -121,15 +122,14 @@ def _run_ours(side: Side, folder: Path, turns: Turns) -> None:
     )
     run = RunFolder(folder / config.run_id)
     run.create(config)
-    options = WorkerOptions(cache=folder / "cache", device="cpu", checkpoint_every_s=1e9)
-    stop: Any = turns
+    options = WorkerOptions(cache=folder / "cache", device="cpu", checkpoint_every_s=1e9, fused=side.fused)
     try:
-        _Run(config, run, options, Channel(None), stop).execute()
+        _Run(config, run, options, Channel(None), turns).execute()
     except Stopped:
         return
 
 
-def _run_plain(side: Side, turns: Turns) -> None:
+def run_plain(side: Side, turns: Callable[[], bool]) -> None:
     """One step: batch, forward, loss, backward, clip, AdamW."""
     import torch
 

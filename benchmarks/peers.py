@@ -18,12 +18,14 @@ Prints JSON; every ratio is ours over the other's.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
 import platform
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,25 +124,29 @@ def measure_memory(sides: dict[str, Side], repeats: int) -> dict[str, Any]:
     return {"peak_mb": peaks, "ratios": found}
 
 
-def sides_of(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, Side]]:
-    """Setting -> its sides."""
-    backbone, _ = vit_tiny(options.weights, folder)
-    encoder = minilm(options.encoder, folder)
-    texts = sentences(encoder, folder, 8 if options.tiny else TOKENS)
-    pixels, images, rows = (32, 2, 2) if options.tiny else (PIXELS, IMAGES, TEXTS)
-    settings = {
-        f"ViT-Tiny, {pixels} px, batch {images}": Side(who="", backbone=backbone, data="", pixels=pixels, batch=images),
-        f"MiniLM, {TOKENS} tokens, batch {rows}": Side(who="", backbone=encoder, data=texts, pixels=0, batch=rows),
-    }
-    shared = {"targets": options.targets, "checkpointing": options.checkpointing}
-    return {
-        setting: {
-            name: Side(who=who, dropout=dropout, backbone=s.backbone, data=s.data, pixels=s.pixels, batch=s.batch, **shared)
-            for name, (who, dropout) in SIDES.items()
-        }
-        for setting, s in settings.items()
-        if options.only in setting
-    }
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What is trained, the same on every side."""
+    parser.add_argument("--only", default="", help="settings whose name contains this")
+    parser.add_argument("--targets", default="standard", choices=("standard", "fused", "all-linear"))
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on every side")
+    parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights (a study wants real ones)")
+    parser.add_argument("--encoder", type=Path, default=Path("build/backbones/minilm"))
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+
+
+def settings_of(folder: Path, options: argparse.Namespace) -> dict[str, Callable[..., Side]]:
+    """Setting -> what makes a side of it."""
+    pixels, images, tokens, rows = (32, 2, 8, 2) if options.tiny else (PIXELS, IMAGES, TOKENS, TEXTS)
+    shared: dict[str, Any] = {"targets": options.targets, "checkpointing": options.checkpointing}
+    found: dict[str, Callable[..., Side]] = {}
+    if options.only in (name := f"ViT-Tiny, {pixels} px, batch {images}"):
+        backbone, _ = vit_tiny(options.weights, folder)
+        found[name] = functools.partial(Side, backbone=backbone, data="", pixels=pixels, batch=images, **shared)
+    if options.only in (name := f"MiniLM, {tokens} tokens, batch {rows}"):
+        encoder = minilm(options.encoder, folder)
+        texts = sentences(encoder, folder, tokens)
+        found[name] = functools.partial(Side, backbone=encoder, data=texts, pixels=0, batch=rows, **shared)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -148,13 +154,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--part", choices=("step", "memory", "study"), default="step")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--only", default="", help="settings whose name contains this")
-    parser.add_argument("--targets", default="standard", choices=("standard", "fused", "all-linear"))
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on every side")
-    parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights (a study wants real ones)")
-    parser.add_argument("--encoder", type=Path, default=Path("build/backbones/minilm"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    add_settings(parser)
     options = parser.parse_args(arguments)
     if WARM_UP + options.repeats + 1 >= STEPS:
         parser.error(f"--repeats: a run has {STEPS} steps")
@@ -164,7 +165,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             found = compare_studies(options.weights, options.data, folder, tiny=options.tiny)
         else:
             measure = measure_steps if options.part == "step" else measure_memory
-            found = {setting: measure(sides, options.repeats) for setting, sides in sides_of(folder, options).items()}
+            found = {
+                setting: measure({name: made(who=who, dropout=d) for name, (who, d) in SIDES.items()}, options.repeats)
+                for setting, made in settings_of(folder, options).items()
+            }
     report = {
         "benchmark": "peers",
         "part": options.part,

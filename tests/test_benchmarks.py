@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from peftlab.nn.hooks import TrainingHook
 from peftlab.registry import components
 from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
+from peftlab.training.assemble import Ingredients
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -68,3 +70,81 @@ def test_the_study_of_accuracy_takes_any_backbone_and_data(monkeypatch: pytest.M
     found = cells(validate_study(content))
     assert {cell.backbone for cell in found} == {"a/backbone"}
     assert {"lora", "qlora-nf4", "qa-lora-int4", "qa-lora-fp4"} <= {cell.label for cell in found}
+
+
+def peer_sides(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> dict[str, Any]:
+    """A side of each kind on a ViT-Tiny of 32 px."""
+    peers = benchmark("peers", monkeypatch)
+    parser = argparse.ArgumentParser()
+    peers.add_settings(parser)
+    [made] = peers.settings_of(folder, parser.parse_args(["--tiny", "--only", "ViT"])).values()
+    return {name: made(who=who, dropout=dropout, **options) for name, (who, dropout) in peers.SIDES.items()}
+
+
+class Stop:
+    """Ends a run after so many steps."""
+
+    number = None
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def check(self) -> None: ...
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_peers_train_as_many_parameters_as_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sides = peer_sides(monkeypatch, tmp_path)
+    model, forward = benchmark("_peers_sides", monkeypatch).image_model(sides["peft"])
+    parts = Ingredients.of(
+        backbone=sides["ours"].backbone,
+        task={"kind": "image-classification", "data": "digits", "image_size": 32},
+        adapter={"name": "lora", "rank": 8, "targets": "standard"},
+        allocator=None,
+        quantizer={"name": "none"},
+    )
+    ours = parts.build(10, 0).trainable().values()
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(p.numel() for p in ours)
+    assert forward({"pixel_values": torch.zeros(2, 3, 32, 32)}).shape == (2, 10)
+
+
+def test_sides_run_to_the_step_they_are_stopped_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sides = benchmark("_peers_sides", monkeypatch)
+    for name, side in peer_sides(monkeypatch, tmp_path).items():
+        if name.endswith("dropout"):
+            continue
+        stop = Stop(2)
+        (tmp_path / name).mkdir()
+        if side.who == "ours":
+            sides.run_ours(side, tmp_path / name, stop)
+        else:
+            sides.run_plain(side, stop)
+        assert stop.left == 0
+
+
+def test_a_profile_counts_the_whole_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    profile = benchmark("step_profile", monkeypatch)
+    side, profiled = peer_sides(monkeypatch, tmp_path)["peft dropout"], profile.Profiled(1)
+    benchmark("_peers_sides", monkeypatch).run_plain(side, profiled)
+    found = profiled.by_kind()
+    assert sum(found.values()) - found["step"] == pytest.approx(found["step"], abs=1.0)
+    assert found["products"] > 0
+    assert found["dropout"] > 0
+    assert found["attention"] > 0
+
+
+def test_the_study_of_peers_is_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = benchmark("_peers_study", monkeypatch)
+    content = study.study({**study.TINY, "data": "some/folder", "backbone": "a/backbone"})
+    found = cells(validate_study(content))
+    assert {cell.label for cell in found} == set(study.ARMS)
+    for cell in found:
+        _, rate, theirs = study.ARMS[cell.label]
+        assert cell.train.learning_rate == rate
+        assert (cell.adapter["name"] == "lora") == bool(theirs)
+        if theirs:
+            assert cell.adapter["rank"] == theirs["r"]
+            assert theirs["lora_alpha"] == 2 * theirs["r"]
