@@ -21,9 +21,22 @@ function closeUp(setting) {
   return [setting.base - reach, setting.base + reach];
 }
 
+// pixels by which arms of equal cost stand beside one another
+function sideways(arms, key, room) {
+  const groups = new Map(), found = new Map();
+  for (const [arm, a] of arms) groups.set(arm[key], [...(groups.get(arm[key]) || []), a]);
+  for (const members of groups.values()) {
+    const step = Math.min(room, 84 / members.length);
+    members.forEach((a, i) => found.set(a, (i - (members.length - 1) / 2) * step));
+  }
+  return found;
+}
+
 function costSpec(setting, s, cost, singles, limits) {
   const arms = setting.arms.map((arm, a) => [arm, a]).filter(([arm]) => known(arm.mean) && known(arm[cost.key]));
-  const marks = arms.map(([arm]) => ({
+  const aside = sideways(arms, cost.key, singles ? 24 : 13);
+  const marks = arms.map(([arm, a]) => ({
+    shift: aside.get(a),
     x: arm[cost.key], y: arm.mean, low: singles === null ? null : arm.low, high: singles === null ? null : arm.high, color: arm.color, shape: arm.shape,
     hollow: singles === null && !(arm.front[cost.key] >= 0.5), lines: meanLines(arm, cost.key), legend: arm.legend,
   }));
@@ -33,7 +46,7 @@ function costSpec(setting, s, cost, singles, limits) {
         if (!known(run.value)) continue;
         const lines = [`${arm.label}, ${named(run)}`, `${metricName} ${show(run.value)}${run.imputed ? ": diverged, counted at chance level" : ""}`];
         lines.push(`${cost.name} ${showCost(cost.key, arm[cost.key])}`, "Enter or click: the run");
-        marks.push({ x: arm[cost.key], y: run.value, color: arm.color, shape: arm.shape, small: true, shift: -9, lines, href: `#run-${run.id}`, legend: arm.legend });
+        marks.push({ x: arm[cost.key], y: run.value, color: arm.color, shape: arm.shape, small: true, shift: aside.get(a) - 9, lines, href: `#run-${run.id}`, legend: arm.legend });
       }
     }
   }

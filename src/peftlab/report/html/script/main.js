@@ -34,7 +34,9 @@ function route() {
     setTimeout(runFilter.filterNow);
   }
   const target = document.getElementById(pair ? "compare" : arm ? "runs" : address);
-  if (target && (was || pair || arm)) target.scrollIntoView();
+  if (!target || !(was || pair || arm)) return;
+  target.scrollIntoView();
+  if (was) setTimeout(() => target.scrollIntoView(), 60); // figures that were hidden may have been drawn anew, higher or lower
 }
 addEventListener("hashchange", route);
 
