@@ -1,6 +1,6 @@
 """What a race would have spared: the race replayed on the records of a full matrix, by the rule that `run` follows.
 
-    python benchmarks/racing.py RESULTS... [--goal best] [--minimum 3] [--json FILE]
+    python benchmarks/racing.py RESULTS... [--goal best] [--minimum 3] [--futility 0] [--json FILE]
 
 For each folder of a finished study in which every arm has every seed, and for each goal that its plan allows, prints one JSON
 object: runs and seconds of the race as shares of all, which arms left when, and whether the verdict on every arm is that of the
@@ -35,23 +35,24 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--goal", choices=("best", "margin"))
     parser.add_argument("--minimum", type=int, default=3)
+    parser.add_argument("--futility", type=float, default=0.0)
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     arguments = parser.parse_args()
     goals = [arguments.goal] if arguments.goal else ["best", "margin"]
     found = []
     for folder in arguments.folders:
         for goal in goals:
-            found.append(replayed(folder, goal, arguments.minimum))
+            found.append(replayed(folder, goal, arguments.minimum, arguments.futility))
             json.dump(found[-1], sys.stdout, indent=1, ensure_ascii=False)
             print()
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": platform.processor(), "races": found}, indent=1, ensure_ascii=False))
 
 
-def replayed(folder: Path, goal: Any, minimum: int) -> dict[str, Any]:
+def replayed(folder: Path, goal: Any, minimum: int, futility: float = 0.0) -> dict[str, Any]:
     """One study, one goal."""
     study = load_frame(folder).study
-    asked = study.model_copy(update={"search": Racing(method="racing", goal=goal, minimum=minimum)})
+    asked = study.model_copy(update={"search": Racing(method="racing", goal=goal, minimum=minimum, futility=futility)})
     results = ResultsFolder(folder)
     configs = [run.config() for run in results.runs("evaluation") if run.results() is not None]
     whole = {config.run_id: results.run(config) for config in configs}
@@ -72,6 +73,7 @@ def replayed(folder: Path, goal: Any, minimum: int) -> dict[str, Any]:
         "arms": len({label for heat in found for label in heat.labels}),
         "seeds": len(study.seeds),
         "minimum": minimum,
+        "futility": futility,
         "runs": {"all": len(whole), "race": len(needed), "share": round(len(needed) / len(whole), 3)},
         "seconds": {
             "all": round(sum(seconds.values()), 1),

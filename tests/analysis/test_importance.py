@@ -220,6 +220,7 @@ def test_taus_at_once_are_those_one_by_one(gap: bool) -> None:
     last = random.normal(size=9).round(1)
     assert taus_with(rows, last) == [tau_b(row, last) for row in rows]
     assert taus_with(rows[:, :2], last[:2]) == [None] * 6
+    assert taus_with(rows[:0], last) == [], "one map, and none before it"
 
 
 def test_a_table_is_written_and_read_alike(tmp_path: Path) -> None:

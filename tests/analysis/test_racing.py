@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as some
 
 from peftlab.analysis.anytime import p_process
 from peftlab.analysis.comparison import holm
-from peftlab.analysis.racing import Race, Rule, race, shortfall
+from peftlab.analysis.racing import Race, Rule, chance, race, shortfall
 from peftlab.study.schema import Margin
 
 SEEDS = 15
@@ -178,3 +179,34 @@ def test_evidence_is_what_the_differences_say() -> None:
     gap = values[: left.seeds, 1] - values[: left.seeds, 0]
     assert left.difference == pytest.approx(gap.mean()) and left.sd == pytest.approx(gap.std(ddof=1)) and left.n == left.seeds
     assert left.p == pytest.approx(p_process(-gap)[-1]) and left.e_value * left.p == pytest.approx(1.0)
+
+
+def test_an_arm_at_the_margin_leaves_undecided_where_asked() -> None:
+    generator, margin = np.random.default_rng(16), Margin(absolute=1.0)
+    asked = rule(3, goal="margin", margin=margin, baseline="arm0")
+    values = drawn(generator, [0.0, -1.0, -9.0], sd=0.3)
+    patient = played(values, asked)
+    found = played(values, dataclasses.replace(asked, futility=0.1))
+    assert "arm1" in patient.running and patient.seeds == SEEDS
+    by_label = {left.label: left for left in found.left}
+    assert by_label["arm1"].why == "open" and by_label["arm2"].why == "beyond" and found.over and found.seeds < SEEDS
+    assert by_label["arm1"].chance is not None and by_label["arm1"].chance < 0.1
+
+
+def test_the_chance_of_an_answer_is_that_of_races_played_on() -> None:
+    """Of races whose mean and variance are themselves drawn as the prior says, by the share that was answered in the end."""
+    generator, asked, needed, seeds = np.random.default_rng(17), rule(2), np.log(0.05 / 14), 6
+    told, answered = [], []
+    for _ in range(600):
+        gap = generator.normal(generator.uniform(-6, 6), 1.0, SEEDS)
+        told.append(chance(gap, seeds, needed, asked))
+        answered.append(float(p_process(gap)[-1]) <= np.exp(needed) and float(p_process(gap)[seeds - 1]) > np.exp(needed))
+    open_still = [(t, a) for t, a in zip(told, answered, strict=True) if 0.02 < t < 0.98]
+    assert np.mean([t for t, _ in open_still]) == pytest.approx(np.mean([a for _, a in open_still]), abs=0.12)
+
+
+def test_leaving_undecided_makes_no_error_more_likely() -> None:
+    generator, races = np.random.default_rng(18), 300
+    asked = rule(3, futility=0.1)
+    false = sum(any(left.why != "open" for left in played(drawn(generator, [0.0] * 3), asked).left) for _ in range(races))
+    assert false / races <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / races)

@@ -37,7 +37,7 @@ def taus_with(rows: NDArray[np.float64], last: NDArray[np.float64]) -> list[floa
     """:func:`tau_b` of each row with ``last``, at once where every module has a value."""
     if last.size < 3 or not np.isfinite(rows).all() or not np.isfinite(last).all():
         return [tau_b(row, last) for row in rows]
-    orders = np.sign(rows[:, :, None] - rows[:, None, :]).reshape(len(rows), -1)
+    orders = np.sign(rows[:, :, None] - rows[:, None, :]).reshape(len(rows), last.size**2)
     order = _order(last).ravel()
     scales = np.sqrt(np.square(orders).sum(axis=1) * np.square(order).sum())
     return [float(product) / float(scale) if scale else None for product, scale in zip(orders @ order, scales, strict=True)]

@@ -16,7 +16,7 @@ from peftlab.analysis.reading import read_json
 from peftlab.analysis.words import is_share, plural, show_difference, show_p
 
 FILE = "racing.json"
-_WHY = {"worse": "worse than", "within": "within the margin of", "beyond": "beyond the margin of"}
+_WHY = {"worse": "worse than", "within": "within the margin of", "beyond": "beyond the margin of", "open": "undecided against"}
 
 
 def read_race(folder: Path) -> Mapping[str, Any] | None:

@@ -10,6 +10,11 @@ goal                  an arm leaves when it is shown                            
 After every seed each hypothesis has the p value of ``anytime.p_process``, adjusted by Holm over the race, at level alpha over the
 number of races (task x backbone). Since the p values hold at all n at once, so does the family-wise error rate: with probability
 at least 1 - alpha no arm of the study leaves for a reason that is not true, however often one looks. Pure functions of arrays.
+
+With ``futility`` an arm also leaves, its question open, when the chance that any of its hypotheses is shown by the last planned
+seed is below that: differences to come are drawn from the predictive distribution of a normal mean and variance (prior
+1 / sigma).
+Tests that hold at any n hold at that one as well, so nothing is paid for it but power.
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ from numpy.typing import NDArray
 from peftlab.analysis.anytime import SCALE, earliest, log_e
 from peftlab.study.schema import Margin
 
-Why = Literal["worse", "within", "beyond"]
+Why = Literal["worse", "within", "beyond", "open"]
+DRAWS = 1000  #: of the future, to see whether a question can still be answered
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ class Rule:
     margin: Margin | None = None  #: of ``best``: how much worse an arm may be and stay; of ``margin``: the declared one
     baseline: str | None = None
     keep: frozenset[str] = frozenset()  #: never leave; nor does the baseline
+    futility: float = 0.0  #: an arm leaves when its question is answered in time with a chance below this
     higher_is_better: bool = True
     resolution: float = 0.0  #: half a step of the metric
     scale: float = SCALE
@@ -71,6 +78,7 @@ class Left:
     e_value: float  #: largest so far
     p: float  #: 1 / e_value: holds at any n
     p_adjusted: float  #: Holm, over the race
+    chance: float | None = None  #: of ``open``: that the question would have been answered by the last seed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +122,8 @@ def race(
     ended = np.ones(values.shape, dtype=bool) if ended is None else ended
     before = dict(standing or {})
     hypotheses = _hypotheses(labels, rule)
-    log_p = _log_p(values, labels, hypotheses, rule)
+    gaps = _gaps(values, labels, hypotheses, rule)
+    log_p = _log_p(gaps, rule)
     seen = np.zeros(len(hypotheses))  # log p of each, as of the last look that both its arms were in
     running, looks, left = list(labels), [], []
     for seeds in range(min(rule.minimum, len(values)), len(values) + 1):
@@ -138,9 +147,36 @@ def race(
             if shown:
                 best = min(shown, key=lambda i: (seen[i], i))
                 gone.append(_left(values, labels, hypotheses[best], seen[best], float(adjusted[best]), seeds))
+        if rule.futility and seeds < len(values):
+            away = {found.label for found in gone}
+            needed = math.log(rule.level / max(1, rule.family - int((adjusted <= rule.level).sum())))
+            for label in [label for label in running if label not in away and label not in before and not rule.stays(label)]:
+                mine = [i for i, (_, *both) in enumerate(hypotheses) if label in both and set(both) <= set(running) - away]
+                chances = {i: chance(gaps[i], seeds, needed, rule) for i in mine}
+                if chances and max(chances.values()) < rule.futility:
+                    best = max(chances, key=lambda i: (chances[i], -i))
+                    _, *both = hypotheses[best]
+                    other = both[0] if both[1] == label else both[1]
+                    told = _left(values, labels, ("open", label, other), seen[best], float(adjusted[best]), seeds)
+                    gone.append(dataclasses.replace(told, chance=chances[best]))
         left += gone
         running = [label for label in running if label not in {found.label for found in gone}]
     return Race(labels=tuple(labels), looks=tuple(looks), left=tuple(left), running=tuple(running), due=(), over=True)
+
+
+def chance(gap: NDArray[np.float64], seeds: int, needed: float, rule: Rule) -> float:
+    """Probability, given the first ``seeds`` differences, that log p falls to ``needed`` by the last; 1 where nothing varied."""
+    known = gap[:seeds][np.isfinite(gap[:seeds])]
+    n, sd = known.size, float(np.std(known, ddof=1)) if known.size > 1 else 0.0
+    if n < 3 or sd == 0:
+        return 1.0
+    generator = np.random.default_rng(n)  # of the numbers of pairs and nothing else: played again, it is the same race
+    sigma = sd * np.sqrt((n - 1) / generator.chisquare(n - 1, (DRAWS, 1)))
+    mean = known.mean() + sigma / math.sqrt(n) * generator.standard_normal((DRAWS, 1))
+    future = mean + sigma * generator.standard_normal((DRAWS, len(gap) - seeds))
+    whole = np.concatenate([np.broadcast_to(known, (DRAWS, n)), future], axis=1)
+    evidence = log_e(whole, scale=rule.scale, resolution=rule.resolution)[:, n:].max(axis=1)
+    return float((evidence >= -needed).mean())
 
 
 def shortfall(best: NDArray[np.float64], arm: NDArray[np.float64], margin: Margin | None, higher: bool) -> NDArray[np.float64]:
@@ -163,17 +199,21 @@ def _hypotheses(labels: Sequence[str], rule: Rule) -> list[tuple[Why, str, str]]
     return [(why, arm, base) for arm in labels if arm != base for why in both]
 
 
-def _log_p(
+def _gaps(
     values: NDArray[np.float64], labels: Sequence[str], hypotheses: Sequence[tuple[Why, str, str]], rule: Rule
 ) -> NDArray[np.float64]:
-    """[hypotheses, seeds]."""
+    """[hypotheses, seeds]: what is above 0 where the hypothesis holds."""
     at = {label: values[:, i] for i, label in enumerate(labels)}
     if not hypotheses:
         return np.zeros((0, len(values)))
-    gaps = np.stack([
+    return np.stack([
         shortfall(at[other], at[arm], rule.margin, rule.higher_is_better) * (-1 if why == "within" else 1)
         for why, arm, other in hypotheses
     ])  # fmt: skip
+
+
+def _log_p(gaps: NDArray[np.float64], rule: Rule) -> NDArray[np.float64]:
+    """[hypotheses, seeds]."""
     evidence = log_e(gaps, scale=rule.scale, resolution=rule.resolution)
     return -np.maximum(np.maximum.accumulate(evidence, axis=-1), 0.0)
 

@@ -74,6 +74,8 @@ class Racing(Frame):
     goal: Literal["best", "margin"] = "best"
     minimum: Annotated[int, Field(ge=2)] = 3  #: seeds of every arm before the first look
     margin: Margin | None = None  #: of ``best``: an arm leaves when it is worse by more than this; None: by however little
+    #: an arm also leaves, its question open, when the chance that the last seed will have answered it is below this; 0: none does
+    futility: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     keep: list[str] = []  #: labels of arms that never leave, as the baseline never does
 
     @model_validator(mode="after")

@@ -78,7 +78,7 @@ def rules(study: Study, higher_is_better: bool) -> dict[tuple[str, str], Rule]:
         key: Rule(
             goal=asked.goal, level=(1 - analysis.confidence) / len(groups), minimum=asked.minimum, arms=len(labels),
             margin=analysis.margin if asked.goal == "margin" else asked.margin, baseline=analysis.baseline,
-            keep=frozenset(asked.keep), higher_is_better=higher_is_better,
+            keep=frozenset(asked.keep), futility=asked.futility, higher_is_better=higher_is_better,
         )
         for key, labels in groups.items()
     }  # fmt: skip
@@ -228,6 +228,7 @@ def sentence(left: Left, rule: Rule, planned: int, metric: str) -> str:
         "worse": f"worse than {left.against}" + (f" by more than{by}" if by else ""),
         "within": f"within{by} of {left.against}",
         "beyond": f"short of {left.against} by more than{by}",
+        "open": f"undecided against {left.against}, and decided by the last seed with a chance of {100 * (left.chance or 0):.1f} % only",
     }[left.why]
     gap = f"{show_difference(left.difference, metric)}{points}"
     return (
@@ -285,4 +286,9 @@ def _rule_words(rule: Rule, study: Study, seeds: int, runs: int, where: str) -> 
         f"leaves when it is shown to be {asked}, by anytime-valid paired tests, Holm over {rule.family} hypotheses "
         f"at {rule.level:.3g}; the earliest possible is seed {rule.first_seed} of {seeds}"
         + (f"; always in it: {', '.join(stay)}" if stay else "")
+        + (
+            f"; it also leaves, undecided, when the chance of an answer in time is below {rule.futility:g}"
+            if rule.futility
+            else ""
+        )
     )
