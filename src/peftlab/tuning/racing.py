@@ -228,7 +228,7 @@ def sentence(left: Left, rule: Rule, planned: int, metric: str) -> str:
         "worse": f"worse than {left.against}" + (f" by more than{by}" if by else ""),
         "within": f"within{by} of {left.against}",
         "beyond": f"short of {left.against} by more than{by}",
-        "open": f"undecided against {left.against}, and decided by the last seed with a chance of {100 * (left.chance or 0):.1f} % only",
+        "open": f"undecided against {left.against}, with a chance of {100 * (left.chance or 0):.1f} % to be decided in time",
     }[left.why]
     gap = f"{show_difference(left.difference, metric)}{points}"
     return (
