@@ -125,7 +125,7 @@ def plan(
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused} if prefix_cache else {"fused": fused, "prefix_cache_mb": 0.0}
+    options |= {"fused": fused, "prefix_cache": prefix_cache}
     _show(api.plan(study, **options), as_json)
 
 
@@ -147,7 +147,7 @@ def run(
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused} if prefix_cache else {"fused": fused, "prefix_cache_mb": 0.0}
+    options |= {"fused": fused, "prefix_cache": prefix_cache}
     _show(api.run(study, **options, jobs=jobs, retry_failed=retry_failed, dry_run=dry_run), as_json)
 
 

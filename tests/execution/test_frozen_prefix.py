@@ -128,6 +128,9 @@ def test_a_run_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     with_it = Begun(tmp_path / "a", config(PROBE))
     with_it.checkpoint()
     assert Begun(tmp_path / "a", config(PROBE), prefix_cache_mb=0.0).record["used"]
+    for file in (tmp_path / "a" / "cache" / "prefixes").glob("*.rows"):
+        file.unlink()
+    assert Begun(tmp_path / "a", config(PROBE), prefix_cache_mb=0.0).record["files"][0]["filled_here"]
     without = Begun(tmp_path / "b", config(PROBE), prefix_cache_mb=0.0)
     without.checkpoint()
     assert Begun(tmp_path / "b", config(PROBE)).record == without.record

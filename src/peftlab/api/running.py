@@ -15,7 +15,6 @@ from peftlab.study.load import dump, load_study
 from peftlab.study.schema import Study
 
 RESULTS = Path("results")
-PREFIX_CACHE_MB = 4000.0
 
 
 def cache_folder() -> Path:
@@ -31,11 +30,11 @@ def plan(
     only: Sequence[str] = (),
     max_runs: int | None = None,
     output: Path = RESULTS,
-    prefix_cache_mb: float = PREFIX_CACHE_MB,
+    prefix_cache: bool | float = True,
     fused: bool = True,
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
-    narrowed = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb, "fused": fused}
+    narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, **_shared(prefix_cache)}
     _, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
 
@@ -50,18 +49,18 @@ def run(  # noqa: PLR0913
     jobs: int | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
-    prefix_cache_mb: float = PREFIX_CACHE_MB,
+    prefix_cache: bool | float = True,
     fused: bool = True,
 ) -> Answer:
     """Run a study, or go on with it; then analyse it and write the report.
 
     Tuning runs come first (if the study has ``tune``), then the evaluation runs with what was chosen. Finished runs are reused.
-    ``prefix_cache_mb``: megabytes of hidden states before the first trained layer that runs may share; 0: each computes its own.
+    ``prefix_cache``: whether runs share hidden states before the first trained layer, or at most how many megabytes of them.
     ``fused``: adapted layers compute base and update together, which gives the same numbers up to rounding and dropout's draws.
     """
-    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "prefix_cache_mb": prefix_cache_mb, "fused": fused}
+    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused}
     if dry_run:
-        return plan(study, overrides=overrides, output=output, **narrowed)
+        return plan(study, overrides=overrides, output=output, prefix_cache=prefix_cache, **narrowed)
     load_study(study, overrides)  # a mistake in it is told at once
 
     from rich.console import Console
@@ -71,7 +70,7 @@ def run(  # noqa: PLR0913
     from peftlab.tuning.study_run import StudyRun
 
     warm_up()  # the fork server loads its libraries while we plan
-    folder, parsed, planner, progress = _planned(study, tuple(overrides), Path(output), narrowed)
+    folder, parsed, planner, progress = _planned(study, tuple(overrides), Path(output), {**narrowed, **_shared(prefix_cache)})
     folder.open_or_create(dump(parsed, tuple(overrides)))
     console = Console(stderr=True)
     execution = StudyRun(
@@ -171,6 +170,10 @@ def parse_share(text: str | None) -> float | None:
     if not 0 < value < 1:
         raise StudyError(f"{text!r} is no share", where="--margin", remedy="write e.g. 3% or 0.03")
     return value
+
+
+def _shared(prefix_cache: bool | float) -> dict[str, float]:
+    return {} if prefix_cache is True else {"prefix_cache_mb": float(prefix_cache)}
 
 
 def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrowed: Mapping[str, Any]) -> Any:

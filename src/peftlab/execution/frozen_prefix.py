@@ -23,7 +23,7 @@ from peftlab.records.run_folder import RunFolder
 from peftlab.tasks.contract import PreparedTask, Splits
 from peftlab.training.assemble import Ingredients
 from peftlab.training.prefix import Uncut
-from peftlab.training.prefix_store import NoRoom, Rows, Store
+from peftlab.training.prefix_store import LIMIT_MB, NoRoom, Rows, Store
 from peftlab.training.prefix_task import Prefix, PrefixTask
 
 FILE = "prefix.json"
@@ -125,7 +125,7 @@ class FrozenPrefix:
             device=attempt.device,
             precision=attempt.precision,
             about=self._about(attempt, ingredients),
-            store=Store(self.options.cache / "prefixes", self.options.prefix_cache_mb or Store.limit_mb),
+            store=Store(self.options.cache / "prefixes", self.options.prefix_cache_mb or LIMIT_MB),
             by=f"{self.config.label} seed {self.config.seed} ({self.config.run_id})",
             waiting=self.waiting,
         )

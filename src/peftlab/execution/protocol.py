@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from peftlab.training.prefix_store import LIMIT_MB
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -28,7 +30,7 @@ class WorkerOptions:
     trackers: tuple[str | Mapping[str, Any], ...] = ()  #: as the study names them; they see the run and do nothing to it
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: name -> options, as the study gives them
     fused: bool = True  #: adapted layers compute base and update together; the same numbers up to rounding and dropout's draws
-    prefix_cache_mb: float = 4000.0  #: of hidden states before the first trained layer, kept for all runs; 0: none are kept
+    prefix_cache_mb: float = LIMIT_MB  #: of hidden states before the first trained layer, kept for all runs; 0: none are kept
     silence_s: float = 600.0  #: a run that has said nothing for so long is reported, with its stack in its log; it is not stopped
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.search import Key, Search, Values
 from peftlab.records.record import RunConfig
+from peftlab.training.prefix_store import LIMIT_MB
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class PlanOptions:
     only: Sequence[str] = ()  #: arms, by name or label
     max_runs: int | None = None  #: evaluation runs at most, with the tuning that these need
     chosen: Mapping[Key, Values] | None = None  #: what the tuning chose
-    prefix_cache_mb: float = 4000.0  #: of hidden states that runs may share; 0: none are
+    prefix_cache_mb: float = LIMIT_MB  #: of hidden states that runs may share; 0: none are
     fused: bool = True  #: adapted layers compute base and update together
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)
 
