@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from peftlab.analysis.layers import Agreement
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, legend_below
+from peftlab.report.style import MOST_LABELS, WIDE_IN, legend_below
 
 COLUMNS = 3
 
@@ -43,6 +43,8 @@ class LayerStability(Figure):
                 if name == metric:
                     look, steps = bundle.looks[arm], [a.step for a in points]
                     panel.plot(steps, [a.tau for a in points], color=look.color, linestyle=look.dash, zorder=3)
+                    if len(bundle.arms) > MOST_LABELS:
+                        continue  # bands of many arms hide one another
                     ends = np.array([a.interval or (a.tau, a.tau) for a in points])
                     panel.fill_between(steps, ends[:, 0], ends[:, 1], color=look.color, alpha=0.13, linewidth=0, zorder=2)
             panel.axhline(0, color="#7F7F7F", linewidth=1.0, zorder=1)
@@ -61,9 +63,10 @@ class LayerStability(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
+        band = " (line) and its interval (band)." if len(bundle.arms) <= MOST_LABELS else "."
         return (
             "How far the order of the layers at each snapshot is already that of the last snapshot of the same run: mean over "
-            "seeds (line) and its interval (band)."
+            f"seeds{band}"
         )
 
 

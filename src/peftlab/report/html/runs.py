@@ -163,16 +163,18 @@ def scalars(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}{key}"
-        if isinstance(item, Mapping):
-            inner = scalars(item, f"{name}.")
+        if isinstance(item, dict):
             modules = any("." in part for part in item)  # a value for each; curves and figures show them
-            small = len(item) <= MOST_ENTRIES and len(inner) <= MOST_LEAVES and not modules
+            inner = {} if modules or len(item) > MOST_ENTRIES else scalars(item, f"{name}.")
+            small = not modules and len(item) <= MOST_ENTRIES and len(inner) <= MOST_LEAVES
             found |= inner if small else {f"{name} (entries)": len(item)}
         elif isinstance(item, list):
             if item and not prefix:
                 found[f"{name} (entries)"] = len(item)
-        elif item is not None and item != "":
-            found[name] = item if isinstance(item, bool) else number(item) if isinstance(item, int | float) else _short(item)
+        elif isinstance(item, bool) or item is None:
+            found[name] = item
+        elif item != "":
+            found[name] = number(item) if isinstance(item, int | float) else _short(item)
     return {key: item for key, item in found.items() if item is not None}
 
 
