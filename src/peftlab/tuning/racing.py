@@ -253,8 +253,8 @@ def announced(study: Study, plan: Plan) -> Plan:
         best = _best_case(mine, rule)
         if number < FEW_SEEDS or best > 0.8 * len(mine):
             warnings.append(
-                f"racing with {plural(number, 'planned seed')} saves little: no arm can leave before seed {rule.first_seed}, "
-                "however far behind it is (two paired seeds of even a 10-SD gap give p = 0.045), so that at best "
+                f"racing with {plural(number, 'planned seed')} saves little: nothing is shown before seed {rule.first_seed}, "
+                "however far behind an arm is (two paired seeds of even a 10-SD gap give p = 0.045), so that at best "
                 f"{best} of {len(mine)} runs are needed; it pays from about 15 planned seeds on"
             )
     return dataclasses.replace(plan, notes=(*plan.notes, *notes), warnings=(*plan.warnings, *warnings))
@@ -263,7 +263,7 @@ def announced(study: Study, plan: Plan) -> Plan:
 def _best_case(runs: Sequence[Any], rule: Rule) -> int:
     """Runs of a race in which every arm leaves as early as it can."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    early = set(seeds[: rule.first_seed])
+    early = set(seeds[: rule.minimum if rule.futility else rule.first_seed])
     labels = list(dict.fromkeys(run.label for run in runs))
     stay = {label for label in labels if rule.stays(label)}
     if rule.goal == "best":
