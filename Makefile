@@ -12,6 +12,7 @@ STUDY ?= studies/digits.yaml
 DEMO_OUTPUT ?= results
 DIR ?= $(DEMO_OUTPUT)/digits
 TEST_JOBS ?= 2
+DATA ?= ../shared/data
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_VERSION := 26.3
 PINS := --constraint constraints.txt --build-constraint constraints.txt
@@ -110,6 +111,9 @@ docs: setup-dev  ## the documentation, into site/
 
 bench: setup-dev  ## benchmarks; each prints one JSON object a line
 	@set -e; for file in benchmarks/*.py; do case "$$file" in */_*) ;; *) echo "# $$file" >&2; $(BIN)/python "$$file";; esac; done
+	$(BIN)/python benchmarks/peers.py --part memory
+	@if [ -d $(DATA) ]; then $(BIN)/python benchmarks/peers.py --part study --data $(DATA); \
+	else echo "# peers.py --part study wants DATA=FOLDER with images/cifar10 and weights/vit_tiny_patch16_224" >&2; fi
 
 clean:  ## remove what was built, keep .venv and results
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
