@@ -38,7 +38,7 @@ def show_difference(value: float | None, metric: str = "", digits: int = 2, miss
     if value is None or not math.isfinite(value):
         return missing
     text = f"{100 * value:+.{digits}f}" if is_share(metric) else f"{value:+.3g}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if float(text) else text[1:]  # what rounds to nothing has no sign
 
 
 def show_interval(interval: tuple[float, float] | None, metric: str = "", difference: bool = False) -> str:
