@@ -313,6 +313,7 @@ def test_light_and_dark(browser: Any) -> None:
     assert browser.execute_script(ground) != dark
     theme.select_by_value("auto")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    browser.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => setTimeout(done, 50))")  # it is told
     assert browser.execute_script(ground) == dark
 
 
