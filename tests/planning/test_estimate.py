@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from peftlab.nn.flops import flop_counter
+from peftlab.nn.fused_layers import adjacent
 from peftlab.planning.estimate import HEADROOM, Estimate, fits, largest_batch, refusal, roofline_s
 from peftlab.planning.trace import Operation, StepTrace, fake_module, trace_step
 from peftlab.training.memory import PARTS
@@ -174,3 +175,16 @@ def test_refusal_names_the_largest_batch_that_fits() -> None:
 def test_an_estimate_is_json_and_its_parts_sum_to_the_peak() -> None:
     estimate = of(123.456)
     assert math.isclose(sum(estimate.as_dict()["parts_mb"].values()), estimate.as_dict()["peak_mb"])
+
+
+def test_slices_of_one_tensor_stay_slices_of_one() -> None:
+    """The weights of q, k and v of a fused layer are rows of one tensor, which is multiplied with as a whole."""
+    module = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(4, 3, bias=False))
+    whole = torch.zeros(5, 4)
+    module[0].weight.data, module[1].weight.data = whole[:2], whole[2:]  # pyright: ignore
+    fake_module(module, FakeTensorMode(), CPU)
+    joined = adjacent([p for _, p in module.named_parameters()])
+    assert joined is not None
+    assert joined.shape == (5, 4)
+    apart = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(4, 3, bias=False))
+    assert adjacent([p for _, p in apart.named_parameters()]) is None
