@@ -115,7 +115,12 @@ IMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "adapter", "place"), IMAGES, ids=str)
+def _name(value: Any) -> str:
+    """Of a case; folders of this process do not come into it, because several processes have to agree on it."""
+    return "-".join(str(part) for name, part in value.items() if name != "data") if isinstance(value, dict) else str(value)
+
+
+@pytest.mark.parametrize(("kind", "adapter", "place"), IMAGES, ids=_name)
 def test_training_on_hidden_states_is_training_of_the_whole(
     models: dict[str, str], tmp_path: Path, kind: str, adapter: Any, place: str
 ) -> None:
@@ -135,7 +140,7 @@ def test_training_on_hidden_states_is_training_of_the_whole(
         assert again.evaluate(split).compute() == pytest.approx(metrics, rel=ROUNDING)
 
 
-@pytest.mark.parametrize(("kind", "adapter"), [("vit", TOP), ("timm", TOP), ("timm", "linear-probe")], ids=str)
+@pytest.mark.parametrize(("kind", "adapter"), [("vit", TOP), ("timm", TOP), ("timm", "linear-probe")], ids=_name)
 def test_gradients_of_a_step_are_the_same_and_nothing_trained_is_left_out(
     models: dict[str, str], tmp_path: Path, kind: str, adapter: Any
 ) -> None:
@@ -160,7 +165,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "adapter", "place"), TEXTS, ids=str)
+@pytest.mark.parametrize(("kind", "adapter", "place"), TEXTS, ids=_name)
 @pytest.mark.parametrize("bucketing", [True, False])
 def test_texts_of_any_length(
     models: dict[str, str], tmp_path: Path, kind: str, adapter: Any, place: str, bucketing: bool
@@ -189,7 +194,7 @@ def test_a_causal_model_with_a_text_a_row(models: dict[str, str], tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "quantizer", [{"name": "groupwise", "type": "int4", "group_size": 16}, {"name": "bnb", "bits": 4}], ids=str
+    "quantizer", [{"name": "groupwise", "type": "int4", "group_size": 16}, {"name": "bnb", "bits": 4}], ids=_name
 )
 def test_on_quantized_weights(models: dict[str, str], tmp_path: Path, quantizer: Any) -> None:
     adapter, train = {"name": "lora", "targets": "q,v,blocks:1"}, {"max_steps": 4}
@@ -269,7 +274,7 @@ def test_runs_of_other_seeds_and_ranks_share_one_file(models: dict[str, str], tm
     assert len(list((tmp_path / "prefixes").glob("*.rows"))) == 2
 
 
-@pytest.mark.parametrize("adapter", ["linear-probe", TOP], ids=str)
+@pytest.mark.parametrize("adapter", ["linear-probe", TOP], ids=_name)
 def test_interrupted_and_resumed_after_the_file_was_lost_equals_uninterrupted(
     models: dict[str, str], tmp_path: Path, adapter: Any
 ) -> None:
@@ -304,7 +309,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "adapter", "task", "why"), REFUSED, ids=str)
+@pytest.mark.parametrize(("kind", "adapter", "task", "why"), REFUSED, ids=_name)
 def test_what_cannot_be_cut_is_refused(
     models: dict[str, str], tmp_path: Path, kind: str, adapter: Any, task: Any, why: str
 ) -> None:

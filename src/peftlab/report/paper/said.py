@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
 from peftlab.analysis.words import listed, plural, show
 from peftlab.report.paper.material import Material, options_text
 from peftlab.report.paper.numbers import prefix_of, settings_of, slugs
@@ -51,8 +53,8 @@ def _data(material: Material) -> Iterator[tuple[str, str]]:
         runs = material.frame.primary()
         runs = runs[(runs["task"] == task) & (runs["backbone"] == backbone)]
         for name in ("chance", "majority"):
-            levels = runs[name].dropna()
-            yield f"{prefix}data.{name}", show(float(levels.iloc[0]) if len(levels) else None, material.findings.plan.metric)
+            level = next((float(value) for value in runs[name].tolist() if pd.notna(value)), None)
+            yield f"{prefix}data.{name}", show(level, material.findings.plan.metric)
         spec = next((dict(t.part("task")) for t in here), {})
         data = spec.pop("data", "")
         shown = options_text(data) if isinstance(data, Mapping) else str(data)
@@ -84,9 +86,9 @@ def _training(material: Material) -> Iterator[tuple[str, str]]:
         "train.steps",
         (f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}") if steps else "an unrecorded number of",
     )
-    times = material.frame.rows.drop_duplicates("folder")["train_s"].dropna()
+    times = [float(value) for value in material.frame.rows.drop_duplicates("folder")["train_s"].tolist() if pd.notna(value)]
     yield "compute.runs", str(len(times))
-    yield "compute.time", _duration(float(times.sum())) if len(times) else "not recorded"
+    yield "compute.time", _duration(sum(times)) if times else "not recorded"
     peaks = material.frame.rows["measured_peak_mb"].dropna()
     yield "compute.peak", f"{peaks.max():,.0f} MB" if len(peaks) else "not recorded"
 
