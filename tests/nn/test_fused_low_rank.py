@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from peftlab.nn.flops import flop_counter
+from peftlab.nn.fused_layers import same_type
 from peftlab.nn.fused_low_rank import Branch, add_low_rank, dropped_places, low_rank_linear
 
 DOUBLE = torch.float64
@@ -173,3 +175,22 @@ def test_a_product_of_another_type_keeps_it() -> None:
     y.sum().backward()
     assert product.grad is not None
     assert product.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_every_product_is_counted(dropout: float) -> None:
+    """Two per frozen product (forward, gradient of x), three each for A and B; those that are added in place as well."""
+    rows, d_in, d_out, rank = 16, 24, 32, 4
+    x, weight = leaf(rows, d_in, seed=0), leaf(d_out, d_in, seed=1).detach()
+    branch = Branch(leaf(rank, d_in, seed=2), leaf(d_out, rank, seed=3), 2.0, dropout)
+    with flop_counter() as counter:
+        low_rank_linear(x, weight, None, [branch]).sum().backward()
+    frozen, update = 2 * rows * d_in * d_out, 2 * rows * rank * (d_in + d_out)
+    assert counter.get_total_flops() == 2 * frozen + 3 * update
+
+
+def test_autocast_gives_products_one_type() -> None:
+    weight, x = torch.ones(8, 8), torch.ones(3, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same_type(weight, x)
+    assert not same_type(weight, x)

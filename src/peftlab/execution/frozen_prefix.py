@@ -1,7 +1,7 @@
 """What a run does about the frozen prefix of its model: cut it or not, for a reason, and go on as it was begun.
 
-``prefix.json`` of a run says it: ``used``, and ``why`` not, or ``cut``, ``blocks``, ``mb`` and, of every file, the seconds that
-filling took and the run that did it.
+``prefix.json`` of a run (execution/attempts.py) says it: ``used``, and ``why`` not, or ``cut``, ``blocks``, ``mb`` and, of every
+file, the seconds that filling took and the run that did it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import RecordError
+from peftlab.execution.attempts import Attempts
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.protocol import WorkerOptions
+from peftlab.records.environment import cpu_model
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
 from peftlab.tasks.contract import PreparedTask, Splits
@@ -27,14 +29,14 @@ from peftlab.training.prefix_store import LIMIT_MB, NoRoom, Rows, Store
 from peftlab.training.prefix_task import Prefix, PrefixTask
 
 FILE = "prefix.json"
-_PACKAGES = ("torch", "transformers", "timm", "bitsandbytes", "peftlab")
+_PACKAGES = ("torch", "transformers", "timm", "bitsandbytes", "tokenizers", "pillow", "numpy", "peftlab")
 
 
 class FrozenPrefix:
     """Of one run. ``waiting`` is called while hidden states are computed, here or elsewhere; it may raise."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, waiting: Callable[[], None]) -> None:
-        self.config, self.folder, self.options, self.waiting = config, folder, options, waiting
+        self.config, self.attempts, self.options, self.waiting = config, Attempts(folder, FILE), options, waiting
         self.record: dict[str, Any] = {}
         self._attempt = ""
         self._prefix: Prefix | None = None
@@ -47,7 +49,7 @@ class FrozenPrefix:
         Raises:
             RecordError: the run was begun with hidden states, and they cannot be had now.
         """
-        begun, self._prefix = self._begun(attempt.name), None
+        begun = self._begun(attempt.name)
         self.record, self._attempt = {}, attempt.name
         try:
             if begun is None:
@@ -55,6 +57,8 @@ class FrozenPrefix:
             elif not begun["used"]:
                 raise Uncut(begun["why"])
             prefix = self._cut(attempt, ingredients, task, splits, adapted)
+            if begun is not None and (begun["cut"], begun["blocks"]) != (prefix.cut.name, prefix.cut.blocks):
+                raise Uncut(f"it was cut at {begun['cut']}, and would be cut at {prefix.cut.name} now")
             if begun is None:
                 prefix.store.check(prefix.size)
             self._filled(prefix, splits.train)
@@ -82,8 +86,14 @@ class FrozenPrefix:
         if self._prefix is not None:
             try:
                 self._filled(self._prefix, examples)
-            except NoRoom as reason:
+            except (NoRoom, Uncut) as reason:
                 raise self._lost(reason) from reason
+
+    def release(self) -> None:
+        """Close the files, and keep nothing of the model."""
+        if self._prefix is not None:
+            self._prefix.close()
+            self._prefix = None
 
     @property
     def flags(self) -> list[str]:
@@ -96,12 +106,8 @@ class FrozenPrefix:
 
     def _begun(self, attempt: str) -> dict[str, Any] | None:
         """How this attempt was begun; None if it is new."""
-        if not (self.folder.checkpoints / attempt).is_dir():
-            return None
-        known = self.folder.read_json(FILE)
-        if known and known.get("attempt") == attempt:
-            return known
-        return {"used": False, "why": "the run was begun without"}
+        known = self.attempts.begun(attempt)
+        return {"used": False, "why": "the run was begun without"} if known == {} else known
 
     def _check(self, ingredients: Ingredients, adapted: Adapted) -> None:
         """Raises Uncut for what speaks against it whatever the model is."""
@@ -141,7 +147,8 @@ class FrozenPrefix:
             "quantizer": (attempt.quantizer or ingredients.quantizer).spec(),
             "precision": attempt.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
+            "processor": [platform.machine(), cpu_model(), torch.backends.cpu.get_cpu_capability()],
+            "products": [torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()],
             "threads": torch.get_num_threads(),
             "packages": {name: _version(name) for name in _PACKAGES},
         }
@@ -159,7 +166,7 @@ class FrozenPrefix:
 
     def _write(self, record: dict[str, Any]) -> None:
         self.record = record
-        self.folder.write_json(FILE, record)
+        self.attempts.write(record)
 
     def _lost(self, reason: Exception) -> RecordError:
         return RecordError(

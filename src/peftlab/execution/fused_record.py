@@ -1,6 +1,7 @@
 """Whether the adapted layers of a run are fused (nn/fused_layers.py), as its record says it and as it goes on with.
 
-``fused.json`` of a run: ``attempt``, ``asked``, ``fused`` (how many layers), ``left`` (the others, by reason), ``why`` none is.
+``fused.json`` of a run (execution/attempts.py): ``attempt``, ``asked``, ``fused`` (how many layers), ``left`` (the others, by
+reason), ``why`` none is.
 Fused and plain layers give the same numbers up to rounding, and dropout masks of the same distribution but other draws, so a run
 that is continued goes on the way it was begun.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from peftlab.adapters.contract import Adapted
-from peftlab.errors import RecordError
+from peftlab.execution.attempts import Attempts
 from peftlab.records.run_folder import RunFolder
 
 FILE = "fused.json"
@@ -20,13 +21,19 @@ class FusedRecord:
     """Of one run."""
 
     def __init__(self, folder: RunFolder, wanted: bool) -> None:
-        self.folder, self.wanted = folder, wanted
+        self.attempts, self.wanted = Attempts(folder, FILE), wanted
         self.record: dict[str, Any] = {}
 
     def begin(self, attempt: str) -> tuple[bool, list[str]]:
-        """(whether this attempt fuses: as it was begun, else as is wanted; a note where the two differ)."""
-        begun = (self.folder.checkpoints / attempt).is_dir()
-        asked = self._begun(attempt) if begun else self.wanted
+        """(whether this attempt fuses: as it was begun, else as is wanted; a note where the two differ).
+
+        Runs from before layers could be fused have no such record.
+
+        Raises:
+            RecordError: the record is damaged.
+        """
+        begun = self.attempts.begun(attempt)
+        asked = self.wanted if begun is None else begun.get("asked") is True
         self.record = {"attempt": attempt, "asked": asked}
         how = "fused" if asked else "not fused"
         return asked, [f"went on with its adapted layers {how}, as it was begun"] if asked != self.wanted else []
@@ -34,17 +41,9 @@ class FusedRecord:
     def write(self, adapted: Adapted) -> None:
         """What became of the layers: once they are there, and again when training has shown what their calls did."""
         self.record = {"attempt": self.record["attempt"], "asked": self.record["asked"], **adapted.fused.record()}
-        self.folder.write_json(FILE, self.record)
+        self.attempts.write(self.record)
 
     @property
     def counts(self) -> dict[str, int]:
         """For the times of a run: adapted layers that were fused and that were not."""
         return {"fused_layers": self.record["fused"], "plain_layers": sum(map(len, self.record["left"].values()))}
-
-    def _begun(self, attempt: str) -> bool:
-        """Runs from before layers could be fused have no such record."""
-        try:
-            known = self.folder.read_json(FILE) or {}
-        except (OSError, RecordError):
-            return False
-        return known.get("attempt") == attempt and known.get("asked") is True

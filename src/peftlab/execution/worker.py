@@ -196,6 +196,7 @@ class _Run:
                 if following is None:
                     return adapted, trainer, fitted, memory
                 del adapted, trainer
+            self.prefix.release()
             self.notes += self.tracking.end("failed")
             self.attempt, flag = following
             self.flags.append(flag)

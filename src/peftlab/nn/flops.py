@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop, sdpa_flop
 
 _aten = torch.ops.aten
-#: attention on the CPU, which PyTorch's table of formulas lacks; its backward takes (grad_out, q, k, v, ...) like the others
-CPU_ATTENTION: dict[Any, Any] = {
+#: what PyTorch's table of formulas lacks: products that are added in place, and attention on the CPU, whose backward takes
+#: (grad_out, q, k, v, ...) like the others
+LACKING: dict[Any, Any] = {
+    _aten.addmm_: addmm_flop,
     _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
 }
@@ -28,7 +30,7 @@ def flop_counter() -> FlopCounterMode:
         counted._get_raw = True  # pyright: ignore
         return counted
 
-    return FlopCounterMode(display=False, custom_mapping={op: on_shapes(f) for op, f in CPU_ATTENTION.items()})
+    return FlopCounterMode(display=False, custom_mapping={op: on_shapes(f) for op, f in LACKING.items()})
 
 
 def product_rate(device: torch.device, seconds: float = 0.1, size: int = 1024) -> float:

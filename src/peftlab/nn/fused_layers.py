@@ -77,7 +77,7 @@ class FusedLayer(nn.Module):
         self._note("")
         seen = self.seen(x)
         weight = frozen_weight(self.base_layer, branch) if seen is x else None
-        if weight is None or weight.dtype != x.dtype:
+        if weight is None or not same_type(weight, x):
             return add_low_rank(self.base_layer(x), seen, branch)
         return low_rank_linear(x, weight, self.base_layer.bias, [branch])
 
@@ -127,7 +127,7 @@ class FusedSlices(SlicedLinear):
             if watched(part):
                 raise Plain("a hook watches a slice")
             weight = frozen_weight(base, branch)
-            if weight is None or weight.dtype != x.dtype:
+            if weight is None or not same_type(weight, x):
                 raise Plain("the slices are no frozen linear layers of one type")
             weights.append(weight)
             biases.append(base.bias)
@@ -150,6 +150,11 @@ def frozen_weight(base: nn.Module, branch: Branch | None) -> torch.Tensor | None
     if branch is not None and branch.A.dtype != weight.dtype:
         return None
     return weight if isinstance(base, nn.Linear) else weight.t()
+
+
+def same_type(weight: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether a product of the two has one type; autocast gives every product its own."""
+    return weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
 
 
 def watched(module: nn.Module) -> bool:

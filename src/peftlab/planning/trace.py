@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from peftlab.nn.flops import CPU_ATTENTION
+from peftlab.nn.flops import LACKING
 
 #: what memory is attributed to; ``workspace`` is everything that lives only within the step and is not saved for backward
 PARTS: tuple[str, ...] = ("weights", "adapter", "optimizer", "activations", "gradients", "workspace")
@@ -89,7 +89,7 @@ class _Follower(TorchDispatchMode):
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         packet = func._overloadpacket
-        formula = flop_registry.get(packet) or CPU_ATTENTION.get(packet)
+        formula = flop_registry.get(packet) or LACKING.get(packet)
         flops = formula(*args, **kwargs, out_val=out) if formula else 0
         tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
         self.operations.append(Operation(str(packet), int(flops), sum(t.numel() * t.element_size() for t in tensors)))

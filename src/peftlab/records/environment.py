@@ -58,7 +58,7 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "host": platform.node(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         **_machine_size(),
         "threads": _threads(),
         "torch": _torch(),
@@ -74,7 +74,7 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
 def warm() -> None:
     """Look up what cannot change while a process lives, so that processes forked from it need not."""
     _packages()
-    _cpu_model()
+    cpu_model()
     _git(Path(peftlab.__file__).resolve().parent)
 
 
@@ -101,7 +101,8 @@ def _packages() -> dict[str, str]:
 
 
 @cache
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """What the processor calls itself; may be empty."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("model name", "Model")):

@@ -79,7 +79,7 @@ class Store:
         """Raises NoRoom if ``size`` bytes cannot be kept here."""
         if size > self.limit_mb * 1e6:
             raise NoRoom(f"hidden states of {size / 1e6:,.0f} MB are more than the {self.limit_mb:,.0f} MB that may be kept")
-        free = shutil.disk_usage(_existing(self.folder)).free + sum(path.stat().st_size for path in self._files())
+        free = shutil.disk_usage(_existing(self.folder)).free + sum(size for _, size, _ in self._files())
         if size > FREE_SHARE * free:
             raise NoRoom(f"hidden states of {size / 1e6:,.0f} MB are too much for a disk with {free / 1e6:,.0f} MB free")
 
@@ -116,10 +116,10 @@ class Store:
                     found, broken = _open(path, number)  # another may have made it meanwhile
                     damaged |= broken
                     if found is not None and mine:
-                        path.with_suffix(".lock").unlink()
+                        path.with_suffix(".lock").unlink(missing_ok=True)
                     if found is None and mine:
                         self._fill(path, size, make, {"by": by, "key": dict(key)}, waiting)
-                        path.with_suffix(".lock").unlink()  # who waits for it finds the file; nobody else comes for it
+                        path.with_suffix(".lock").unlink(missing_ok=True)  # who waits finds the file; nobody else comes
                         found, _ = _open(path, number)
                         if found is None:
                             raise NoRoom(f"hidden states were written to {path} and cannot be read back")
@@ -166,7 +166,7 @@ class Store:
 
     def _make_room(self, size: int) -> None:
         """Remove what was used longest ago until ``size`` more bytes are within the limit and the disk's free space."""
-        files = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in self._files()), key=lambda f: f[0])
+        files = sorted(self._files())
         held = sum(file[1] for file in files)
         for _, bytes_, path in files:
             if held + size <= self.limit_mb * 1e6 and size <= FREE_SHARE * shutil.disk_usage(self.folder).free:
@@ -174,8 +174,14 @@ class Store:
             path.unlink(missing_ok=True)
             held -= bytes_
 
-    def _files(self) -> list[Path]:
-        return list(self.folder.glob("*.rows")) if self.folder.is_dir() else []
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(when it was used last, bytes, path); another process may remove one at any time."""
+        found = []
+        for path in self.folder.glob("*.rows") if self.folder.is_dir() else ():
+            with suppress(OSError):
+                about = path.stat()
+                found.append((about.st_mtime, about.st_size, path))
+        return found
 
 
 def _existing(folder: Path) -> Path:

@@ -189,10 +189,15 @@ class Prefix:
         texts = [torch.frombuffer(row, dtype=self.cut.dtype).reshape(-1, width) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
 
+    @property
+    def _row(self) -> tuple[int, ...]:
+        """Shape of a row of the file; of texts that of a token."""
+        return self.cut.shape[1:] if self.cut.by_token else self.cut.shape
+
     def _model(self) -> str:
         """SHA-256 over what computes the hidden states: modules as they describe themselves, and every tensor."""
         module = self.adapted.backbone.module
-        digest = hashlib.sha256(repr([type(module).__qualname__, self.cut.name, self.cut.shape, str(self.cut.dtype)]).encode())
+        digest = hashlib.sha256(repr([type(module).__qualname__, self.cut.name, self._row, str(self.cut.dtype)]).encode())
         for stub, _ in self.cut.stubs:
             digest.update(repr(stub).encode())
         for name, tensor in sorted(frozen_in_prefix(self.adapted, self.cut).items()):
