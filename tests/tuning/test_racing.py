@@ -139,6 +139,37 @@ def test_a_drop_stands_where_a_failed_run_is_tried_again(backbone: str, cache: P
     assert raced.heats()[0].race.left != before
 
 
+@pytest.mark.parametrize(
+    "changes", [{"seeds": [*range(100, 112)]}, {"train": {"max_steps": 3, "batch_size": 16}}, {"analysis": {"metric": "loss"}}]
+)
+def test_a_decision_stands_for_the_runs_that_it_was_made_by(
+    backbone: str, cache: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    raced = Raced(study(backbone, analysis={}), tmp_path, cache)
+    assert raced.run()[0].race.left
+    raced.study = study(backbone, **{"analysis": {}, **changes})
+    raced.planner = studies.planner(raced.study, cache)
+    (heat,) = raced.heats()
+    assert not heat.race.left and heat.race.running == ("full", "lora", "probe")
+
+
+def test_more_seeds_leave_what_was_shown_and_ask_again_what_was_open(backbone: str, cache: Path, tmp_path: Path) -> None:
+    asked = {"analysis": {"baseline": "full"}, "search": {"method": "racing", "futility": 0.5}}
+    raced = Raced(study(backbone, **asked), tmp_path, cache)
+    before = {left.label: left for left in raced.run()[0].race.left}
+    assert {label: left.why for label, left in before.items()} == {"lora": "open", "probe": "worse"}
+    raced.study = study(backbone, **asked, seeds=[*SEEDS, *range(12, 40)])
+    raced.planner = studies.planner(raced.study, cache)
+    probe = before["probe"]
+    for config in (c for label in ("full", "probe") for seed in SEEDS for c in raced.heats()[0].configs[label, seed]):
+        if config.seed == 0 and config.label == "probe":  # as if tried again: by these values it would stay longer
+            (raced.folder.run(config).path / "results.json").unlink()
+            finish(raced.folder, config, 1.0)
+    left = {one.label: one for one in raced.heats()[0].race.left}
+    assert left.get("probe", probe) == probe
+    assert "lora" not in left or left["lora"] != before["lora"]
+
+
 def test_another_rule_decides_anew(backbone: str, cache: Path, tmp_path: Path) -> None:
     Raced(study(backbone), tmp_path, cache).run()
     kept = Raced(study(backbone, search={"method": "racing", "keep": ["probe"]}), tmp_path, cache)

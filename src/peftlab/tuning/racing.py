@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from peftlab.analysis.racing import Left, Race, Rule, race
 from peftlab.analysis.reading import RunRecord, read_json
-from peftlab.analysis.words import equation_p, is_share, plural, show_difference, show_margin
+from peftlab.analysis.words import equation_p, is_share, show_difference, show_margin
 from peftlab.errors import StudyError, nearest
 from peftlab.planning.plan import Plan, task_name
 from peftlab.records.commit import write_atomic
@@ -22,7 +22,6 @@ from peftlab.study.expand import cells
 from peftlab.study.schema import Study
 
 FILE = "racing.json"
-FEW_SEEDS = 10  #: with fewer planned seeds the plan warns
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ def heats(
     study: Study,
     configs: Iterable[tuple[str, RunConfig]],
     declared: Mapping[tuple[str, str], Rule],
-    standing: Mapping[tuple[str, str], tuple[Any, dict[str, Left]]] | None = None,
+    standing: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
 ) -> list[Heat]:
     """The races of these runs, (task, configuration), under the declared rules."""
     found = []
@@ -110,7 +109,12 @@ def heats(
 
 
 def _heat(
-    folder: ResultsFolder, study: Study, key: tuple[str, str], configs: Sequence[RunConfig], rule: Rule, before: Any
+    folder: ResultsFolder,
+    study: Study,
+    key: tuple[str, str],
+    configs: Sequence[RunConfig],
+    rule: Rule,
+    before: Mapping[str, Any] | None,
 ) -> Heat:
     by_unit: dict[tuple[str, int], list[RunConfig]] = {}
     for config in configs:
@@ -120,10 +124,11 @@ def _heat(
     records = {config.run_id: _record(folder, config) for config in configs}
     values, ended, resolution = _table(records, by_unit, labels, seeds, study.analysis.metric, rule.higher_is_better)
     known = dataclasses.replace(rule, resolution=resolution)
-    kept = before[1] if before is not None and _same(before[0], _shown(known)) else {}
-    played = race(values, labels, known, ended=ended, standing=kept)
     units = {unit: tuple(folds) for unit, folds in by_unit.items()}
-    return Heat(task=key[0], backbone=key[1], rule=known, seeds=seeds, labels=labels, configs=units, race=played)
+    begun = Heat(task=key[0], backbone=key[1], rule=known, seeds=seeds, labels=labels, configs=units,
+                 race=Race(labels=labels, looks=(), left=(), running=labels, due=(), over=False))  # fmt: skip
+    kept = _stands(before, begun, study.analysis.metric) if before else {}
+    return dataclasses.replace(begun, race=race(values, labels, known, ended=ended, standing=kept))
 
 
 def _record(folder: ResultsFolder, config: RunConfig) -> RunRecord | None:
@@ -179,18 +184,35 @@ def _same(written: Any, rule: Mapping[str, Any]) -> bool:
     return isinstance(written, dict) and to_json({**written, **late}) == to_json({**rule, **late})
 
 
-def _standing(folder: ResultsFolder) -> dict[tuple[str, str], tuple[Any, dict[str, Left]]]:
-    """(task, backbone) -> (rule, arms that have left), as written last: what was decided stands, even where a failed run has
-    been tried again since. A file that is lost or cannot be read is made anew from the records."""
+def _standing(folder: ResultsFolder) -> dict[tuple[Any, Any], Mapping[str, Any]]:
+    """(task, backbone) -> its race as written last. A file that is lost or cannot be read is made anew from the records."""
     written = read_json(folder.path / FILE)
-    found: dict[tuple[str, str], tuple[Any, dict[str, Left]]] = {}
-    for heat in written.get("heats", []) if isinstance(written, dict) else []:
-        try:
-            left = [Left(**entry) for entry in heat["left"]]
-            found[heat["task"], heat["backbone"]] = (heat["rule"], {entry.label: entry for entry in left})
-        except (TypeError, KeyError):
-            continue
-    return found
+    listed = written.get("heats", []) if isinstance(written, dict) else []
+    return {(heat.get("task"), heat.get("backbone")): heat for heat in listed if isinstance(heat, dict)}
+
+
+def _stands(written: Mapping[str, Any], heat: Heat, metric: str) -> dict[str, Left]:
+    """Arms that left, by label: what was decided stands, even where a failed run has been tried again since, as long as the rule,
+    the metric, the arms and the runs that it was decided by are those of now. That a question would stay open depends on the
+    planned seeds as well."""
+    now = {"metric": metric, "labels": list(heat.labels)}
+    if not _same(written.get("rule"), _shown(heat.rule)) or any(written.get(name) != value for name, value in now.items()):
+        return {}
+    try:
+        left, runs = [Left(**entry) for entry in written["left"]], written["decided_by"]
+        return {
+            one.label: one
+            for one in left
+            if runs[one.label] == _decided_by(heat, one) and (one.why != "open" or written["seeds"] == list(heat.seeds))
+        }
+    except (TypeError, KeyError):
+        return {}
+
+
+def _decided_by(heat: Heat, left: Left) -> list[str]:
+    """The runs that were looked at of an arm that left and of the one that it was compared with, in their order."""
+    seeds = heat.seeds[: left.seeds]
+    return [run.run_id for seed in seeds for label in (left.label, left.against) for run in heat.configs.get((label, seed), ())]
 
 
 def save(folder: ResultsFolder, study: Study, found: Sequence[Heat]) -> dict[str, Any]:
@@ -212,6 +234,7 @@ def _as_dict(heat: Heat, metric: str) -> dict[str, Any]:
     arms = [{"label": label, "seeds": played.seeds_of(label), "left": label not in played.running} for label in heat.labels]
     return {
         "task": heat.task, "backbone": heat.backbone, "task_spec": task, "rule": _shown(heat.rule),
+        "metric": metric, "labels": list(heat.labels), "decided_by": {one.label: _decided_by(heat, one) for one in played.left},
         "family": heat.rule.family, "earliest": heat.rule.first_seed, "seeds": list(heat.seeds), "arms": arms,
         "looks": [{"seeds": seeds, "arms": list(labels)} for seeds, labels in played.looks],
         "left": [dataclasses.asdict(left) for left in played.left], "over": played.over,
@@ -234,61 +257,4 @@ def sentence(left: Left, rule: Rule, planned: int, metric: str) -> str:
     return (
         f"{left.label} left after {left.seeds} of {planned} seeds: {what} ({gap}, e-value {left.e_value:.3g}, anytime-valid "
         f"{equation_p(left.p)}, Holm-adjusted {equation_p(left.p_adjusted).removeprefix('p ').removeprefix('= ')})."
-    )
-
-
-def announced(study: Study, plan: Plan) -> Plan:
-    """The plan with the rule of the race, the worst case, and a warning where little can be saved.
-
-    Raises:
-        StudyError: as :func:`rules`.
-    """
-    notes, warnings = [], []
-    for (task, backbone), rule in rules(study, plan.higher_is_better).items():
-        mine = [run for run in plan.runs if (run.task, run.backbone) == (task, backbone) and not run.refusal]
-        if not mine:
-            continue
-        number = len({run.seed for run in mine})
-        notes.append(_rule_words(rule, study, number, len(mine), f" on {task}, {backbone}" if rule.level < 0.04 else ""))
-        best = _best_case(mine, rule)
-        if number < FEW_SEEDS or best > 0.8 * len(mine):
-            warnings.append(
-                f"racing with {plural(number, 'planned seed')} saves little: nothing is shown before seed {rule.first_seed}, "
-                "however far behind an arm is (two paired seeds of even a 10-SD gap give p = 0.045), so that at best "
-                f"{best} of {len(mine)} runs are needed; it pays from about 15 planned seeds on"
-            )
-    return dataclasses.replace(plan, notes=(*plan.notes, *notes), warnings=(*plan.warnings, *warnings))
-
-
-def _best_case(runs: Sequence[Any], rule: Rule) -> int:
-    """Runs of a race in which every arm leaves as early as it can."""
-    seeds = list(dict.fromkeys(run.seed for run in runs))
-    early = set(seeds[: rule.minimum if rule.futility else rule.first_seed])
-    labels = list(dict.fromkeys(run.label for run in runs))
-    stay = {label for label in labels if rule.stays(label)}
-    if rule.goal == "best":
-        stay = stay or {labels[0]}
-    go_on = rule.keep if rule.goal == "margin" else stay
-    whole = stay if len(go_on) > (0 if rule.goal == "margin" else 1) else set()
-    return sum(run.label in whole or run.seed in early for run in runs)
-
-
-def _rule_words(rule: Rule, study: Study, seeds: int, runs: int, where: str) -> str:
-    metric, margin = study.analysis.metric, rule.margin
-    allowed = "" if margin is None else f" {show_margin(margin, metric)}"
-    asked = {
-        "best": "worse than another arm still in the race" + (f" by more than{allowed}" if allowed else ""),
-        "margin": f"within{allowed} of {rule.baseline} or beyond it",
-    }[rule.goal]
-    stay = [label for label in (rule.baseline, *sorted(rule.keep)) if label]
-    return (
-        f"racing{where}: at most {runs} runs (predicted time: that of all), seed by seed; from seed {rule.minimum} on an arm "
-        f"leaves when it is shown to be {asked}, by anytime-valid paired tests, Holm over {rule.family} hypotheses "
-        f"at {rule.level:.3g}; the earliest possible is seed {rule.first_seed} of {seeds}"
-        + (f"; always in it: {', '.join(stay)}" if stay else "")
-        + (
-            f"; it also leaves, undecided, when the chance of an answer in time is below {rule.futility:g}"
-            if rule.futility
-            else ""
-        )
     )

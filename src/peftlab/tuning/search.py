@@ -11,8 +11,8 @@ from peftlab.planning.search import Key, Search, Values
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Study, Tune
 from peftlab.tuning import choice, halving, sampling
+from peftlab.tuning.announce import announced
 from peftlab.tuning.choice import Choice, TrialRun
-from peftlab.tuning.racing import announced
 from peftlab.tuning.store import Entry, Store
 
 

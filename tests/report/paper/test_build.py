@@ -126,6 +126,35 @@ def test_yours_is_kept_and_edits_of_generated_files_are_set_aside(folder: Path, 
     assert any("gone.mean" in line for line in result.warnings) and any("nobody" in line for line in result.warnings)
 
 
+@pytest.mark.parametrize("manifest", ["absent", "{", '["sections/results.tex"]', "{}"])
+def test_edits_are_set_aside_without_a_record_of_what_was_written(folder: Path, tmp_path: Path, manifest: str) -> None:
+    paper = copied(folder, tmp_path) / "paper"
+    (paper / "generated.json").unlink() if manifest == "absent" else (paper / "generated.json").write_text(manifest)
+    (paper / "sections" / "results.tex").write_text("my results", encoding="utf-8")
+    result = again(paper.parent)
+    assert [line.partition(" ")[0] for line in result.kept] == ["sections/results.tex"]
+    assert [p.read_text(encoding="utf-8") for p in (paper / "kept").iterdir()] == ["my results"]
+
+
+def test_a_file_of_yours_named_as_a_later_generated_one_is_set_aside(folder: Path, tmp_path: Path) -> None:
+    paper = copied(folder, tmp_path) / "paper"
+    recorded = json.loads((paper / "generated.json").read_text())
+    (paper / "generated.json").write_text(json.dumps({k: v for k, v in recorded.items() if k != "tables/cost-1.tex"}))
+    (paper / "tables" / "cost-1.tex").write_text("my table", encoding="utf-8")
+    result = again(paper.parent)
+    assert len(result.kept) == 1 and "my table" in next((paper / "kept").iterdir()).read_text(encoding="utf-8")
+
+
+def test_edits_behind_a_linked_folder_are_set_aside(folder: Path, tmp_path: Path) -> None:
+    paper = copied(folder, tmp_path) / "paper"
+    (paper / "sections").rename(tmp_path / "elsewhere")
+    (paper / "sections").symlink_to(tmp_path / "elsewhere")
+    assert not again(paper.parent).kept
+    (tmp_path / "elsewhere" / "results.tex").write_text("my results", encoding="utf-8")
+    assert len(again(paper.parent).kept) == 1
+    assert next((paper / "kept").iterdir()).read_text(encoding="utf-8") == "my results"
+
+
 def test_a_changed_record_changes_its_numbers_alone_and_says_so(folder: Path, tmp_path: Path) -> None:
     copy = copied(folder, tmp_path)
     path = next(copy.glob("runs/bitfit/*/results.json"))

@@ -117,11 +117,11 @@ def _write(path: Path, content: bytes) -> bool:
 
 
 def _set_aside(target: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Copy generated files that were edited by hand to ``kept/`` before they are overwritten."""
-    found = []
-    for name, digest in _recorded(target).items():
+    """Copy to ``kept/`` what is about to be overwritten or removed, unless it is known to be as an earlier call wrote it."""
+    recorded, found = _recorded(target), []
+    for name in [*files, *(name for name in recorded if name not in files)]:
         path = target / name
-        if not path.is_file() or (now := file_hash(path)) == digest or files.get(name) == path.read_bytes():
+        if not path.is_file() or (now := file_hash(path)) == recorded.get(name) or files.get(name) == path.read_bytes():
             continue
         copy = target / KEPT / f"{Path(name).stem}-{now[:8]}{Path(name).suffix}"
         copy.parent.mkdir(parents=True, exist_ok=True)
