@@ -19,6 +19,7 @@ import pytest
 
 from peftlab.analysis.analyze import analyze
 from peftlab.analysis.anytime import confidence_sequence, p_two_sided
+from peftlab.analysis.best import best_arms
 from peftlab.analysis.raced import race_words, read_race
 from peftlab.api import running
 from peftlab.errors import StudyError
@@ -26,6 +27,7 @@ from peftlab.planning.plan import Plan
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.store import ResultsFolder
 from peftlab.report.build import build_report
+from peftlab.report.html.data import _front
 from peftlab.study.load import dump, validate_study
 from peftlab.study.schema import Study
 from peftlab.tuning.racing import Heat, follow_race, save
@@ -279,6 +281,25 @@ def test_findings_of_a_race_hold_at_any_number_of_seeds(backbone: str, cache: Pa
     assert not found.of("power") and any("The arms were raced" in note for note in found.notes)
     assert any(line.startswith("Race: ") for line in found.verdict)
     assert not any("fewer than" in warning for warning in found.warnings)
+
+
+def test_an_arm_that_left_on_easy_seeds_is_not_the_best(backbone: str, cache: Path, tmp_path: Path) -> None:
+    def easy_at_first(config: RunConfig) -> float:
+        noise = np.random.default_rng([config.seed, *config.label.encode()]).normal(0, 0.01)
+        return {"full": 0.6, "lora": 0.605, "probe": 0.5}[config.label] + (0.2 if config.seed < 8 else -0.2) + noise
+
+    raced = Raced(study(backbone, analysis={}), tmp_path, cache)
+    (left,) = raced.run(easy_at_first)[0].race.left
+    found = analyze(raced.folder.path)
+    arms = {arm.label: arm for arm in found.arms}
+    means = {label: arm.mean or 0.0 for label, arm in arms.items()}
+    assert left.label == "probe" == max(means, key=means.__getitem__) and arms["probe"].left_early
+    marks = best_arms(found, arms["probe"].task, arms["probe"].backbone)
+    assert marks.best == (max(("full", "lora"), key=means.__getitem__),) and "probe" not in marks.not_shown_worse
+    assert f"({marks.best[0]})" in found.verdict[0] and "no comparison was declared" not in found.verdict[0]
+    assert any("biased by the stopping" in note for note in found.notes)
+    page_front = _front([arms[label] for label in LEVEL], "trainable", True)
+    assert list(LEVEL).index("probe") not in page_front
 
 
 def test_the_report_and_the_status_say_who_left(backbone: str, cache: Path, tmp_path: Path) -> None:

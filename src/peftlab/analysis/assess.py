@@ -30,7 +30,7 @@ from peftlab.analysis.headlines import headlines, notes
 from peftlab.analysis.pairwise import MOST, pair_count, pairwise
 from peftlab.analysis.pareto import front_probability
 from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, as_raced, compare, efficiency_of, interval_of
-from peftlab.analysis.raced import flag
+from peftlab.analysis.raced import flag, left_early
 from peftlab.analysis.setting import Comparison, Setting
 from peftlab.analysis.tuning_luck import tuning_luck
 from peftlab.study.expand import cells
@@ -132,6 +132,7 @@ def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -
                 front={c: p[label] for c, p in fronts.items() if label in p},
                 efficiency=None if start is None or label == start or plan.baseline is None
                 else efficiency_of(setting, label, plan, start),
+                left_early=left_early(setting.heat, label),
             )
         )  # fmt: skip
     return found

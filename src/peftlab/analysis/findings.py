@@ -91,6 +91,7 @@ class ArmSummary(Form):
     efficiency: Efficiency | None = None
     front: dict[str, float] = {}  #: cost -> probability of being on that Pareto front
     flags: list[str] = []
+    left_early: bool = False  #: of a race: its mean lacks seeds that other arms have, so that the two are not to be ranked
 
 
 class Pairs(Form):

@@ -45,10 +45,16 @@ def _everywhere(findings: list[Finding], margin: Margin, plan: AnalysisPlan) -> 
 def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan, margin: Margin) -> list[str]:
     tests = {f.arms[0]: f for f in findings if f.kind == "non_inferiority"}
     if not tests:
-        known = [a for a in arms if a.mean is not None]
+        known = [a for a in arms if a.mean is not None and not a.left_early]
         if not known:
             return ["No arm has a value of the declared metric."]
         best = (max if plan.higher_is_better else min)(known, key=lambda a: a.mean if a.mean is not None else math.nan)
+        if plan.anytime:
+            among = f" of the arms with all {best.n} seeds of the race" if len(known) < len(arms) else ""
+            return [
+                f"The best mean {plan.metric}{among} is {show(best.mean, plan.metric)} ({best.label}); the race decides by pairs "
+                "of arms over the same seeds, and what it has shown follows."
+            ]
         return [
             f"The best mean {plan.metric} is {show(best.mean, plan.metric)} ({best.label}, {plural(best.n, 'run')}); "
             "no comparison was declared or possible, so nothing is claimed."
@@ -140,6 +146,8 @@ def notes(frame: Frame, settings: list[Any], summaries: list[ArmSummary], plan: 
         found.append(
             "The arms were raced: an arm that left early has fewer seeds because of what they showed. Tests and intervals hold "
             "at any number of seeds and are wider than those of a fixed number; they too rest on roughly normal differences. "
+            "Means and differences of arms that left early are biased by the stopping: an arm leaves when its seeds happen to "
+            "show much, so that its difference is overstated on average; and its mean is over other seeds than the others'. "
             "Probabilities of being on a front, figures of layers and of what training changed take the seeds that there are."
         )
     for s in settings:

@@ -53,6 +53,12 @@ def flag(heat: Mapping[str, Any] | None, label: str) -> str:
     return f"left the race after {left['seeds']} of {len(heat['seeds'])} seeds ({_WHY[left['why']]} {left['against']})"
 
 
+def left_early(heat: Mapping[str, Any] | None, label: str) -> bool:
+    """Whether the race went on for more seeds without this arm."""
+    seeds = {arm.get("label"): int(arm.get("seeds", 0)) for arm in heat["arms"]} if heat else {}
+    return seeds.get(label, 0) < max(seeds.values(), default=0)
+
+
 def race_words(race: Mapping[str, Any] | None) -> list[str]:
     """A sentence for every arm that left, and what was spared."""
     heats, found = _heats(race), []

@@ -40,7 +40,8 @@ def page_data(frame: Frame, findings: Findings, bundles: Sequence[Bundle], table
     return {
         "study": findings.study, "metric": plan.metric, "share": is_share(plan.metric), "higher": plan.higher_is_better,
         "confidence": plan.confidence, "baseline": plan.baseline, "split": plan.split, "adjustment": plan.adjustment,
-        "exploratory": plan.exploratory, "costs": [{"key": k, "name": n, "unit": u} for k, (n, u) in COSTS.items()],
+        "exploratory": plan.exploratory, "test": f"{plan.p_word}paired t test",
+        "costs": [{"key": k, "name": n, "unit": u} for k, (n, u) in COSTS.items()],
         "settings": [_setting(findings, bundle) for bundle in bundles], "tables": list(tables), **runs_data(frame, bundles),
     }  # fmt: skip
 
@@ -88,9 +89,9 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
 
 
 def _front(arms: Sequence[ArmSummary], cost: str, higher: bool) -> list[int]:
-    """Arms whose means no other arm beats in both, cheapest first."""
+    """Arms whose means no other arm beats in both, cheapest first. Those that left a race early have other seeds, and no rank."""
     costs = np.array([np.nan if getattr(a, cost) is None else getattr(a, cost) for a in arms], dtype=float)
-    quality = np.array([np.nan if a.mean is None else a.mean for a in arms], dtype=float)
+    quality = np.array([np.nan if a.mean is None or a.left_early else a.mean for a in arms], dtype=float)
     front = np.flatnonzero(on_front(quality if higher else -quality, costs)) if len(arms) else np.array([], dtype=int)
     return [int(i) for i in front[np.argsort(costs[front], kind="stable")]]
 
