@@ -77,4 +77,5 @@ def _told(written: Written, made: Compiled | None, archive: Submission | None, a
     if archive is not None:
         said.append(f"submission: {archive.path}, {len(archive.files)} files")
         said += [f"  masked in {name}: {what}" for name, what in archive.masked]
+        said += [f"warning: {line}" for line in archive.warnings]
     return said

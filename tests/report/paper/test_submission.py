@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab.errors import RecordError
-from peftlab.report.paper.anonymise import mask, traces, without_authors, without_comments
+from peftlab.report.paper.anonymise import (
+    has_comments,
+    hub_names,
+    mask,
+    owned,
+    repositories,
+    traces,
+    without_authors,
+    without_comments,
+)
 from peftlab.report.paper.compile import can_compile
 from peftlab.report.paper.submission import make_submission
 from peftlab.report.paper.text import breakable, escape
@@ -22,6 +31,7 @@ from tests.report.paper.conftest import again
 
 USER, HOST, MAIL = "jdoe_canary", "node-canary.example.org", "jane.doe@canary-mail.org"
 HOME = "/ho" + f"me/{USER}/secret.d/model"  # in two parts: no path of a machine stands in these files
+COMMIT = "c0ffee" + "0123456789abcdef" * 2 + "01"
 PLACES = [HOME, HOME.replace("/", "\\").replace("\\ho", "C:\\Ho", 1), f"~/{USER}-x", "/srv/canary-data/x.npz", MAIL, HOST, USER]
 
 
@@ -31,8 +41,12 @@ def marked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     monkeypatch.setenv("USER", USER)
+    monkeypatch.setenv("LOGNAME", "protocol")  # a word of the text
+    (tmp_path / "gitconfig").write_text("[user]\n\tname = Canary Git\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     for path in copy.glob("runs/*/*/environment.json"):
         data = json.loads(path.read_text()) | {"host": HOST, "command": f"peftlab run {HOME}/study.yaml"}
+        data["git"] = {"commit": COMMIT, "dirty": False}
         path.write_text(json.dumps(data))
     study = copy / "study.yaml"
     words = " ".join(PLACES).replace("\\", "\\\\")
@@ -43,8 +57,14 @@ def marked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     main = (paper / "main.tex").read_text().replace(r"\author{Anonymous authors}", rf"\author{{Jane \textbf{{Canary}}\\ {MAIL}}}")
     (paper / "main.tex").write_text(main)
     (paper / "sections" / "acknowledgements.tex").write_text("We thank Professor Canary.")
-    (paper / "sections" / "discussion.tex").write_text(f"See {escape(HOME)}. % by Canary, {MAIL}\nAsk {MAIL} at {HOST}.\n")
-    (paper / "own.bib").write_text(f"@misc{{a, author = {{A}}, title = {{At {HOME}}}, year = {{2020}}, note = {{{MAIL}}}}}\n")
+    (paper / "sections" / "discussion.tex").write_text(
+        f"See {escape(HOME)}. % by Canary, {MAIL}\nAsk {MAIL} at {HOST}.\n"
+        rf"\def\icmlauthor#1#2{{}}\icmlauthor{{Jane}}{{canary}} \url{{https://github.com/canary-git/tool}} "
+        rf"\url{{https://github.com/others/tool}} {COMMIT[:8]}"
+    )
+    (paper / "own.bib").write_text(
+        f"@misc{{a, author = {{A}}, title = {{At {HOME}}}, year = {{2020}}, note = {{{MAIL}}}}}\n% mine\n"
+    )
     return copy
 
 
@@ -61,9 +81,12 @@ def test_canaries(marked: Path) -> None:
         assert all(info.date_time[0] == 1980 for info in archive.infolist())
     for name, content in files.items():
         text = content.decode("latin-1").replace(r"\allowbreak{}", "").replace("\\_", "_")
-        assert not re.search(r"canary|jdoe|jane", text, re.IGNORECASE), name
+        assert not re.search(r"canary|jdoe|jane|c0ffee", text, re.IGNORECASE), name
         assert not traces(content, [USER, HOST]), name
     assert r"\author{Anonymous authors}" in files["paper/main.tex"].decode()
+    warned = "\n".join(made.warnings)
+    assert "'protocol'" in warned and "paper/own.bib has comments" in warned
+    assert "paper/sections/discussion.tex has an address, not masked: https://github.com/others/tool" in made.warnings
     sums = dict(line.split("  ")[::-1] for line in files["SHA256SUMS"].decode().splitlines())
     assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "SHA256SUMS"}
     assert ("paper/main.pdf" in files) == can_compile()
@@ -108,3 +131,47 @@ def test_comments_go_and_nothing_else(text: str) -> None:
 def test_authors_are_replaced_whole() -> None:
     tex = r"\title{T}\author[1]{A {B} \} \textbf{C}} x \author {D}"
     assert without_authors(tex) == r"\title{T}\author{Anonymous authors} x \author{Anonymous authors}"
+
+
+@pytest.mark.parametrize(
+    ("tex", "made"),
+    [
+        (r"\icmlauthor{Jane {D}}{lab,eq} x", r"\icmlauthor{Anonymous authors}{anonymised} x"),
+        (r"\icmlaffiliation{lab} {Lab, Town}", r"\icmlaffiliation{anonymised}{anonymised}"),
+        (r"\icmlcorrespondingauthor{Jane}{j@x.org}", r"\icmlcorrespondingauthor{anonymised}{anonymised}"),
+        (r"\affil[1,2]{Lab}", r"\affil{anonymised}"),
+        (r"\affiliation{\institution{Lab}\city{T}}", r"\affiliation{anonymised}"),
+        (r"\institute{A \and B}", r"\institute{anonymised}"),
+        (r"\title{T\thanks{By a grant}}\email{x}", r"\title{T\thanks{anonymised}}\email{anonymised}"),
+        (r"\authorship{x} \emailing{y}", r"\authorship{x} \emailing{y}"),
+    ],
+)
+def test_every_command_that_names_authors(tex: str, made: str) -> None:
+    assert without_authors(tex) == made
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://github.com/jdoe-canary/tool", "git@gitlab.com:JDoe_Canary/tool.git", "hf.co/jdoe_canary/model",
+        "https://huggingface.co/datasets/jdoe_canary/set/tree/main", "https://jdoe-canary.github.io/project",
+        "https://raw.githubusercontent.com/jdoe_canary/tool/main/x.py",
+    ],
+)  # fmt: skip
+def test_own_repositories_are_masked_and_others_are_listed(address: str) -> None:
+    other = re.sub("jdoe.canary", "somebody", address, flags=re.IGNORECASE)
+    for form in (str, escape, breakable):
+        text, kinds = mask(f"see {form(address)}, or", [USER])
+        assert (text, kinds) == ("see anonymised-repository, or", ["repository"])
+        assert [a.replace("git@", "") for a in repositories(f"see {form(other)}, or")] == [other.replace("git@", "")]
+
+
+def test_names_of_a_hub() -> None:
+    found = hub_names({"backbone": "timm/vit", "x": ["jdoe-canary/own", "a/b.json", "and/or so", "1/2", {"hf:me/data": None}]})
+    assert found == {"timm/vit", "jdoe-canary/own", "hf:me/data"}
+    assert owned(found, [USER]) == ["jdoe-canary/own"]
+
+
+def test_comments_that_stay() -> None:
+    assert has_comments("% mine\n@misc{a,}", ".bib") and has_comments("x % by me", ".sty")
+    assert not has_comments("% YOURS: written once\n@misc{a, url = {x%20y}}", ".bib") and not has_comments("x%\n", ".sty")

@@ -6,8 +6,9 @@ import getpass
 import os
 import platform
 import re
+import subprocess
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -30,11 +31,48 @@ PATTERNS = {
         rf"|(?<!\w)[A-Za-z]:{_BREAK}{_SLASH}{_CHAR}+(?:{_SLASH}{_CHAR}+)*"
     ),
 }
-_AUTHOR = re.compile(r"\\author\s*(?:\[[^\]]*\])?\s*\{")
+#: LaTeX commands that name authors -> their number of arguments
+_CREDITS = {
+    "author": 1, "institute": 1, "institution": 1, "affiliation": 1, "affil": 1, "address": 1, "email": 1, "thanks": 1,
+    "icmlauthor": 2, "icmlaffiliation": 2, "icmlcorrespondingauthor": 2,
+}  # fmt: skip
+_CREDIT = re.compile(rf"\\({'|'.join(_CREDITS)})\*?(?![A-Za-z@])\s*(?:\[[^\]]*\]\s*)*\{{")
+_HOSTS = ("github.com", "githubusercontent.com", "gitlab.com", "huggingface.co", "hf.co", "bitbucket.org", "codeberg.org")
+_SITES = "|".join(_BREAK.join(map(re.escape, host)) for host in _HOSTS)
+_PART = r"(?:[\w.+-]|\\_|\\allowbreak\{\})"
+#: an address of a repository, a model or a person's page, with its owner
+_ADDRESS = re.compile(
+    rf"(?:https?:{_BREAK}/{_BREAK}/{_BREAK}|git@)?(?:{_HOST}+\.{_BREAK})*?(?:{_SITES})[/:]{_BREAK}(?:(?:datasets|spaces)/{_BREAK})?"
+    rf"(?P<owner>{_PART}+)(?:/{_PART}*)*"
+    rf"|(?:https?:{_BREAK}/{_BREAK}/{_BREAK})?(?P<page>{_HOST}+)\.{_BREAK}(?:github|gitlab|hf|codeberg){_BREAK}\."
+    rf"{_BREAK}(?:io|page|space)(?:/{_PART}*)*"
+)
+_FILES = {".json", ".csv", ".tex", ".yaml", ".pdf", ".py"}  #: endings of files, which no hub names so
+_HUB = re.compile(r"(?:[a-z]+:)?([A-Za-z][\w.-]*)/[A-Za-z][\w.-]*")
 
 
 def identities(folder: Path) -> list[str]:
-    """Names of the user and of the machines: of this process, and those that the records keep. Longest first."""
+    """Names of the user and of the machines: of this process, of git, and those that the records keep. Longest first."""
+    return sorted((name for name in _names(folder) if not _ordinary(name)), key=lambda n: (-len(n), n))
+
+
+def unmasked(folder: Path) -> list[str]:
+    """Names that :func:`identities` leaves out, because to mask them would spoil the text."""
+    return sorted(name for name in _names(folder) if _ordinary(name))
+
+
+def commits(folder: Path) -> list[str]:
+    """Hashes of the program that the records keep, whole and shortened: a public repository leads from them to its owner."""
+    found = set()
+    for path in folder.glob("runs/*/*/environment.json"):
+        data = read_json(path)
+        git = data.get("git") if isinstance(data, dict) else None
+        commit = str(git.get("commit") or "") if isinstance(git, dict) else ""
+        found |= {commit[:length] for length in (40, 64, 12, 10, 8, 7) if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit)}
+    return sorted((c for c in found if not c.isdigit()), key=lambda c: (-len(c), c))
+
+
+def _names(folder: Path) -> set[str]:
     found = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME", "COMPUTERNAME")}
     with suppress(OSError, KeyError, ImportError, RuntimeError):
         found |= {getpass.getuser(), Path.home().name}
@@ -44,8 +82,24 @@ def identities(folder: Path) -> list[str]:
         if isinstance(data, dict):
             found.add(str(data.get("host", "")))
             found |= set(re.findall(r"/(?:home|Users)/([\w.-]+)", str(data.get("command", ""))))
-    found |= {name.partition(".")[0] for name in found}
-    return sorted((n for n in found if len(n) >= 3 and n.lower() not in _COMMON | _vocabulary()), key=lambda n: (-len(n), n))
+    found |= {name.partition(".")[0] for name in found} | _git_user(folder)
+    return {name for name in found if name and name.lower() not in _COMMON}
+
+
+def _git_user(folder: Path) -> set[str]:
+    """What git signs with here; of an address, what stands before the @."""
+    asked = ["git", "-C", str(folder), "config", "--get-regexp", r"^(user\.(name|email)|git(hub|lab)\.user)$"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL).stdout
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    values = [line.partition(" ")[2].strip() for line in told.splitlines()]
+    values += [os.environ.get(f"GIT_{who}_{what}", "") for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+    return {value.partition("@")[0].rpartition("+")[2] for value in values}
+
+
+def _ordinary(name: str) -> bool:
+    return len(name) < 3 or name.lower() in _vocabulary()
 
 
 @cache
@@ -57,7 +111,10 @@ def _vocabulary() -> frozenset[str]:
 
 def mask(text: str, names: Iterable[str]) -> tuple[str, list[str]]:
     """The text without names, addresses and absolute paths, and the kinds of what was masked."""
-    found = []
+    names = list(names)
+    own = _own(names)
+    shown = _ADDRESS.sub(lambda m: f"{MASK}-repository" if _plain(_owner(m)) in own else m[0], text)
+    found, text = ["repository"] * (shown != text), shown
     for kind, pattern in PATTERNS.items():
         text, count = pattern.subn(f"{MASK}-{kind.split()[-1]}", text)
         found += [kind] * bool(count)
@@ -65,6 +122,39 @@ def mask(text: str, names: Iterable[str]) -> tuple[str, list[str]]:
         text, count = _named(name).subn(MASK, text)
         found += ["name of a user or machine"] * bool(count)
     return text, sorted(set(found))
+
+
+def repositories(text: str) -> list[str]:
+    """Addresses of repositories, models and pages in a text."""
+    return sorted({re.sub(r"\\allowbreak\{\}|\\(?=_)", "", match[0]).rstrip(".") for match in _ADDRESS.finditer(text)})
+
+
+def hub_names(data: object) -> set[str]:
+    """``owner/name`` where it is a whole value of a record: models and data of a hub."""
+    if isinstance(data, Mapping):
+        return {name for part in (*data.keys(), *data.values()) for name in hub_names(part)}
+    if isinstance(data, list):
+        return {name for part in data for name in hub_names(part)}
+    return {data} if isinstance(data, str) and _HUB.fullmatch(data) and Path(data).suffix not in _FILES else set()
+
+
+def owned(hub: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Those of some hub names whose owner is one of the names."""
+    own = _own(names)
+    return sorted(name for name in hub if (match := _HUB.fullmatch(name)) and _plain(match[1]) in own)
+
+
+def _own(names: Iterable[str]) -> set[str]:
+    return {_plain(name) for name in names} - {""}
+
+
+def _owner(match: re.Match[str]) -> str:
+    return match["owner"] or match["page"]
+
+
+def _plain(name: str) -> str:
+    """Letters and digits: ``Jane Doe``, ``jane-doe`` and ``Jane\\_Doe`` are one owner."""
+    return re.sub(r"[^a-z0-9]", "", name.replace(r"\allowbreak{}", "").lower())
 
 
 @cache
@@ -85,16 +175,34 @@ def without_comments(tex: str) -> str:
 
 
 def without_authors(tex: str) -> str:
-    """Every ``\\author{...}`` replaced."""
+    """Every command that names authors with its arguments replaced."""
     position = 0
-    while match := _AUTHOR.search(tex, position):
-        depth, end = 1, match.end()
-        while depth and end < len(tex):
-            depth += 0 if tex[end - 1] == "\\" else {"{": 1, "}": -1}.get(tex[end], 0)
-            end += 1
-        tex = tex[: match.start()] + r"\author{Anonymous authors}" + tex[end:]
+    while match := _CREDIT.search(tex, position):
+        end, name = _closed(tex, match.end()), match[1]
+        arguments = ["Anonymous authors" if name in ("author", "icmlauthor") else MASK]
+        for _ in range(_CREDITS[name] - 1):
+            if opened := re.compile(r"\s*\{").match(tex, end):
+                end = _closed(tex, opened.end())
+                arguments.append(MASK)
+        tex = f"{tex[: match.start()]}\\{name}{''.join(f'{{{a}}}' for a in arguments)}{tex[end:]}"
         position = match.start() + 1
     return tex
+
+
+def _closed(tex: str, start: int) -> int:
+    """Where the brace that was opened before ``start`` has been closed."""
+    depth, end = 1, start
+    while depth and end < len(tex):
+        depth += 0 if tex[end - 1] == "\\" else {"{": 1, "}": -1}.get(tex[end], 0)
+        end += 1
+    return end
+
+
+def has_comments(text: str, suffix: str) -> bool:
+    """Whether a bibliography or a style tells something that is not printed."""
+    if suffix == ".bib":
+        return bool(re.search(r"^\s*%(?! (?:YOURS|GENERATED)\b)|@comment", text, re.MULTILINE | re.IGNORECASE))
+    return suffix in {".sty", ".cls", ".bst", ".tikz"} and bool(re.search(r"(?<!\\)%.*\w", text))
 
 
 def traces(data: bytes, names: Iterable[str]) -> list[str]:

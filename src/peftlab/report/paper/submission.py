@@ -6,13 +6,28 @@ import dataclasses
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
+import yaml
+
+from peftlab.analysis.reading import read_json
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, write_atomic
-from peftlab.report.paper.anonymise import identities, mask, traces, without_authors, without_comments
+from peftlab.report.paper.anonymise import (
+    commits,
+    has_comments,
+    hub_names,
+    identities,
+    mask,
+    owned,
+    repositories,
+    traces,
+    unmasked,
+    without_authors,
+    without_comments,
+)
 from peftlab.report.paper.compile import compile_paper
 
 NAME = "submission.zip"
@@ -42,6 +57,7 @@ class Submission:
     path: Path
     files: list[str]
     masked: list[tuple[str, str]]  #: (file, kinds of what was masked in it)
+    warnings: list[str]  #: what was not masked and may say whose it is
 
 
 def make_submission(paper: Path, *, compiled: bool) -> Submission:
@@ -56,7 +72,9 @@ def make_submission(paper: Path, *, compiled: bool) -> Submission:
         LatexError: the anonymised sources do not compile.
     """
     folder = paper.parent
-    names = identities(folder)
+    names, hub = identities(folder), _hub(folder)
+    own = owned(hub, names)
+    names = [*own, *names, *commits(folder)]
     files: dict[str, bytes] = {"README.txt": _README.encode()}
     masked: list[tuple[str, str]] = []
     with disk_errors(paper):
@@ -73,7 +91,29 @@ def make_submission(paper: Path, *, compiled: bool) -> Submission:
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
     files[CHECKSUMS] = sums.encode()
     write_atomic(folder / NAME, _zip(files))
-    return Submission(path=folder / NAME, files=sorted(files), masked=masked)
+    warnings = _warnings(files, unmasked(folder), sorted(hub - set(own)))
+    return Submission(path=folder / NAME, files=sorted(files), masked=masked, warnings=warnings)
+
+
+def _hub(folder: Path) -> set[str]:
+    """Models and data of a hub that the study and its findings name."""
+    try:
+        study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        study = None
+    return hub_names(study) | hub_names(read_json(folder / "analysis" / "findings.json"))
+
+
+def _warnings(files: Mapping[str, bytes], ordinary: list[str], hub: list[str]) -> list[str]:
+    """What a reader of the archive may still follow to its authors."""
+    found = [f"the user, git or host name {name!r} is too common a word to be masked: look for it yourself" for name in ordinary]
+    found += [f"names a repository of a hub, not masked: {name}" for name in hub]
+    for name, content in sorted(files.items()):
+        if Path(name).suffix in _TEXT:
+            text = content.decode("utf-8", errors="replace")
+            found += [f"{name} has an address, not masked: {address}" for address in repositories(text)]
+            found += [f"{name} has comments, which stay"] * has_comments(text, Path(name).suffix)
+    return found
 
 
 def _sources(folder: Path, paper: Path) -> Iterator[tuple[Path, str]]:
