@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from peftlab.analysis.agreement import between_seeds, between_settings, tau_b, taus_with
+from peftlab.analysis.anytime import p_two_sided
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.importance import Group, contrasts, module_map
 from peftlab.analysis.maps import Place
 from peftlab.analysis.safe_csv import write_csv
+from peftlab.study.schema import Racing
 from tests.report.fixtures import Options, write_results
 from tests.report.layers import BLOCKS, METRICS, SITES, STEPS, price, write_layers
 
@@ -116,6 +119,15 @@ def test_tables(folder: Path, tables: LayerTables) -> None:
     path = next(p for p, config in configs.items() if (config["label"], config["seed"]) == (row["arm"], row["seed"]))
     recorded = json.loads((path.parent / "importance.json").read_text())["metrics"][row["metric"]][row["site"]]
     assert row["value"] == pytest.approx(recorded[STEPS.index(row["step"])])
+
+
+def test_adaptive_against_fixed_in_a_race_holds_at_any_number_of_seeds(folder: Path) -> None:
+    frame = load_frame(folder)
+    raced = dataclasses.replace(frame, study=frame.study.model_copy(update={"search": Racing(method="racing")}))
+    values, examples = frame.values(*frame.settings[0]), float(frame.primary()["examples"].max())
+    for row in assess_layers(raced).layers.adaptive:
+        gap = values[row.adaptive] - values[row.fixed]
+        assert row.p == pytest.approx(p_two_sided(gap, resolution=0.5 / examples)) and row.n == len(gap)
 
 
 def test_adaptive_against_fixed(folder: Path, tables: LayerTables) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from statsmodels.stats.multitest import multipletests
 
+from peftlab.analysis.anytime import p_two_sided
 from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
 from peftlab.analysis.convergence import area, steps_to, target
 from peftlab.analysis.frame import Frame, load_frame
@@ -24,6 +27,7 @@ from peftlab.analysis.literature import literature
 from peftlab.analysis.literature_weights import _differs
 from peftlab.analysis.quantization_history import History
 from peftlab.analysis.quantized import _Keys, quantized_runs
+from peftlab.study.schema import Racing
 from tests.report.fixtures import write_results
 from tests.report.quantized import COSTS, HALF, LEVELS, PARAMETERS, RANKS, REST_BYTES, SCHEDULES, SCHEMES, arm, write_quantized
 
@@ -53,6 +57,17 @@ def test_the_table_has_every_scheme_of_every_treatment(tables: QuantizationTable
     assert found.weight_error == pytest.approx(COSTS["nf4"][2], rel=0.05)
     assert found.prediction_error == pytest.approx(0.03)
     assert cells["lora[rank=2]", "float"].times_smaller is None
+
+
+def test_in_a_race_no_test_takes_the_seeds_as_fixed(frame: Frame) -> None:
+    raced = dataclasses.replace(frame, study=frame.study.model_copy(update={"search": Racing(method="racing")}))
+    said, known = assess_quantization(raced).quantization, values(frame)
+    assert len(said.effects) == 6 and not said.interactions and not said.two_way
+    examples = float(frame.primary()["examples"].max())
+    expected = [p_two_sided(known[e.arm] - known[e.float_arm], resolution=0.5 / examples) for e in said.effects]
+    assert [e.p for e in said.effects] == pytest.approx(expected) and all(e.p_sign_flip is None for e in said.effects)
+    assert [e.p_adjusted for e in said.effects] == pytest.approx(multipletests(expected, method="holm")[1])
+    assert all(c.value is None or c.value.interval is None for c in said.cells) and "anytime-valid" in said.method[0]
 
 
 def test_changes_are_paired_t_tests_with_holm(tables: QuantizationTables, frame: Frame) -> None:

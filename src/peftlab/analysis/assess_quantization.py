@@ -18,8 +18,9 @@ from peftlab.analysis.interaction import slope, two_way
 from peftlab.analysis.literature_weights import elsewhere, weights_beside
 from peftlab.analysis.means import Mean, bounds, mean_of
 from peftlab.analysis.quantization import Cell, Effect, Interaction, QuantizationFindings, TwoWayTest
-from peftlab.analysis.quantization_words import METHOD, sentences
+from peftlab.analysis.quantization_words import METHOD, RACED, sentences
 from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs, safe_csv
+from peftlab.analysis.race_tests import difference_of
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
 
@@ -64,12 +65,34 @@ def assess_quantization(frame: Frame) -> QuantizationTables:
         found, whole = _interactions(groups, confidence)
         interactions += found
         tests += whole
+    if frame.study.search is not None:
+        cells, effects = [_without_interval(cell) for cell in cells], _at_any_time(frame, effects)
+        interactions, tests = [], []  # there is no test of them that holds at any number of seeds
     said = QuantizationFindings(
         metric=frame.metric, higher_is_better=higher, confidence=confidence, cells=cells, effects=effects,
         interactions=interactions, two_way=tests, courses=courses, weights_beside=weights_beside(cells, runs),
-        elsewhere=elsewhere(runs), sentences=[], method=METHOD,
+        elsewhere=elsewhere(runs), sentences=[], method=METHOD if frame.study.search is None else RACED,
     )  # fmt: skip
     return QuantizationTables(quantization=said.model_copy(update={"sentences": sentences(said)}), table=quantization_table(runs))
+
+
+def _without_interval(cell: Cell) -> Cell:
+    """Of a race: intervals of values take the number of seeds as fixed, which those values decided."""
+    return cell.model_copy(update={"value": cell.value and cell.value.model_copy(update={"interval": None})})
+
+
+def _at_any_time(frame: Frame, effects: Sequence[Effect]) -> list[Effect]:
+    """The effects of a race, by tests that hold at any number of seeds; Holm within each setting."""
+    settings: dict[tuple[str, str], list[Effect]] = defaultdict(list)
+    for e in effects:
+        compared = difference_of(frame, e.task, e.backbone, e.arm, e.float_arm)
+        known = {"n": compared.interval.n, "interval": bounds(compared.interval), "p": compared.p, "p_sign_flip": None}
+        settings[e.task, e.backbone].append(e.model_copy(update=known))
+    return [
+        e.model_copy(update={"p_adjusted": p})
+        for group in settings.values()
+        for e, p in zip(group, holm([e.p for e in group]), strict=True)
+    ]
 
 
 def _higher(frame: Frame) -> bool:

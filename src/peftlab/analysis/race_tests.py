@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from peftlab.analysis import anytime
-from peftlab.analysis.comparison import margin_differences
+from peftlab.analysis.comparison import Difference, margin_differences, paired_difference
 from peftlab.analysis.efficiency import efficiency
 from peftlab.analysis.findings import Efficiency
 from peftlab.analysis.frame import Frame
@@ -42,6 +42,18 @@ def as_raced(frame: Frame, runs: pd.DataFrame, values: pd.DataFrame, folds: int)
         "resolution": 0.5 / examples if is_share(frame.metric) and examples > 0 else 0.0,
         "heat": heat_of(frame.race, known.task, known.backbone) if known else None,
     }
+
+
+def difference_of(frame: Frame, task: str, backbone: str, arm: str, other: str) -> Difference:
+    """Any two arms of a setting over the same seeds, by the study's own test."""
+    values, confidence = frame.values(task, backbone), frame.study.analysis.confidence
+    folds = len(set(values.index.get_level_values("fold")))
+    if frame.study.search is None:
+        return paired_difference(values[arm], values[other], confidence=confidence, folds=folds)
+    runs = frame.primary()
+    known = as_raced(frame, runs[(runs["task"] == task) & (runs["backbone"] == backbone)], values, folds)
+    sequence = known["sequence"]
+    return anytime.difference(sequence[arm], sequence[other], confidence=confidence, resolution=known["resolution"])
 
 
 def interval_of(setting: Setting, label: str, confidence: float) -> Interval:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from peftlab.analysis.comparison import holm, paired_difference
+from peftlab.analysis.comparison import holm
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.importance import Group, bounds_of
 from peftlab.analysis.layers import AdaptiveRow
 from peftlab.analysis.maps import ModuleRun, Place, mean_of
+from peftlab.analysis.race_tests import difference_of
 from peftlab.analysis.reading import read_json
 
 RANK = "rank"  #: stands where a metric's name stands
@@ -63,7 +64,7 @@ def adaptive_rows(frame: Frame, runs: Sequence[ModuleRun]) -> list[AdaptiveRow]:
         costs = {arm: _costs(members) for arm, members in here.items()}
         values = frame.values(task, backbone)
         rows = [
-            _row(frame, (task, backbone), arm, fixed, costs, values)
+            _row(frame, (task, backbone), arm, fixed, costs)
             for arm in adaptive
             for fixed in here
             if fixed not in adaptive and {arm, fixed} <= set(values.columns)
@@ -74,11 +75,10 @@ def adaptive_rows(frame: Frame, runs: Sequence[ModuleRun]) -> list[AdaptiveRow]:
 
 
 def _row(
-    frame: Frame, setting: tuple[str, str], arm: str, fixed: str, costs: Mapping[str, Mapping[str, float | None]], values: Any
+    frame: Frame, setting: tuple[str, str], arm: str, fixed: str, costs: Mapping[str, Mapping[str, float | None]]
 ) -> AdaptiveRow:
     plan = frame.study.analysis
-    folds = len(set(values.index.get_level_values("fold")))
-    compared = paired_difference(values[arm], values[fixed], confidence=plan.confidence, folds=folds)
+    compared = difference_of(frame, *setting, arm, fixed)
     mine, other = costs[arm], costs[fixed]
     return AdaptiveRow(
         adaptive=arm, fixed=fixed, task=setting[0], backbone=setting[1], metric=plan.metric,
