@@ -193,6 +193,15 @@ def test_an_arm_at_the_margin_leaves_undecided_where_asked() -> None:
     assert by_label["arm1"].chance is not None and by_label["arm1"].chance < 0.1
 
 
+def test_a_question_that_is_answered_keeps_no_arm_in_the_race() -> None:
+    """arm0 stays whatever is shown of it; once it is shown to be far worse than arm1, that is no open question of arm1."""
+    generator = np.random.default_rng(19)
+    values = drawn(generator, [-30.0, 0.0, 0.0], sd=0.3)
+    found = played(values, rule(3, baseline="arm0", futility=0.5))
+    (left,) = [left for left in found.left if left.why == "open"][:1]
+    assert {left.label, left.against} == {"arm1", "arm2"} and left.seeds < SEEDS
+
+
 def test_the_chance_of_an_answer_is_that_of_races_played_on() -> None:
     """Of races whose mean and variance are themselves drawn as the prior says, by the share that was answered in the end."""
     generator, asked, needed, seeds = np.random.default_rng(17), rule(2), np.log(0.05 / 14), 6

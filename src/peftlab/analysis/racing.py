@@ -11,10 +11,9 @@ After every seed each hypothesis has the p value of ``anytime.p_process``, adjus
 number of races (task x backbone). Since the p values hold at all n at once, so does the family-wise error rate: with probability
 at least 1 - alpha no arm of the study leaves for a reason that is not true, however often one looks. Pure functions of arrays.
 
-With ``futility`` an arm also leaves, its question open, when the chance that any of its hypotheses is shown by the last planned
-seed is below that: differences to come are drawn from the predictive distribution of a normal mean and variance (prior
-1 / sigma).
-Tests that hold at any n hold at that one as well, so nothing is paid for it but power.
+With ``futility`` an arm also leaves, its question open, when the chance that any of its hypotheses not shown yet is shown by the
+last planned seed is below that: differences to come are drawn from the predictive distribution of a normal mean and variance
+(prior 1 / sigma). Tests that hold at any n hold at that one as well, so nothing is paid for it but power.
 """
 
 from __future__ import annotations
@@ -151,7 +150,8 @@ def race(
             away = {found.label for found in gone}
             needed = math.log(rule.level / max(1, rule.family - int((adjusted <= rule.level).sum())))
             for label in [label for label in running if label not in away and label not in before and not rule.stays(label)]:
-                mine = [i for i, (_, *both) in enumerate(hypotheses) if label in both and set(both) <= set(running) - away]
+                mine = [i for i, (_, *both) in enumerate(hypotheses)
+                        if label in both and set(both) <= set(running) - away and adjusted[i] > rule.level]  # fmt: skip
                 chances = {i: chance(gaps[i], seeds, needed, rule) for i in mine}
                 if chances and max(chances.values()) < rule.futility:
                     best = max(chances, key=lambda i: (chances[i], -i))
