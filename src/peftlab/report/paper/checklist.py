@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from peftlab.report.paper.material import Material
 from peftlab.report.paper.numbers import Numbers
+from peftlab.report.paper.said import imputed
 from peftlab.report.paper.text import Tex
 
 Answer = Literal["Yes", "No", "Partly", "Not applicable", "For the authors"]
@@ -33,12 +34,15 @@ def _claims(material: Material, numbers: Numbers) -> Iterator[Item]:
     )  # fmt: skip
     if any(arm.interval for arm in material.findings.arms):
         text = r"Intervals: \result{plan.intervals}. They cover the randomness of training over \result{seeds.count} seeds."
+        if plan.anytime:
+            text = text.replace("over ", "over at most ") + " They are anytime-valid: they hold at any number of seeds."
         yield Item("Are error bars reported, and is their meaning stated?", "Yes", Tex(text))
     else:
         text = "No interval can be given: no arm has two runs."
         yield Item("Are error bars reported, and is their meaning stated?", "No", Tex(text))
     if any(f.p is not None for f in tested):
         text = r"\result{plan.difference-test}; adjustment: \result{plan.adjustment}."
+        text += " These tests are anytime-valid." if plan.anytime else ""
         yield Item("Are differences tested, and tests adjusted for their number?", "Yes", Tex(text))
     else:
         why = "a baseline is not declared" if not plan.baseline else "no two runs of one seed can be paired more than once"
@@ -60,11 +64,14 @@ def _protocol(material: Material, numbers: Numbers) -> Iterator[Item]:
     else:
         text = "Nothing was tuned in this study: hyper-parameters are those of the study file; the authors must say where from."
         yield Item("Did every arm get the same tuning?", "Not applicable", Tex(text))
-    test = material.findings.plan.split == "test"
+    test, raced = material.findings.plan.split == "test", material.findings.plan.anytime
+    text = "Weights were chosen without it; each run was evaluated on it once, after training."
+    if raced:
+        text += " But the arms were raced on it: its values decided which further runs were made. "
+        text += r"The tests allow for that: they are anytime-valid \citep{wang2024anytime}."
     yield Item(
-        "Was the test split kept for the end?", "Yes" if test else "No",
-        Tex("Weights were chosen without it; each run was evaluated on it once, after training." if test else
-            "Nothing was evaluated on test data: all values are on validation data."),
+        "Was the test split kept for the end?", ("Partly" if raced else "Yes") if test else "No",
+        Tex(text if test else "Nothing was evaluated on test data: all values are on validation data."),
     )  # fmt: skip
     yield Item(
         "Are data and splits specified?", "Yes" if material.fingerprints else "No",
@@ -85,7 +92,10 @@ def _runs(material: Material, numbers: Numbers) -> Iterator[Item]:
                "unreadable": "cannot be read", "refused": "were refused by the plan"}  # fmt: skip
     told = [rf"\result{{runs.{kind}}} {word}" for kind, word in counted.items() if material.findings.runs.get(kind)]
     text = r"\result{runs.completed} completed" + "".join(f", {line}" for line in told) + ". "
-    text += "Diverged runs count at chance level; none was dropped."
+    if "race.spared" in numbers:
+        text += r"Of \result{race.planned} planned runs the race spared \result{race.spared}; "
+        text += r"Section~\ref{sec:protocol} gives its rule. "
+    text += f"Diverged runs count at {imputed(material)}; none was dropped."
     yield Item("Is every planned run accounted for?", "Partly" if lost else "Yes", Tex(text))
     flagged = any(arm.flags for arm in material.findings.arms)
     text = "Arms that fell back to another setting while running are marked in the tables, with the reason below them."

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from peftlab.analysis.words import listed, plural, show
+from peftlab.analysis.raced import race_table, race_words
+from peftlab.analysis.words import listed, plural, show, show_margin
 from peftlab.report.paper.material import Material, options_text
 from peftlab.report.paper.numbers import prefix_of, settings_of, slugs
 from peftlab.report.tuning import tuning
@@ -27,7 +28,7 @@ _MACHINE = {
 def facts(material: Material) -> dict[str, str]:
     """Key -> text."""
     found: dict[str, str] = {}
-    for part in (_plan, _data, _training, _tuning, _incidents, _machine, _sentences):
+    for part in (_plan, _race, _data, _training, _tuning, _incidents, _machine, _sentences):
         found |= dict(part(material))
     return found
 
@@ -38,6 +39,59 @@ def _plan(material: Material) -> Iterator[tuple[str, str]]:
         yield f"plan.{key.replace('_', '-')}", getattr(plan, key)
     yield "study.sha", material.study_sha
     yield "source", (material.frame.study.source.rstrip(".") or "none is named in the study file") + "."
+
+
+def imputed(material: Material) -> str:
+    """Where diverged runs stand: at chance level where a record states it, else at the worst value seen."""
+    rows = material.frame.primary()
+    rows = rows[rows["imputed"]] if any(rows["imputed"].tolist()) else rows
+    known = [pd.notna(value) for value in rows["chance"].tolist()]
+    if known and all(known):
+        return "chance level"
+    return (
+        "chance level, or at the worst value seen where none is recorded" if any(known) or not known else "the worst value seen"
+    )
+
+
+def _race(material: Material) -> Iterator[tuple[str, str]]:
+    asked, race = material.frame.study.search, material.frame.race
+    if asked is None:
+        return
+    metric = material.findings.plan.metric
+    margin = f" by more than {show_margin(asked.margin, metric)}" if asked.margin else ""
+    yield (
+        "race.goal",
+        {
+            "best": f"which arm is best: an arm left when it was shown to be worse than an arm still in the race{margin}",
+            "margin": f"which arms are within {show_margin(material.frame.study.analysis.margin, metric)} of the baseline: "
+            "an arm left when it was shown to be within, or beyond",
+        }[asked.goal],
+    )
+    yield "race.minimum", str(asked.minimum)
+    yield "race.futility", (
+        f"an arm also left, its question open, when the chance that the last planned seed would answer it was below "
+        f"{100 * asked.futility:g} %" if asked.futility else "no arm left because its question could hardly be answered any more"
+    )  # fmt: skip
+    yield "race.keep", listed(asked.keep, most=40) or "none but the baseline"
+    table = race_table(race)
+    if not table:
+        return
+    yield "race.family", _range([f"{heat['family']}" for heat in table])
+    yield "race.level", _range([f"{heat['rule']['level']:.3g}" for heat in table if "level" in heat["rule"]])
+    yield "race.earliest", _range([f"{heat['earliest']}" for heat in table])
+    for i, line in enumerate(race_words(race), start=1):
+        yield f"race.says.{i}", line
+    heats = [
+        heat for heat in (race or {}).get("heats", []) if isinstance(heat, Mapping) and isinstance(heat.get("runs"), Mapping)
+    ]
+    counted = [(int(h["runs"].get("planned") or 0), int(h["runs"].get("needed") or 0)) for h in heats]
+    yield "race.planned", f"{sum(planned for planned, _ in counted):,}"
+    ended = [planned - needed for heat, (planned, needed) in zip(heats, counted, strict=True) if heat.get("over")]
+    yield "race.spared", f"{sum(ended):,}"
+
+
+def _range(values: list[str]) -> str:
+    return listed(list(dict.fromkeys(values)), most=20) or "not recorded"
 
 
 def _data(material: Material) -> Iterator[tuple[str, str]]:

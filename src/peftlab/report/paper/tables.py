@@ -103,8 +103,9 @@ def meaning(table: Sequence[Row], findings: Findings) -> Tex:
     if any(row.difference for row in table):
         points = ", in percentage points" if is_share(plan.metric) else ""
         said.append(
-            rf"$\Delta$: difference from \result{{baseline}}{points}, with its interval (not adjusted); $p$: of that difference, "
-            r"adjusted after Holm; margin: whether the arm is shown to be within \result{margin} of the baseline or better "
+            rf"$\Delta$: difference from \result{{baseline}}{points}, with its {plan.interval_word} (not adjusted); "
+            rf"{plan.p_word}$p$: of that difference, adjusted after Holm; "
+            r"margin: whether the arm is shown to be within \result{margin} of the baseline or better "
             "(non-inferior), beyond it (inferior), or neither (not shown)."
         )
     if _notes(table):
