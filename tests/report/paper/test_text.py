@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftlab.report.paper.text import Tex, breakable, code, escape, prose
+from peftlab.report.paper.text import Tex, breakable, code, escape, prose, show_seconds
 from tests.report.paper.latex import needs_latex, run_latex
 
 HOSTILE = [
@@ -55,6 +55,13 @@ def test_what_is_latex_stays_so() -> None:
     assert escape(Tex(r"\emph{x}")) == r"\emph{x}"
     assert code("a_b") == r"\texttt{a\_b}"
     assert escape("−0.5 é 日") == r"\ensuremath{-}0.5 \'{e} {[}U+65E5{]}"
+
+
+@given(st.floats(0.001, 1e9))
+def test_times_have_no_exponent(value: float) -> None:
+    shown = show_seconds(value)
+    assert "e+" not in shown and float(shown.replace(",", "")) == pytest.approx(value, rel=0.00501)
+    assert [show_seconds(v) for v in (8.136, 999.4, 999.7, 3612.4, 86_400.0)] == ["8.14", "999", "1,000", "3,612", "86,400"]
 
 
 def test_docstrings_become_prose() -> None:

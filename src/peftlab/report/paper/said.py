@@ -11,6 +11,7 @@ from peftlab.analysis.raced import race_table, race_words
 from peftlab.analysis.words import listed, plural, show, show_margin
 from peftlab.report.paper.material import Material, options_text
 from peftlab.report.paper.numbers import prefix_of, settings_of, slugs
+from peftlab.report.paper.text import show_seconds
 from peftlab.report.tuning import tuning
 
 #: keys of train that decide what is computed; the others say what to do when something goes wrong
@@ -150,8 +151,8 @@ def _training(material: Material) -> Iterator[tuple[str, str]]:
 def _duration(seconds: float) -> str:
     for name, size in (("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {name}"
-    return f"{seconds:.3g} seconds"
+            return f"{show_seconds(seconds / size)} {name}"
+    return f"{show_seconds(seconds)} seconds"
 
 
 def _tuning(material: Material) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from peftlab.analysis.best import Best, best_arms
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.words import is_share, show_count, show_difference, show_p, show_percent, show_share
-from peftlab.report.paper.text import Tex, breakable, escape
+from peftlab.report.paper.text import Tex, breakable, escape, show_seconds
 from peftlab.report.tables import Row, as_csv
 
 MOST_ROWS = 32  #: of one table; longer ones go on in the next
@@ -81,7 +81,7 @@ def cost(table: Sequence[Row], findings: Findings) -> str:
         cells += [escape(percent if arm.percent_of_baseline is None else f"{percent} %")] * share
         cells += [escape(show_share(arm.efficiency.kept) if arm.efficiency else "–")] * kept
         cells += [escape(show_count(value)) for value in (arm.measured_peak_mb, arm.predicted_peak_mb)]
-        lines.append([*cells, "--" if arm.train_s is None else f"{arm.train_s:.3g}"])
+        lines.append([*cells, "--" if arm.train_s is None else show_seconds(arm.train_s)])
     return _tabular(columns, head, lines, _notes(table))
 
 

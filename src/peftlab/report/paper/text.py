@@ -98,6 +98,11 @@ def code(text: object) -> Tex:
     return Tex(rf"\texttt{{{breakable(text)}}}")
 
 
+def show_seconds(value: float) -> str:
+    """Three significant digits, from a thousand on whole: ``8.14``, ``3,612``. Also of minutes and hours."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
 _GREEK_WORDS = "alpha|beta|gamma|delta|eta|theta|lambda|mu|xi|pi|rho|sigma|tau|phi|Sigma|Lambda|Delta"
 _PROSE = re.compile(
     r"``(?P<code>[^`]+)``"
