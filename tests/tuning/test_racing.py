@@ -302,6 +302,17 @@ def test_an_arm_that_left_on_easy_seeds_is_not_the_best(backbone: str, cache: Pa
     assert list(LEVEL).index("probe") not in page_front
 
 
+@pytest.mark.parametrize("goal", ["best", "margin"])
+def test_a_race_for_the_best_arm_declares_its_pairs(backbone: str, cache: Path, tmp_path: Path, goal: str) -> None:
+    raced = Raced(study(backbone, search={"method": "racing", "goal": goal}), tmp_path, cache)
+    raced.run()
+    plan = analyze(raced.folder.path).plan
+    assert plan.pairs_declared == (goal == "best") == ("not declared" not in plan.exploratory)
+    page = build_report(raced.folder.path).read_text()
+    assert ('"pairs_declared":true' in page) == (goal == "best") == ("only the exploratory pairs were not" not in page)
+    assert '"test":"anytime-valid paired t test"' in page and "p, paired t test" not in page
+
+
 def test_the_report_and_the_status_say_who_left(backbone: str, cache: Path, tmp_path: Path) -> None:
     raced = Raced(study(backbone), tmp_path, cache)
     (left,) = raced.run()[0].race.left

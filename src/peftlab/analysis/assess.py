@@ -217,7 +217,7 @@ def _tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, marg
 def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, seed: int, declared: bool) -> AnalysisPlan:
     analysis = frame.study.analysis
     folds = max((s.folds for s in settings), default=1)
-    raced = frame.study.search is not None
+    raced, best = frame.study.search is not None, frame.study.search is not None and frame.study.search.goal == "best"
     return AnalysisPlan(
         metric=analysis.metric,
         split=frame.split,
@@ -236,7 +236,8 @@ def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, se
         equivalence_test=f"two one-sided {KINDS[raced]}s (TOST) against the same margin",
         adjustment=f"Holm, over each family of {family} comparisons with the baseline" if family else "none: nothing is compared",
         family_size=family,
-        exploratory=_exploratory(pair_count(settings, analysis.baseline)).replace(KINDS[0], KINDS[raced]),
+        exploratory=_exploratory(pair_count(settings, analysis.baseline), best).replace(KINDS[0], KINDS[raced]),
+        pairs_declared=best,
         intervals=f"{INTERVALS[raced]}, {100 * analysis.confidence:g} %, not adjusted",
         anytime=raced,
         bootstrap_resamples=RESAMPLES,
@@ -244,12 +245,13 @@ def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, se
     )
 
 
-def _exploratory(count: int) -> str:
+def _exploratory(count: int, race_for_best: bool) -> str:
     if not count:
         return "none: there is no pair of arms besides those declared"
     if count > MOST:
         return f"none: {count:,} pairs of arms that were not declared are too many to tell anything apart"
-    return f"paired t test, two-sided, of every two arms that were not declared; Holm, over all {count:,} of them"
+    which = "besides those with the baseline, as the race asks about every pair" if race_for_best else "that were not declared"
+    return f"paired t test, two-sided, of every two arms {which}; Holm, over all {count:,} of them"
 
 
 def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:

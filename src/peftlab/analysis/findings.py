@@ -132,7 +132,8 @@ class AnalysisPlan(Form):
     equivalence_test: str
     adjustment: str
     family_size: int
-    exploratory: str = ""  #: how pairs of arms that were not declared are compared and adjusted
+    exploratory: str = ""  #: how pairs of arms without the baseline are compared and adjusted
+    pairs_declared: bool = False  #: those pairs are what a race for the best arm asks about, and no more exploratory
     intervals: str
     bootstrap_resamples: int
     bootstrap_seed: int
@@ -159,7 +160,7 @@ class Findings(Form):
     arms: list[ArmSummary]
     pairs: list[tuple[int, int]]  #: (seed, fold) of ``ArmSummary.values``
     findings: list[Finding]
-    exploratory: list[Pairs] = []  #: one per setting: what nobody declared before the runs
+    exploratory: list[Pairs] = []  #: one per setting: what nobody declared before the runs, but for ``plan.pairs_declared``
     notes: list[str]  #: what a careful reader should keep in mind
     warnings: list[str]
     problems: list[dict[str, Any]]  #: runs that failed, diverged, are missing or cannot be read

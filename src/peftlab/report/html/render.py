@@ -200,7 +200,7 @@ def _plan_rows(plan: AnalysisPlan) -> list[tuple[str, str]]:
         ("within the margin", plan.margin_test),
         ("equivalence", plan.equivalence_test),
         ("adjustment", plan.adjustment),
-        ("exploratory pairs", plan.exploratory),
+        ("pairs without the baseline" if plan.pairs_declared else "exploratory pairs", plan.exploratory),
         ("Pareto fronts", f"bootstrap over seeds, {plan.bootstrap_resamples:,} resamples, generator seed {plan.bootstrap_seed}"),
         ("diverged runs", "count as outcomes, at chance level; none is dropped"),
     ]

@@ -11,7 +11,7 @@ function exploratoryOf(setting, a, b) {
   const k = p.first.findIndex((first, i) => (first === a && p.second[i] === b) || (first === b && p.second[i] === a));
   if (k < 0) return null;
   const found = Object.fromEntries(["estimate", "low", "high", "p", "q", "n", "r", "verdict"].map((name) => [name, p[name][k]]));
-  return { ...found, sign: p.first[k] === a ? 1 : -1, declared: false, sentences: [] };
+  return { ...found, sign: p.first[k] === a ? 1 : -1, declared: data.pairs_declared, raced: data.pairs_declared, sentences: [] };
 }
 const turned = { better: "worse", worse: "better" };
 
@@ -32,7 +32,7 @@ function comparison(s, a, b) {
     const [low, high] = found.sign > 0 ? [found.low, found.high] : [known(found.high) ? -found.high : null, known(found.low) ? -found.low : null];
     parts.push(el("p", { class: "headline" }, conclusion(setting, a, b, found)));
     parts.push(el("p", {}, el("span", { class: `tag ${found.declared ? "base" : "open"}` }, found.declared ? "declared" : "exploratory"), " ",
-      found.declared ? `The study declared this comparison before it ran. ${data.adjustment}.` : `Nobody declared this comparison before the runs; it can suggest a hypothesis, not confirm one. Adjustment: ${data.exploratory}.`));
+      found.raced ? `The race for the best arm asks about every pair: the study declared it before it ran. ${data.exploratory}.` : found.declared ? `The study declared this comparison before it ran. ${data.adjustment}.` : `Nobody declared this comparison before the runs; it can suggest a hypothesis, not confirm one. Adjustment: ${data.exploratory}.`));
     parts.push(pairsList([
       [`${A.label} minus ${B.label}`, `${showDifference(estimate)}${known(estimate) ? points : ""} ${metricName}`], [`${percent} interval, not adjusted`, showInterval(low, high, true) || "none"],
       ["pairs of seeds", String(found.n)], [`p, ${data.test}`, showP(found.p)], ["p, Holm-adjusted", showP(found.q)], ["correlation over seeds", known(found.r) ? found.r.toFixed(2) : "–"],
