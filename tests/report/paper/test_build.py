@@ -102,6 +102,15 @@ def test_what_went_wrong_is_said(paper: Path) -> None:
     )
 
 
+def test_with_folds_the_test_data_are_not_said_to_be_fixed(paper: Path, tmp_path: Path) -> None:
+    arms = {"full": {"adapter": "full"}, "bitfit": {"adapter": "bitfit"}}
+    folded = again(make(tmp_path, {**SMALL, "arms": arms, "seeds": [0, 1]}, folds=2)).folder
+    fixed = {
+        p: "the test split is fixed" in (p / "sections" / "protocol.tex").read_text(encoding="utf-8") for p in (paper, folded)
+    }
+    assert fixed == {paper: True, folded: False}
+
+
 def test_twice_the_same(folder: Path, tmp_path: Path) -> None:
     copy = copied(folder, tmp_path)
     result = again(copy)
