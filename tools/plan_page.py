@@ -109,11 +109,11 @@ def _words(number: int, columns: int) -> list[str]:
     return ["word " * (number // columns + (i < number % columns)) for i in range(columns)]
 
 
-def _paragraph(number: int, length: int, questions: Sequence[int], asked: int) -> dict[str, Any]:
+def _paragraph(name: str, length: int, questions: Sequence[int], asked: int) -> dict[str, Any]:
     """A paragraph of SQuAD; every other question has its first word for an answer, the others have none."""
     asks = [
         {
-            "id": f"{number}-{i}",
+            "id": f"{name}-{i}",
             "question": "word " * asked,
             "is_impossible": bool(i % 2),
             "answers": [] if i % 2 else [{"text": "word", "answer_start": 0}],
@@ -133,7 +133,7 @@ def data(name: str, folder: Path) -> str:
         *sizes, average, longest, asked = QUESTIONS[name]
         for split, (paragraphs, questions) in zip(("train", "dev"), sizes, strict=True):
             lengths = [longest, *([average] * (paragraphs - 1))]
-            held = [_paragraph(i, length, range(i, questions, paragraphs), asked) for i, length in enumerate(lengths)]
+            held = [_paragraph(f"{split}-{i}", n, range(i, questions, paragraphs), asked) for i, n in enumerate(lengths)]
             articles = [{"title": "word", "paragraphs": [paragraph]} for paragraph in held]
             (path / f"{split}.json").write_text(json.dumps({"version": "v2.0", "data": articles}))
         return str(path)
