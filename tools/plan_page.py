@@ -126,8 +126,9 @@ def _paragraph(name: str, length: int, questions: Sequence[int], asked: int) -> 
 def data(name: str, folder: Path) -> str:
     """A folder of blank images of one pixel, or of texts of one word, as many and in as many classes as the data set has."""
     path = folder / "data" / name
-    if path.exists():
-        return str(path)
+    made = path / f"{name}.json" if name in INSTRUCTIONS else path
+    if made.exists():
+        return str(made)
     path.mkdir(parents=True)
     if name in QUESTIONS:
         *sizes, average, longest, asked = QUESTIONS[name]
@@ -145,8 +146,8 @@ def data(name: str, folder: Path) -> str:
             for i in range(examples)
         ]
         rows[0]["output"] = "word " * (longest - instruction - given)
-        (path / f"{name}.json").write_text(json.dumps(rows))
-        return str(path / f"{name}.json")
+        made.write_text(json.dumps(rows))
+        return str(made)
     if name in TEXTS:
         columns, *sizes, average, longest = TEXTS[name]
         names = [f"sentence{i + 1}" for i in range(columns)] if columns > 1 else ["sentence"]

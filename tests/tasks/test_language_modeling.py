@@ -20,7 +20,7 @@ from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._stretches import Runs
-from peftlab.tasks._tokens import load_tokenizer
+from peftlab.tasks._tokens import load_tokenizer, tokenize, tokenizer_fingerprint
 from peftlab.tasks.contract import PreparedTask, TextPreprocessing
 from peftlab.tasks.language_modeling import LanguageModeling, PreparedLanguage, _bytes
 from peftlab.training.evaluation import evaluate
@@ -141,6 +141,18 @@ def test_perplexity_is_that_of_a_naive_loop(folder: Any, context: int, stride: i
     assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
     if stride < context:
         assert count == len(held) - 1
+
+
+def test_what_was_cut_before_in_this_process_does_not_cut_the_text(tmp_path: Path) -> None:
+    """A tokenizer that was asked to cut a text at 5 tokens goes on cutting, unless it is told not to."""
+    preprocessing = known(shared_gpt2())
+    before = tokenizer_fingerprint(preprocessing.tokenizer)
+    whole = prepare(shared_gpt2(), book(), tmp_path / "whole", context=16).documents.ids
+    tokenize(["the " * 30], None, preprocessing, 5)
+    assert tokenizer_fingerprint(preprocessing.tokenizer) == before
+    tokenize(["the " * 30], None, preprocessing, 5)
+    again = prepare(shared_gpt2(), book(), tmp_path / "again", context=16).documents.ids
+    assert len(whole) > 1000 and np.array_equal(again, whole)
 
 
 def test_bits_per_byte_count_the_text_that_was_scored(tmp_path: Path) -> None:

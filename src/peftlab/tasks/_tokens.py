@@ -85,9 +85,17 @@ def load_tokenizer(name: str) -> Any:
     return found
 
 
+def encoder(name: str) -> Any:
+    """What stands behind :func:`load_tokenizer`, which neither cuts nor fills up, whatever it was asked for before."""
+    found = load_tokenizer(name).backend_tokenizer
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
 def tokenizer_fingerprint(name: str) -> str:
     """SHA-256 over what the tokenizer does: its own serialised form."""
-    return hashlib.sha256(load_tokenizer(name).backend_tokenizer.to_str().encode()).hexdigest()
+    return hashlib.sha256(encoder(name).to_str().encode()).hexdigest()
 
 
 def longest_text(asked: int | None, preprocessing: TextPreprocessing, most: int | None = None) -> int:

@@ -22,7 +22,7 @@ from peftlab.tasks._causal import (
     text_ends,
 )
 from peftlab.tasks._stretches import Cutter, Runs
-from peftlab.tasks._tokens import check_vocabulary, load_tokenizer, tokenizer_fingerprint
+from peftlab.tasks._tokens import check_vocabulary, encoder, tokenizer_fingerprint
 from peftlab.tasks.contract import Meter, Splits, TaskInfo, TextPreprocessing
 from peftlab.tasks.data.contract import Role
 from peftlab.tasks.text.contract import Rows, TextSource
@@ -129,7 +129,7 @@ class LanguageModeling(CausalTask):
 
         A byte belongs to the token that brings it, special tokens have none: the bytes of a text's tokens add up to its own.
         """
-        tokenizer = load_tokenizer(preprocessing.tokenizer)
+        tokenizer = encoder(preprocessing.tokenizer)
         start, end = text_ends(preprocessing.tokenizer)
         ids: list[np.ndarray] = []
         sizes: list[np.ndarray] = []
@@ -138,7 +138,7 @@ class LanguageModeling(CausalTask):
         for part in texts.parts.values():
             pieces = [text for text in part if text] if self.join == "end-of-text" else ["".join(part)]
             for text in pieces:
-                encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+                encoding = tokenizer.encode(text, add_special_tokens=False)
                 close = [end] if self.join == "end-of-text" else []
                 ids.append(np.array([*start, *encoding.ids, *close], dtype=np.int32))
                 own = _bytes(text, np.array([stop for _, stop in encoding.offsets], dtype=np.int64))
