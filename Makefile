@@ -19,7 +19,7 @@ PINS := --constraint constraints.txt --build-constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help setup setup-dev demo figures tables paper submission test test-slow test-gpu lint format docs bench text-backbones clean clean-all
+.PHONY: help setup setup-dev demo figures tables paper submission test test-slow test-gpu lint audit format docs bench text-backbones clean clean-all
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -55,7 +55,7 @@ endif
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) install --quiet $(PINS) --editable ".[onnx,wandb,mlflow,tensorboard,optuna]" --group dev
+	@$(PIP) install --quiet $(PINS) --editable ".[onnx,wandb,mlflow,tensorboard,optuna,ray]" --group dev
 	@$(PIP) install --quiet --no-deps $$(sed -n '/^# --- alone/,$$p' constraints.txt | grep ==)
 	@touch $@
 
@@ -100,6 +100,9 @@ lint: setup-dev  ## style, types, layers, pins
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python tools/pins.py --check
+
+audit: $(VENV)/.pip  ## known security holes of the pinned packages, by pip-audit
+	@$(BIN)/python tools/audit.py
 
 format: setup-dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix-only .

@@ -19,7 +19,10 @@ from peftlab import cli, errors
 from peftlab.errors import PeftlabError, StudyError
 
 ROOT = Path(__file__).parents[1]
-VERBS = "init list doctor check plan run status analyze report paper choose power export import predict verify".split()
+VERBS = """
+init list doctor check plan run
+status analyze report paper choose power verify gc reproduce bundle export import predict
+""".split()
 FUNCTIONS = {"import": "import_results"}
 BY_FLAG = {("choose", "ranks"): "choose_ranks"}  #: flags with which a verb calls another function
 
@@ -61,7 +64,7 @@ def test_verb_and_function_take_the_same_options() -> None:
     """Every option of a verb, ``--json`` and the flags of other functions apart, is a parameter of a function of it."""
     from peftlab import api
 
-    renamed = {"as_json": None, "run_id": "run", "model": "model_folder"}
+    renamed = {"as_json": None, "run_id": "run", "model": "model_folder", "checkpoint_every": "checkpoint_every_s"}
     for command in cli.app.registered_commands:
         assert command.callback is not None
         verb = command.name or command.callback.__name__

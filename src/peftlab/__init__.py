@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _VERBS = frozenset(
     "init list doctor check plan run status analyze report choose choose_ranks export import_results".split()
-    + "load_packed paper power predict verify".split()
+    + "bundle gc load_packed paper power predict reproduce verify".split()
 )
 
 # importlib and not `import`: the layers (records and below) may read __version__ here without depending on the api.

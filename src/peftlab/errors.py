@@ -15,6 +15,7 @@ code meaning
 7    training stopped on a broken promise (non-finite, nothing moved, ...)
 8    an optional part is not installed
 9    LaTeX stopped at the paper
+10   a run that was reproduced came out different
 70   a bug in peftlab; the traceback is printed
 75   stopped on request (SIGTERM); run again to continue
 130  stopped on request (Ctrl-C); run again to continue
@@ -120,6 +121,10 @@ class OutOfMemory(TrainingError):
 
 class WorkerDied(PeftlabError):
     """The process of a run ended without leaving a result or an error: killed, or crashed in native code."""
+
+
+class Hung(WorkerDied):
+    """A run said nothing for longer than its study allows, and was ended."""
 
 
 class MissingExtra(PeftlabError):

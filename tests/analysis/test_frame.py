@@ -93,10 +93,21 @@ def test_half_written_records_are_problems_not_crashes(folder: Path) -> None:
     assert len(frame.primary().query("label == 'full'")) == 2
 
 
-def test_two_schema_versions_are_named(folder: Path) -> None:
+def test_a_record_of_a_newer_schema_is_refused_and_says_what_to_do(folder: Path) -> None:
     path = one_run(folder) / "results.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2, "new_field": 1}))
-    assert any("schema version 1, 2" in w for w in load_frame(folder).warnings)
+    problem = next(p for p in load_frame(folder).problems if p.kind == "unreadable")
+    assert "a newer peftlab wrote it" in problem.what and "update peftlab" in problem.remedy
+
+
+def test_runs_made_with_different_versions_are_named(folder: Path) -> None:
+    assert not any("different versions" in w for w in load_frame(folder).warnings)
+    path = one_run(folder) / "environment.json"
+    environment = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**environment, "python": "3.99.0"}))
+    other = next(p for p in sorted((folder / "runs").glob("*/*")) if p != path.parent) / "environment.json"
+    other.write_text(json.dumps({**environment, "python": "3.98.0"}))
+    assert any("different versions of python: " in w and "3.98.0 (1 run)" in w for w in load_frame(folder).warnings)
 
 
 def test_older_records_of_the_same_seed_are_left_out_and_named(folder: Path) -> None:

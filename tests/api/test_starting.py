@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +15,6 @@ import pytest
 from rich.console import Console
 
 from peftlab import api
-from peftlab.api import doctoring
 from peftlab.api.listing import describe, sources
 from peftlab.api.starting import shipped_studies
 from peftlab.errors import OptionError, StudyError
@@ -154,56 +152,3 @@ def test_light_verbs_import_no_torch(verb: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.strip() == "False", done.stderr
-
-
-def test_doctor_tries_what_it_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline and with a library that fails: named, with its remedy, and in the exit code."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    answer = api.doctor()
-    found = {line["name"]: line for line in answer.as_dict()["lines"]}
-    for name in ("torch", "transformers", "peft", "timm", "python", "memory", "disk", "torch.compile", "chromium", "LaTeX"):
-        assert found[name]["state"] in ("ok", "warn"), found[name]
-    assert "HF_HUB_OFFLINE" in found["hub"]["found"]
-    assert answer.exit_code == 0
-    for line in found.values():
-        assert bool(line["remedy"]) == (line["state"] != "ok"), line
-    assert max(len(line.rstrip()) for line in drawn(answer).splitlines()) <= 80
-
-    def broken() -> None:
-        raise OSError("libsomething.so: cannot open shared object file")
-
-    monkeypatch.setattr(doctoring, "_try_peft", broken)
-    answer = api.doctor()
-    found = {line["name"]: line for line in answer.as_dict()["lines"]}
-    assert found["peft"]["state"] == "fail" and "libsomething" in found["peft"]["found"]
-    assert answer.exit_code == 1
-
-
-def test_hub_that_never_answers_does_not_hang() -> None:
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(1)  # takes the connection and says nothing
-        began = time.monotonic()
-        problem = doctoring._reach(f"http://127.0.0.1:{server.getsockname()[1]}", 0.3)
-        assert problem
-        assert time.monotonic() - began < 3
-
-
-def test_hub_that_answers() -> None:
-    import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(405)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        assert doctoring._reach(f"http://127.0.0.1:{server.server_port}", 3.0) is None

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from peftlab.errors import NonFinite
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
 from peftlab.records.record import RunConfig, RunResults
@@ -89,4 +91,13 @@ def look_around(config_json: str, path: str, options: WorkerOptions, connection:
         "worked": float((torch.ones(512, 64) @ torch.ones(64, 512)).mean()),
     }
     folder.write_json("seen.json", seen)
+    folder.finish(results(folder.run_id))
+
+
+def tell_the_node(config_json: str, path: str, options: WorkerOptions, connection: Any) -> None:
+    """Which Ray node the run is on: that of the process that started it, whose session folder is its own; and that process."""
+    folder = RunFolder(path)
+    parents = psutil.Process().parents()
+    raylets = [number for number, process in enumerate(parents) if "raylet" in process.name()]
+    folder.write_json("node.json", {"node": parents[raylets[0]].pid, "process": parents[raylets[0] - 1].pid})
     folder.finish(results(folder.run_id))

@@ -163,6 +163,21 @@ def test_a_run_that_has_not_spoken_yet_is_reported_and_not_signalled(results_fol
     assert recorder.silences and recorder.silences[0].step is None and recorder.silences[0].log is None
 
 
+def test_a_run_that_hangs_is_ended_where_its_study_says_so_and_one_that_still_prepares_is_not(
+    results_folder: ResultsFolder, options: WorkerOptions
+) -> None:
+    fail = {"train": {"on_hang": "fail", "hang_limit_s": 1.5}}
+    hangs = configuration(0, hang_at=2, hang_s=600.0).model_copy(update=fail)
+    loads = configuration(1, mute_s=4.0).model_copy(update=fail)
+    slow = configuration(2, hang_at=2, hang_s=3.0).model_copy(update={"train": {"on_hang": "report", "hang_limit_s": 1.5}})
+    recorder = Recorder()
+    outcome = run(results_folder, [hangs, loads, slow], options, listener=recorder)
+    assert {ending.config.seed: ending.how for ending in outcome.endings} == {0: "failed", 1: "finished", 2: "finished"}
+    assert outcome.failed[0].error["type"] == "Hung" and [silence.ends for silence in recorder.silences] == [True]
+    assert run(results_folder, [hangs], options).counts == {"failed-before": 1}, "tried again only on request"
+    assert not any(alive(pid) for pid in worker_pids(results_folder))
+
+
 def test_failed_runs_are_shown_and_retried_only_when_asked(
     results_folder: ResultsFolder, options: WorkerOptions, tmp_path: Path
 ) -> None:
@@ -295,7 +310,7 @@ def test_a_secret_in_a_configuration_stops_that_run_and_is_not_written(
 
 
 def test_a_killed_fork_server_does_not_lose_the_study(results_folder: ResultsFolder) -> None:
-    configs = [configuration(seed, steps=30, step_s=0.05) for seed in range(3)]
+    configs = [configuration(0, steps=600, step_s=0.05), configuration(1, steps=600, step_s=0.05), configuration(2)]
     runner = start_runner(results_folder, configs)
     wait_for(lambda: len(worker_pids(results_folder)) == 2, "two workers")
     server = psutil.Process(worker_pids(results_folder)[0]).parent()

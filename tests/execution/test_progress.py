@@ -6,10 +6,13 @@ import io
 import json
 import math
 import signal
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from peftlab.errors import LeaseHeld
+from peftlab.execution.memory_guard import Shortage
 from peftlab.execution.progress import (
     Ending,
     JsonListener,
@@ -51,6 +54,13 @@ def play(listener: Listener) -> Outcome:
     outcome = Outcome(endings, signal.SIGINT)
     listener.close(outcome)
     return outcome
+
+
+def test_a_tuning_run_left_to_another_runner_is_no_success_and_an_evaluation_run_is() -> None:
+    evaluated, tuned = configuration(0), configuration(1).model_copy(update={"purpose": "tuning"})
+    assert Outcome((Ending(evaluated, "leased"), Ending(tuned, "finished"))).exit_code == 0
+    assert Outcome((Ending(evaluated, "finished"), Ending(tuned, "leased"))).exit_code == LeaseHeld.exit_code == 6
+    assert Outcome((Ending(evaluated, "failed", error=ERROR), Ending(tuned, "leased"))).exit_code == 1
 
 
 def test_the_outcome_counts_and_gives_the_exit_code() -> None:
@@ -96,6 +106,22 @@ def test_json_lines_are_json() -> None:
     assert found[3]["loss"] == 0.25 and found[-1]["loss"] is None
     assert found[9]["error"] == ERROR and found[9]["arm"] == "arm" and found[9]["seed"] == 1
     assert found[13] == {"event": "close", "counts": play(NullListener()).counts, "interrupted": True, "exit_code": 130}
+
+
+@pytest.mark.parametrize("kind", [PlainListener, JsonListener, RichListener])
+def test_a_wait_for_memory_and_a_silence_that_ends_a_run_are_told(kind: Any) -> None:
+    stream = io.StringIO()
+    listener = kind(Console(file=stream, force_terminal=True, width=160, color_system=None) if kind is RichListener else stream)
+    listener.waiting(Shortage(configuration(7), 1234.0, 800.0))
+    listener.silent(Silence(configuration(8), 71, 1800.0, 5, None, ends=True))
+    shown = stream.getvalue()
+    if kind is JsonListener:
+        waiting, silent = (json.loads(line) for line in shown.splitlines())
+        assert (waiting["event"], waiting["seed"], waiting["needed_mb"], waiting["room_mb"]) == ("waiting", 7, 1234.0, 800.0)
+        assert silent["event"] == "silent" and silent["ends"] is True
+    else:
+        assert "arm seed 7: waits for memory: predicted to need 1,234 MB of its own, room is for 800 MB" in shown
+        assert "arm seed 8: nothing heard for 1800 s, after step 5; it is ended" in shown
 
 
 def test_bars_on_a_terminal() -> None:

@@ -1,10 +1,9 @@
-"""The worker, in processes of its own: killed at random and continued, its record is that of a run that was left alone."""
+"""The worker, in processes of its own, and what it leaves. Killed and continued: tests/faults."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import Message, Started, Step, WorkerOptions
 from peftlab.records.record import RunConfig
-from peftlab.records.store import ResultsFolder, RunFolder, verify
+from peftlab.records.store import ResultsFolder, RunFolder
 from peftlab.study.schema import Train
 from tests.contracts.tiny import make
 
@@ -92,58 +91,6 @@ def same_record(one: RunFolder, two: RunFolder) -> None:
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     predictions = [np.load(run.path / "predictions.npz") for run in (one, two)]
     assert all((predictions[0][key] == predictions[1][key]).all() for key in predictions[0].files)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("adapter", ["full", {"name": "lora", "dropout": 0.1}], ids=str)
-def test_killed_at_random_steps_the_results_are_bit_equal(tmp_path: Path, backbone: str, adapter: Any) -> None:
-    quiet, stormy = folder(tmp_path / "quiet"), folder(tmp_path / "stormy")
-    wanted = config(backbone, adapter)
-    options = WorkerOptions(cache=tmp_path / "cache", checkpoint_every_steps=7)
-    assert not execute(quiet, [wanted], jobs=1, options=options, listener=NullListener()).failed
-    dice = random.Random(20261121)
-    run = stormy.run(wanted)
-    kills = 0
-    for step in sorted(dice.sample(range(1, 115), 4)):  # of 120 steps
-        killer = Killer(run, step)
-        ended = execute(stormy, [wanted], jobs=1, options=options, listener=killer, retry_failed=True)
-        if killer.killed:
-            kills += 1
-            assert ended.failed[0].error["type"] == "WorkerDied"
-            assert "SIGKILL" in ended.failed[0].error["what"]
-    assert kills >= 3
-    execute(stormy, [wanted], jobs=1, options=options, listener=NullListener(), retry_failed=True)
-    same_record(quiet.run(wanted), run)
-    results = run.results()
-    assert results is not None and results.resumed >= 1
-    assert verify(stormy) == []
-
-
-@pytest.mark.slow
-def test_interrupt_saves_the_step_in_flight_and_the_next_run_goes_on_from_it(tmp_path: Path, backbone: str) -> None:
-    quiet, cut = folder(tmp_path / "quiet"), folder(tmp_path / "cut")
-    wanted = config(backbone)
-    options = WorkerOptions(cache=tmp_path / "cache")
-    execute(quiet, [wanted], jobs=1, options=options, listener=NullListener())
-
-    class Interrupter(NullListener):
-        sent = False
-
-        def message(self, config: RunConfig, message: Message) -> None:
-            if isinstance(message, Step) and message.step >= 20 and not self.sent:
-                self.sent = True
-                os.kill(os.getpid(), signal.SIGINT)
-
-    ended = execute(cut, [wanted], jobs=1, options=options, listener=Interrupter())
-    assert ended.interrupted and ended.exit_code == 130
-    run = cut.run(wanted)
-    assert run.status() == "interrupted"
-    saved = [int(path.name[5:]) for path in run.checkpoints.glob("*/step-*")]
-    assert saved and max(saved) >= 20
-    starts = Killer(run, 10**9)
-    execute(cut, [wanted], jobs=1, options=options, listener=starts)
-    assert starts.resumed_at == max(saved)
-    same_record(quiet.run(wanted), run)
 
 
 @pytest.mark.slow

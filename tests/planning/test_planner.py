@@ -13,9 +13,12 @@ import torch
 
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
 from peftlab.planning import arms as planning
+from peftlab.planning.begun import begun_batches
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlanOptions, task_name
 from peftlab.planning.planner import make_plan
+from peftlab.records.record import RunConfig
+from peftlab.records.store import ResultsFolder
 from peftlab.study.load import validate_study
 from tests.contracts.tiny import make
 
@@ -45,9 +48,10 @@ def raw(backbone: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def planned(backbone: str, cache: Path, *, predict: bool = False, chosen: Any = None, only: Any = (), **changes: Any) -> Plan:
+def planned(backbone: str, cache: Path, *, predict: bool = False, begun: Any = None, **changes: Any) -> Plan:
+    narrowed = {name: changes.pop(name) for name in ("chosen", "only") if name in changes}
     study = validate_study(raw(backbone, **changes))
-    return make_plan(study, PlanOptions(cache=cache, predict=predict, chosen=chosen, only=only))
+    return make_plan(study, PlanOptions(cache=cache, predict=predict, begun=begun or {}, **narrowed))
 
 
 def test_every_cell_and_seed_is_one_run_with_an_id_of_its_own(backbone: str, cache: Path) -> None:
@@ -279,6 +283,30 @@ def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_on
     assert len(batches) == 1 and 1 <= batches.pop() < 256
     assert {run.config.train["effective_batch_size"] for run in plan.runs if run.config} == {256}
     assert all(run.estimate and run.estimate.peak_mb <= 0.9 * plan.machine["available_mb"] for run in plan.runs)
+
+
+def test_a_study_that_is_continued_keeps_the_batch_it_was_begun_with(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else other free memory today would give every run another id, and all would be done again."""
+    auto = {"batch_size": "auto", "effective_batch_size": 256}
+
+    def plan(begun: Any = None) -> list[RunConfig]:
+        return [run.config for run in planned(backbone, cache, predict=True, train=auto, begun=begun).runs if run.config]
+
+    roomy = plan()
+    with_memory(monkeypatch, cache, 6.0)
+    tight = plan()
+    assert roomy[0].train["batch_size"] == 256 > tight[0].train["batch_size"]
+    begun = []
+    for name, first in (("roomy", roomy[0]), ("tight", tight[0])):
+        folder = ResultsFolder(tmp_path / name).open_or_create("study: s\n")
+        folder.run(first).create(first)
+        begun.append(begun_batches(folder))
+    with pytest.raises(PlanRefused, match="largest batch_size that would fit is"):
+        plan(begun[0])
+    monkeypatch.undo()
+    assert [config.run_id for config in plan(begun[1])] == [config.run_id for config in tight]
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,27 @@ def test_settle_leaves_the_temporaries_of_others_alone(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     settle_folder(tmp_path / "one")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-01234567", "one"]
+
+
+def test_a_disk_that_flushes_no_folders_is_good_enough(tmp_path: Path) -> None:
+    """SMB and some FUSE file systems answer fsync of a folder with EINVAL; of a file it stays an error."""
+    body = """
+import errno, stat
+def fsync(handle, refuse=sys.argv[1]):
+    if refuse == "1" or stat.S_ISDIR(os.fstat(handle).st_mode):
+        raise OSError(errno.EINVAL, "Invalid argument")
+os.fsync = fsync
+commit.commit_folder(folder / "step-2", lambda new: (new / "weights.bin").write_bytes(b"new"))
+"""
+    code = "import os, pathlib, sys\nfrom peftlab.records import commit\nfolder = pathlib.Path(sys.argv[2])" + body
+    good = subprocess.run([sys.executable, "-c", code, "0", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert good.returncode == 0, good.stderr
+    assert verify_folder(tmp_path / "step-2") == []
+    bad = subprocess.run([sys.executable, "-c", code, "1", str(tmp_path / "x")], capture_output=True, text=True, check=False)
+    assert "RecordError" in bad.stderr and not (tmp_path / "x" / "step-2").exists()
+
+
+def test_what_nfs_keeps_of_a_deleted_file_is_no_part_of_a_folder(tmp_path: Path) -> None:
+    commit_folder(tmp_path / "step-1", fill("x"))
+    (tmp_path / "step-1" / ".nfs00000000012345").write_text("open elsewhere")
+    assert verify_folder(tmp_path / "step-1") == []

@@ -194,3 +194,39 @@ while held < 20:
         racer.stdin.write("go\n")
         racer.stdin.flush()
     assert [racer.wait(60) for racer in racers] == [0] * 4, "no two were inside at once"
+
+
+NO_LOCKS = """
+import errno, fcntl, pathlib, sys
+def refused(*_):
+    raise OSError(getattr(errno, sys.argv[2]), "no locks here")
+fcntl.flock = refused
+from peftlab.errors import LeaseHeld, RecordError
+from peftlab.records.lease import Lease, holder
+folder = pathlib.Path(sys.argv[1])
+print(holder(folder))
+try:
+    with Lease(folder):
+        print("taken")
+except LeaseHeld:
+    print("held")
+except RecordError as error:
+    print(error.what, "|", error.remedy, "|", error.where)
+"""
+
+
+@pytest.mark.parametrize("refusal", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
+def test_a_disk_without_locks_is_a_typed_error_and_can_still_be_looked_at(tmp_path: Path, refusal: str) -> None:
+    """The calls of NFS without a lock daemon, Lustre without flock, and the like, with the answer that their kernels give."""
+
+    def tried() -> list[str]:
+        command = [sys.executable, "-c", NO_LOCKS, str(tmp_path), refusal]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    held, said = tried()
+    assert held == "None"
+    assert said.startswith("this file system takes no locks | choose a local disk") and said.endswith(str(tmp_path))
+    left_by(tmp_path, Holder("far-away", 1, "another-boot", "yesterday"), age_s=1)
+    assert tried()[0] == "process 1 on far-away since yesterday", "its heartbeat tells"
+    left_by(tmp_path, Holder("far-away", 1, "another-boot", "yesterday"), age_s=1000)
+    assert tried()[0] == "None"

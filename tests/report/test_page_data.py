@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks._stretch import stretch
 from peftlab.analysis.findings import Findings
-from peftlab.report import build
 from peftlab.report.build import build_report
 from peftlab.report.html.runs import MOST_POINTS, Pool, number, scalars, thinned
 from tests.report.diagnostics import write_diagnostics
@@ -18,14 +17,6 @@ from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
 from tests.report.test_build import embedded
-
-
-@pytest.fixture
-def only_drawn_by_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other figures have tests of their own, and take seconds each."""
-    found = {name: cls for name, cls in build.components("figure").items() if getattr(cls, "panels", ())}
-    assert set(found) == {"accuracy_vs_parameters", "pareto"}
-    monkeypatch.setattr(build, "components", lambda _: found)
 
 
 def built(folder: Path) -> tuple[dict[str, Any], Findings, str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from peftlab.analysis.assess import assess
+from peftlab.analysis.frame import load_frame
 from peftlab.report.build import build_report
+from peftlab.report.bundle import bundles
+from peftlab.report.figures.quantization_map import QuantizationMap
 from tests.report.fixtures import write_results
 from tests.report.quantized import RANKS, SCHEMES, write_quantized
 
@@ -46,6 +51,14 @@ def test_the_schedule_and_published_figures_are_told(folder: Path) -> None:
     assert "published: 16 bits" in text and "Weights beside published figures" in text
     assert "task differs" in text and "language-modeling" in text and "Table 2, mean perplexity by data type" in text
     assert "process, before and after converting (MB)" in text and "640 → 620" in text
+
+
+def test_stars_stand_for_the_level_of_the_study(folder: Path) -> None:
+    frame = load_frame(folder)
+    bundle = bundles(frame, assess(frame))[0]
+    assert bundle.quantization is not None and "p at most 0.05 after" in QuantizationMap().caption(bundle)
+    lax = dataclasses.replace(bundle, quantization=bundle.quantization.model_copy(update={"confidence": 0.9}))
+    assert "90 % interval" in QuantizationMap().caption(lax) and "p at most 0.1 after" in QuantizationMap().caption(lax)
 
 
 def test_without_quantized_arms_there_is_no_section(tmp_path: Path) -> None:

@@ -68,34 +68,6 @@ def test_checkpoints_do_not_change_the_result(lab: Lab, tmp_path: Path) -> None:
     assert len(list((tmp_path / "b").glob("step-*"))) == 2  # older ones are removed
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said_so(lab: Lab, tmp_path: Path) -> None:
-    quiet = lab.trainer(tmp_path / "quiet", "lora")
-    quiet.fit()
-    with pytest.raises(Stopped):
-        lab.trainer(tmp_path / "cut", "lora", cadence=Cadence(steps=1), should_stop=stop_after(7)).fit()
-    newest = sorted((tmp_path / "cut").glob("step-*"))[-1] / "tensors.safetensors"
-    damaged = bytearray(newest.read_bytes())
-    damaged[-3] ^= 0x10
-    newest.write_bytes(damaged)
-    resumed = lab.trainer(tmp_path / "cut", "lora")
-    fitted = resumed.fit()
-    assert same(weights(quiet), weights(resumed))
-    assert any("damaged" in note for note in fitted.notes)
-
-
-def test_when_every_checkpoint_is_bad_the_run_restarts_and_says_so(lab: Lab, tmp_path: Path) -> None:
-    quiet = lab.trainer(tmp_path / "quiet", "lora")
-    quiet.fit()
-    with pytest.raises(Stopped):
-        lab.trainer(tmp_path / "cut", "lora", cadence=Cadence(steps=1), should_stop=stop_after(4)).fit()
-    for manifest in (tmp_path / "cut").glob("step-*/MANIFEST.json"):
-        manifest.unlink()
-    resumed = lab.trainer(tmp_path / "cut", "lora")
-    fitted = resumed.fit()
-    assert any("restarted from step 0" in note for note in fitted.notes)
-    assert same(weights(quiet), weights(resumed))
-
-
 def test_a_checkpoint_of_another_base_is_refused(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         lab.trainer(tmp_path, "lora", should_stop=stop_after(3)).fit()

@@ -128,6 +128,17 @@ def test_a_failed_run_gives_no_pair_and_holds_nobody_up(backbone: str, cache: Pa
     assert left.label == "probe" and left.n == left.seeds - 1
 
 
+@pytest.mark.parametrize("file", ["results.json", "error.json"])
+def test_a_damaged_record_counts_as_failed_and_stops_no_race(backbone: str, cache: Path, tmp_path: Path, file: str) -> None:
+    raced = Raced(study(backbone), tmp_path, cache)
+    for config in (config for heat in raced.heats() for config in heat.due):
+        if config.label == "probe" and config.seed == 1:
+            (raced.folder.run(config).create(config).path / file).write_text("{ half")
+    (heat,) = raced.run()
+    (left,) = heat.race.left
+    assert left.label == "probe" and left.n == left.seeds - 1
+
+
 def test_a_drop_stands_where_a_failed_run_is_tried_again(backbone: str, cache: Path, tmp_path: Path) -> None:
     raced = Raced(study(backbone), tmp_path, cache)
     failed = next(c for heat in raced.heats() for c in heat.due if c.label == "probe" and c.seed == 1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peftlab.analysis.tuned import chosen_sentences, not_given
+from peftlab.errors import RecordError
 from peftlab.planning.plan import Plan
 from peftlab.planning.planner import Planner
 from peftlab.planning.search import Key, Values
@@ -145,3 +146,34 @@ def test_a_grid_needs_no_optuna(backbone: str, cache: Path, tmp_path: Path, monk
     for values in trials(progress.plan).values():
         assert [tuple(found.values()) for found in values] == combinations
     assert [chosen.trials for chosen in progress.chosen] == [4, 4]
+
+
+def test_an_arm_all_of_whose_runs_failed_can_be_tried_again(backbone: str, cache: Path, tmp_path: Path) -> None:
+    """Else nobody could: the study would be refused before ``--retry-failed`` is looked at."""
+    study = studies.study(backbone, tune={"learning_rate": [1e-3, 1e-2], "seeds": [100]})
+    planner, folder = studies.planner(study, cache), ResultsFolder(tmp_path)
+    for config in outstanding(folder, follow(folder, study, planner).plan):
+        (fail if config.label == "full" else finish)(folder, config)
+    progress = follow(folder, study, planner)
+    assert [one.label for one in progress.chosen] == ["lora"] and progress.plan.pending
+    with pytest.raises(RecordError, match=r"no tuning run of full on .* ended with a value"):
+        follow(folder, study, planner, tried=True)
+    for config in choice.configs(progress.plan):
+        if config.label == "full":
+            finish(folder, config)
+    assert [one.label for one in follow(folder, study, planner, tried=True).chosen] == ["full", "lora"]
+
+
+@pytest.mark.parametrize("file", ["results.json", "error.json"])
+def test_a_damaged_record_counts_as_failed_and_stops_no_study(backbone: str, cache: Path, tmp_path: Path, file: str) -> None:
+    study = studies.study(backbone, tune={"learning_rate": [1e-3, 1e-2], "seeds": [100]})
+    planner, folder = studies.planner(study, cache), ResultsFolder(tmp_path)
+    configs = outstanding(folder, follow(folder, study, planner).plan)
+    for config in configs[1:]:
+        finish(folder, config)
+    (folder.run(configs[0]).create(configs[0]).path / file).write_text("{ half")
+    progress = follow(folder, study, planner, tried=True)
+    assert [run.status for run in progress.found if run.run_id == configs[0].run_id] == ["failed"]
+    assert [one.label for one in progress.chosen] == ["full", "lora"] and not progress.plan.pending
+    content = choice.save(folder, study, progress.plan.searches, progress.found, progress.chosen)
+    assert "gave a value in 0 of 1 runs (failed)." in "\n".join(not_given(content))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from peftlab.errors import PlanRefused
+from peftlab.execution.here import Here, checked_jobs, jobs_that_fit
+from peftlab.execution.progress import NullListener
+from peftlab.execution.protocol import WorkerOptions
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlannedRun
-from peftlab.tuning.study_run import checked_jobs, jobs_that_fit
+from peftlab.records.store import ResultsFolder
 
 MACHINE = Machine(
     device="cpu", name="", cores=8, total_mb=4000.0, available_mb=2000.0, process_mb=600.0, product_flops_per_s=1e9,
@@ -35,7 +39,8 @@ def plan(*own_mb: float, refused: bool = False) -> Plan:
 
 
 def test_jobs_left_out_are_what_fits_with_no_page_shared() -> None:
-    assert jobs_that_fit(plan(300.0, 100.0), MACHINE) == 2  # 1800 MB / 900 MB
+    assert jobs_that_fit(plan(300.0, 100.0), MACHINE) == 2  # 900 + 700 of 1800 MB
+    assert jobs_that_fit(plan(3000.0, 100.0, 100.0, 100.0), MACHINE) == 2, "the large one waits for room by itself"
     assert jobs_that_fit(plan(3000.0), MACHINE) == 1
     assert jobs_that_fit(plan(3000.0, refused=True), MACHINE) == MACHINE.cores
     assert jobs_that_fit(plan(1.0), dataclasses.replace(MACHINE, device="cuda")) == 1
@@ -50,3 +55,13 @@ def test_jobs_asked_for_are_refused_only_where_they_cannot_fit_even_with_all_pag
     assert checked_jobs(50, plan(*[300.0] * 4), MACHINE) == 50, "no more run at once than there are"
     assert checked_jobs(1, plan(5000.0), MACHINE) == 1, "one run is the planner's to refuse"
     assert checked_jobs(9, plan(300.0, refused=True), MACHINE) == 9
+
+
+def test_what_was_checked_before_the_first_run_is_not_refused_in_the_midst_of_a_study(tmp_path: Path) -> None:
+    """Memory that others have taken since is waited for."""
+    engine, too_large = Here(cache=tmp_path, jobs=2), plan(1e9, 1e9)
+    with pytest.raises(PlanRefused, match="2 runs at once need"):
+        engine.check(too_large)
+    options = WorkerOptions(cache=tmp_path)
+    outcome = engine.execute(ResultsFolder(tmp_path), [], too_large, options, NullListener(), retry_failed=False)
+    assert outcome.exit_code == 0 and not outcome.endings

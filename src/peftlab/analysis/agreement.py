@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,7 +53,11 @@ def _order(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def between_seeds(maps: Mapping[int, ArrayLike], confidence: float = 0.95) -> Tau | None:
     """Mean tau over all pairs of seeds, with :func:`jackknife` over seeds."""
-    taus = [(i, j, tau_b(maps[i], maps[j])) for i, j in combinations(sorted(maps), 2)]
+    seeds = sorted(maps)
+    table = np.array([np.asarray(maps[seed], dtype=np.float64) for seed in seeds])
+    taus: list[tuple[int, int, float | None]] = []
+    for place, seed in enumerate(seeds[:-1]):
+        taus += [(seed, j, tau) for j, tau in zip(seeds[place + 1 :], taus_with(table[place + 1 :], table[place]), strict=True)]
     return jackknife(taus, confidence)
 
 

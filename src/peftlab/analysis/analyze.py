@@ -13,16 +13,19 @@ from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.summaries import write_summaries
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, write_atomic
 from peftlab.records.record import to_json
+from peftlab.records.regular import refuse_links
 
 
 def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     """Read the records, carry out the declared plan, write ``analysis/{results.parquet,results.csv,findings.json}``, and
     ``{importance.csv,ranks.csv,importance.json}``, ``gradient_flow.{csv,json}``, ``quantization.{csv,json}`` and
     ``{diagnostics.json,representation.csv,adapter_norms.csv}`` where runs recorded layers and gradients, were quantized, or
-    recorded what training changed.
+    recorded what training changed; for reading ``analysis_summary.md`` and, of the families that the study has,
+    ``quantization_experiments_summary.json``, ``quantization_detailed_analysis.json`` and ``adaptive_summary.json``.
 
     Args:
         folder: ``results/<study>``.
@@ -48,6 +51,7 @@ def analyze_frame(
     layers, flow = layers or assess_layers(frame, seed=seed), flow or assess_flow(frame)
     quantized, diagnosed = quantized or assess_quantization(frame), diagnosed or assess_diagnostics(frame)
     target = frame.folder / "analysis"
+    refuse_links(target)
     with disk_errors(target):
         frame.write(target)
         write_atomic(target / "findings.json", to_json(findings))
@@ -55,6 +59,7 @@ def analyze_frame(
         flow.write(frame)
         quantized.write(frame)
         diagnosed.write(frame)
+        write_summaries(frame, findings, layers.layers, quantized.quantization)
     return findings
 
 

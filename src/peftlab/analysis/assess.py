@@ -15,18 +15,13 @@ import pandas as pd
 
 import peftlab
 from peftlab.analysis import statements as say
-from peftlab.analysis.comparison import (
-    equivalence_p,
-    holm,
-    margin_differences,
-    non_inferiority,
-    paired_difference,
-    union,
-)
+from peftlab.analysis.assess_design import METHOD, design_findings
+from peftlab.analysis.comparison import equivalence_p, holm, margin_differences, non_inferiority, paired_difference, union
 from peftlab.analysis.efficiency import reference
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Findings
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.headlines import headlines, notes
+from peftlab.analysis.imputed import stands_at, unvarying
 from peftlab.analysis.pairwise import MOST, pair_count, pairwise
 from peftlab.analysis.pareto import front_probability
 from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, as_raced, compare, efficiency_of, interval_of
@@ -62,6 +57,8 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
     found += _tested(comparisons, plan, family, used)
     found += [say.pareto(s, cost, plan) for s in summaries for cost in s.front]
     found += [f for s in settings if (f := say.power(s, [c for c in comparisons if c.setting is s], plan, used)) is not None]
+    found += (beyond := design_findings(frame, settings, plan, generator))
+    plan = plan.model_copy(update={"further": METHOD if beyond else []})
     numbered = [f.model_copy(update={"id": f"{f.kind}-{i}"}) for i, f in enumerate(found, start=1)]
     pairs = sorted({pair for s in settings for pair in s.values.index})
     problems = Counter(p.kind for p in frame.problems)
@@ -76,7 +73,7 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
         findings=numbered,
         exploratory=pairwise(settings, declared.baseline, declared.confidence),
         notes=notes(frame, settings, summaries, plan),
-        warnings=[*frame.warnings, *_warnings(frame, settings), *tuning_luck(frame)],
+        warnings=[*frame.warnings, *_warnings(frame, settings), *unvarying(settings, plan.metric), *tuning_luck(frame)],
         problems=[p.as_json() for p in frame.problems],
         runs={"completed": completed, **dict(sorted(problems.items()))},
         versions={"peftlab": peftlab.__version__, **{name: _version(name) for name in ("numpy", "scipy", "pandas")}},
@@ -240,6 +237,7 @@ def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, se
         pairs_declared=best,
         intervals=f"{INTERVALS[raced]}, {100 * analysis.confidence:g} %, not adjusted",
         anytime=raced,
+        imputed_at=stands_at(frame.primary()),
         bootstrap_resamples=RESAMPLES,
         bootstrap_seed=seed,
     )

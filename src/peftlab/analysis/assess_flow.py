@@ -14,7 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from peftlab.analysis.comparison import holm, paired_difference
-from peftlab.analysis.findings import Form
+from peftlab.analysis.findings import Form, alpha_of
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.gradient_flow import FLOAT, Event, FlowRun, events_of, flow_runs, flow_table, write_table
 from peftlab.analysis.means import Mean, bounds, mean_of
@@ -86,12 +86,13 @@ class FlowContrast(Form):
     n: int
     p: float | None
     p_adjusted: float | None
+    alpha: float = 0.05
     family_size: int
     same_learning_rate: bool
 
     @property
     def shown(self) -> bool:
-        return self.p_adjusted is not None and self.p_adjusted <= 0.05
+        return self.p_adjusted is not None and self.p_adjusted <= self.alpha
 
 
 class FlowFindings(Form):
@@ -134,7 +135,9 @@ def assess_flow(frame: Frame) -> FlowTables:
     for run in runs:
         groups[run.task, run.backbone, run.arm].append(run)
     confidence = frame.study.analysis.confidence
-    arms = [_arm(members, frame) for members in groups.values() if any(r.flow for r in members)]
+    rows = frame.rows[frame.rows["metric"] == frame.metric]
+    higher = {str(task): bool(up) for task, up in rows.groupby("task")["higher_is_better"].all().items()}
+    arms = [_arm(runs, confidence, higher[runs[0].task]) for runs in groups.values() if any(r.flow for r in runs)]
     contrasts = [c for setting in frame.settings for c in _contrasts(setting, groups, confidence)]
     flow = FlowFindings(
         confidence=confidence, arms=arms, contrasts=contrasts, sentences=_sentences(arms, contrasts), method=METHOD, notes=notes
@@ -146,10 +149,8 @@ def _folds(runs: Sequence[FlowRun]) -> int:
     return len({run.fold for run in runs})
 
 
-def _arm(runs: Sequence[FlowRun], frame: Frame) -> ArmFlow:
-    confidence, folds, first = frame.study.analysis.confidence, _folds(runs), runs[0]
-    rows = frame.rows[(frame.rows["metric"] == frame.metric) & (frame.rows["task"] == first.task)]
-    higher = all(rows["higher_is_better"])
+def _arm(runs: Sequence[FlowRun], confidence: float, higher: bool) -> ArmFlow:
+    folds, first = _folds(runs), runs[0]
     return ArmFlow(
         arm=first.arm,
         task=first.task,
@@ -233,7 +234,7 @@ def _contrast(arm: Sequence[FlowRun], base: Sequence[FlowRun], measure: Measure,
     return FlowContrast(
         quantized=arm[0].arm, float_arm=base[0].arm, task=arm[0].task, backbone=arm[0].backbone, measure=measure,
         estimate=told(compared.interval.mean), interval=None if limits is None else (told(limits[0]), told(limits[1])),
-        n=compared.interval.n, p=compared.p, p_adjusted=None, family_size=0,
+        n=compared.interval.n, p=compared.p, p_adjusted=None, alpha=alpha_of(confidence), family_size=0,
         same_learning_rate=arm[0].learning_rate == base[0].learning_rate,
     )  # fmt: skip
 

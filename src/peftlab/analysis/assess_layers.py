@@ -144,4 +144,4 @@ def _no_difference(found: Sequence[Contrast]) -> str:
     smallest = min(1.0, family * smallest_sign_flip_p(blocks))
     text = "no difference between kinds of layers is shown; that is not evidence of equality."
     few = f" With {blocks} blocks and {family} tests no adjusted p can go below {smallest:.2g}."
-    return text + (few if smallest > 0.05 else "")
+    return text + (few if smallest > found[0].alpha else "")

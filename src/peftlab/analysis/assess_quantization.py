@@ -13,6 +13,7 @@ import pandas as pd
 from peftlab.analysis.comparison import holm, paired_difference
 from peftlab.analysis.convergence import area, steps_to, target
 from peftlab.analysis.course import course_of
+from peftlab.analysis.findings import alpha_of
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.interaction import slope, two_way
 from peftlab.analysis.literature_weights import elsewhere, weights_beside
@@ -20,7 +21,7 @@ from peftlab.analysis.means import Mean, bounds, mean_of
 from peftlab.analysis.quantization import Cell, Effect, Interaction, QuantizationFindings, TwoWayTest
 from peftlab.analysis.quantization_words import METHOD, RACED, sentences
 from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs, safe_csv
-from peftlab.analysis.race_tests import difference_of
+from peftlab.analysis.race_tests import differences
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
 
@@ -83,9 +84,10 @@ def _without_interval(cell: Cell) -> Cell:
 
 def _at_any_time(frame: Frame, effects: Sequence[Effect]) -> list[Effect]:
     """The effects of a race, by tests that hold at any number of seeds; Holm within each setting."""
+    compare = {setting: differences(frame, *setting) for setting in {(e.task, e.backbone) for e in effects}}
     settings: dict[tuple[str, str], list[Effect]] = defaultdict(list)
     for e in effects:
-        compared = difference_of(frame, e.task, e.backbone, e.arm, e.float_arm)
+        compared = compare[e.task, e.backbone](e.arm, e.float_arm)
         known = {"n": compared.interval.n, "interval": bounds(compared.interval), "p": compared.p, "p_sign_flip": None}
         settings[e.task, e.backbone].append(e.model_copy(update=known))
     return [
@@ -174,7 +176,7 @@ def _effect(arm: Arm, base: Arm, confidence: float) -> Effect | None:
     return Effect(
         arm=first.arm, float_arm=base[0].arm, task=first.task, backbone=first.backbone, treatment=first.treatment,
         scheme=first.scheme, n=compared.interval.n, change=compared.interval.mean, interval=bounds(compared.interval),
-        p=compared.p, p_adjusted=None, p_sign_flip=compared.p_sign_flip, family_size=0,
+        p=compared.p, p_adjusted=None, alpha=alpha_of(confidence), p_sign_flip=compared.p_sign_flip, family_size=0,
         stored_saved=1 - 1 / smaller if smaller else None,
         peak_saved=_saved(pairs, confidence, folds),
         area=mean_of([a - b for a, b in heights if a is not None and b is not None], confidence, folds),
@@ -238,7 +240,8 @@ def _interaction(scheme: str, base: Mapping[int, Arm], arms: Mapping[int, Arm], 
     trend = slope(values[:, : len(ranks)] - values[:, len(ranks) :], np.array(ranks, float), confidence, _folds(arms[ranks[0]]))
     return Interaction(
         task=first.task, backbone=first.backbone, method=first.treatment.split("[")[0], scheme=scheme, ranks=ranks,
-        n=trend.interval.n, slope=trend.interval.mean, interval=bounds(trend.interval), p=trend.p, p_adjusted=None, family_size=0,
+        n=trend.interval.n, slope=trend.interval.mean, interval=bounds(trend.interval), p=trend.p, p_adjusted=None,
+        alpha=alpha_of(confidence), family_size=0,
     )  # fmt: skip
 
 

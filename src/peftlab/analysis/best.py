@@ -36,7 +36,7 @@ def best_arms(findings: Findings, task: str, backbone: str) -> Best:
         for label in means
         if label not in best and (found := _test(findings, task, backbone, label, best[0])) is not None
     }
-    level = tuple(label for label, (p, worse) in tested.items() if p > 1 - findings.plan.confidence or not worse)
+    level = tuple(label for label, (p, worse) in tested.items() if p > findings.plan.alpha or not worse)
     return Best(best=best, not_shown_worse=level, tests=len(tested))
 
 

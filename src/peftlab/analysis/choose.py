@@ -64,7 +64,7 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
     given = margin if isinstance(margin, Margin | None) else Margin(relative=float(margin))
     findings = assess(frame, margin=given, seed=seed)
     used = given or frame.study.analysis.margin
-    plan, alpha = findings.plan, 1 - findings.plan.confidence
+    plan, alpha = findings.plan, findings.plan.alpha
     groups = {label: [a for a in findings.arms if a.label == label] for label in dict.fromkeys(a.label for a in findings.arms)}
     rejected: list[NotChosen] = []
     qualified: list[tuple[float, str]] = []

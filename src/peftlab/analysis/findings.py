@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
 
-Kind = Literal["level", "difference", "non_inferiority", "non_inferiority_everywhere", "equivalence", "pareto", "power"]
+Kind = Literal[
+    "level", "difference", "non_inferiority", "non_inferiority_everywhere", "equivalence", "pareto", "power",
+    "over_tasks", "new_tasks", "interquartile_mean", "improvement", "effect", "interaction", "sampling",
+]  # fmt: skip
 Verdict = Literal[
     "estimated",
     "better",
@@ -21,6 +26,8 @@ Verdict = Literal[
     "cannot be tested",
     "on the front",
     "off the front",
+    "interaction shown",
+    "no interaction shown",
 ]
 
 
@@ -78,7 +85,7 @@ class ArmSummary(Form):
     sd: float | None
     values: list[float | None]  #: one per seed and fold, in the order of ``Findings.pairs``
     majority: float | None = None  #: what always giving the most frequent class reaches
-    imputed: int = 0  #: diverged runs counted at chance level
+    imputed: int = 0  #: diverged runs, counted at ``AnalysisPlan.imputed_at``
     failed: int = 0
     trainable: float | None = None  #: the most that a run held
     trainable_at_end: float | None = None  #: mean over runs; None where no run's count changed
@@ -115,6 +122,11 @@ class Pairs(Form):
     verdict: list[Verdict]  #: of the first arm against the second
 
 
+def alpha_of(confidence: float) -> float:
+    """Level of tests beside intervals of this confidence; 1 - 0.95 is not 0.05 in floating point."""
+    return round(1 - confidence, 12)
+
+
 class AnalysisPlan(Form):
     """What was declared before anything ran, and how it is carried out."""
 
@@ -137,7 +149,14 @@ class AnalysisPlan(Form):
     intervals: str
     bootstrap_resamples: int
     bootstrap_seed: int
+    imputed_at: str = "chance level"  #: where diverged runs stand
+    further: list[str] = []  #: how statements over tasks, factors and test examples are made, where there are any
     anytime: bool = False  #: tests and intervals hold at any number of seeds, because arms left when something was shown
+
+    @property
+    def alpha(self) -> float:
+        """Level of every test, after adjustment."""
+        return alpha_of(self.confidence)
 
     @property
     def interval_word(self) -> str:
@@ -177,3 +196,9 @@ class Findings(Form):
             and task in (None, f.task)
             and backbone in (None, f.backbone)
         ]
+
+
+def write_schema() -> None:
+    """``findings.schema.json`` beside this file: the form of ``findings.json`` for readers that are not Python."""
+    schema = Findings.model_json_schema(mode="serialization")
+    Path(__file__).with_suffix(".schema.json").write_text(json.dumps(schema, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -91,7 +91,7 @@ class Frame:
 
 def safe_cell(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets a leading apostrophe."""
-    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r"):
+    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n＝＋－＠"):
         return "'" + value
     return value
 
@@ -209,7 +209,7 @@ def _levels(records: Sequence[RunRecord], names: Mapping[str, str], metric: str)
 
 def _problem(record: RunRecord, task: str) -> Problem:
     config, error = record.config, record.error.error if record.error else {}
-    what = error.get("what", "") if record.error else "training diverged; the run counts with its metric at chance level"
+    what = error.get("what", "") if record.error else "training diverged; the run is an outcome of its arm and counts"
     return Problem(
         kind="diverged" if record.diverged else "failed",
         what=f"{error['type']}: {what}" if error.get("type") else what,

@@ -25,7 +25,7 @@ def headlines(
         here = [f for f in findings if (f.task, f.backbone) == (task, backbone)]
         arms = [s for s in summaries if (s.task, s.backbone) == (task, backbone)]
         words += [prefix + text for text in _setting(arms, here, plan, margin)]
-    return words + _raced(frame) + _incidents(frame)
+    return words + _raced(frame) + _incidents(frame, plan)
 
 
 def _raced(frame: Frame) -> list[str]:
@@ -74,9 +74,9 @@ def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan
     better = [f.arms[0] for f in differences if f.verdict == "better"]
     worse = [f.arms[0] for f in differences if f.verdict == "worse"]
     if better:
-        words.append(f"Better than {plan.baseline}: {listed(better)} (adjusted p ≤ {1 - plan.confidence:.2g}).")
+        words.append(f"Better than {plan.baseline}: {listed(better)} (adjusted p ≤ {plan.alpha:.2g}).")
     if worse:
-        words.append(f"Worse than {plan.baseline}, by however little: {listed(worse)} (adjusted p ≤ {1 - plan.confidence:.2g}).")
+        words.append(f"Worse than {plan.baseline}, by however little: {listed(worse)} (adjusted p ≤ {plan.alpha:.2g}).")
     if not better and not worse and any(f.verdict == "no difference shown" for f in differences):
         words.append(f"No difference from {plan.baseline} is shown for any arm; that is not evidence of equality.")
     return words
@@ -119,12 +119,12 @@ def _undecided(findings: list[Finding]) -> str:
     return f"Undecided: {listed(parts)}."
 
 
-def _incidents(frame: Frame) -> list[str]:
+def _incidents(frame: Frame, plan: AnalysisPlan) -> list[str]:
     kinds = [p.kind for p in frame.problems]
     words = []
     if count := kinds.count("diverged"):
         verb = "counts" if count == 1 else "count"
-        words.append(f"{plural(count, 'run')} diverged and {verb} at chance level.")
+        words.append(f"{plural(count, 'run')} diverged and {verb} at {plan.imputed_at}.")
     lost = {"failed": "failed", "unreadable": "cannot be read", "unfinished": "is not finished", "missing": "is missing"}
     for kind, word in lost.items():
         if count := kinds.count(kind):
@@ -163,7 +163,7 @@ def notes(frame: Frame, settings: list[Any], summaries: list[ArmSummary], plan: 
     if not plan.margin_declared:
         found.append("The margin was given after the runs, not declared in the study.")
     if any(s.imputed for s in summaries):
-        found.append("Diverged runs count at chance level; means and tests include them.")
+        found.append(f"Diverged runs count at {plan.imputed_at}; means and tests include them.")
     beyond = [s.label for s in summaries if s.interval and is_share(plan.metric) and (s.interval[0] < 0 or s.interval[1] > 1)]
     if beyond:
         found.append(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from peftlab.analysis.agreement import Tau, between_seeds, between_settings, tau_b, taus_with
 from peftlab.analysis.comparison import holm, sign_flip_p
+from peftlab.analysis.findings import alpha_of
 from peftlab.analysis.intervals import Interval, t_interval
 from peftlab.analysis.layers import Agreement, Contrast, Kind, Module, ModuleMap
 from peftlab.analysis.maps import Place, ShareMap, mean_of
@@ -123,7 +124,7 @@ def _contrast(
         arm=group.arm, task=group.task, backbone=group.backbone, metric=group.metric, what=what,
         estimate=over_blocks.mean, interval=bounds_of(over_blocks), blocks=over_blocks.n,
         interval_over_seeds=bounds_of(over_seeds), n=over_seeds.n,
-        p_sign_flip=sign_flip_p(per_block, generator), p_adjusted=None, family_size=0,
+        p_sign_flip=sign_flip_p(per_block, generator), p_adjusted=None, alpha=alpha_of(confidence), family_size=0,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ With 5 values the "95 %" percentile and BCa bootstrap intervals cover about 84 %
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -42,8 +43,17 @@ def standard_error(values: NDArray[np.float64], folds: int = 1) -> float | None:
     """
     if values.size < 2:
         return None
-    shared = 1.0 / (folds - 1) if folds > 1 else 0.0
-    return float(np.std(values, ddof=1) * math.sqrt(1.0 / values.size + shared))
+    return _error(float(np.std(values, ddof=1)), values.size, folds)
+
+
+def _error(sd: float, n: int, folds: int) -> float:
+    return sd * math.sqrt(1.0 / n + (1.0 / (folds - 1) if folds > 1 else 0.0))
+
+
+@functools.lru_cache
+def _quantile(degrees: int, confidence: float) -> float:
+    """Of Student's t, two-sided."""
+    return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95, folds: int = 1) -> Interval:
@@ -57,11 +67,13 @@ def t_interval(values: ArrayLike, confidence: float = 0.95, folds: int = 1) -> I
     kept = finite(values)
     if kept.size == 0:
         return Interval(math.nan, None, None, None, None, 0, confidence)
-    mean, error = float(kept.mean()), standard_error(kept, folds)
-    if error is None:
+    mean, n = float(kept.mean()), int(kept.size)
+    if n == 1:
         return Interval(mean, None, None, None, None, 1, confidence)
-    half = float(stdtrit(kept.size - 1, (1 + confidence) / 2)) * error
-    return Interval(mean, float(np.std(kept, ddof=1)), error, mean - half, mean + half, int(kept.size), confidence)
+    sd = float(np.std(kept, ddof=1))
+    error = _error(sd, n, folds)
+    half = _quantile(n - 1, confidence) * error
+    return Interval(mean, sd, error, mean - half, mean + half, n, confidence)
 
 
 def t_tail(mean: float, error: float | None, n: int) -> float | None:

@@ -54,13 +54,14 @@ class Contrast(Form):
     n: int  #: seeds
     p_sign_flip: float | None  #: two-sided, exact up to 16 blocks
     p_adjusted: float | None  #: Holm over the metrics and contrasts of this arm and setting
+    alpha: float = 0.05
     family_size: int
 
     @property
     def shown(self) -> bool:
         """The adjusted test and the interval over seeds both say the same."""
         bounds = self.interval_over_seeds
-        return self.p_adjusted is not None and self.p_adjusted <= 0.05 and bounds is not None and bounds[0] * bounds[1] > 0
+        return self.p_adjusted is not None and self.p_adjusted <= self.alpha and bounds is not None and bounds[0] * bounds[1] > 0
 
 
 class Agreement(Form):

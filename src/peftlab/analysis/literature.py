@@ -114,7 +114,7 @@ class Beside(Form):
 
 @functools.cache
 def literature() -> tuple[tuple[Row, ...], dict[str, str]]:
-    """(rows in the order of the file, BibTeX entry by key)."""
+    """(rows in the order of the file, BibTeX entry by key; words where no first source is known)."""
     raw = YAML(typ="safe", pure=True).load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     rows = [Row(**{**{k: v for k, v in table.items() if k != "rows"}, **row}) for table in raw["tables"] for row in table["rows"]]
     return tuple(rows), {key: text.strip() for key, text in raw["sources"].items()}

@@ -163,15 +163,20 @@ def parse(path: Path, form: type[Kind], notes: list[str]) -> Kind | None:
 
 def importance_table(runs: list[ModuleRun]) -> pd.DataFrame:
     """A row per run x metric x snapshot x module; ``value`` as recorded, not normalised."""
-    rows = [
-        (*_about(run), metric, step, site, run.importance.sites[site].block, run.importance.sites[site].role, value)
+    series = [
+        (run, file, metric, site, values)
         for run in runs
-        if run.importance is not None
-        for metric, sites in sorted(run.importance.metrics.items())
+        if (file := run.importance) is not None
+        for metric, sites in sorted(file.metrics.items())
         for site, values in sites.items()
-        for step, value in zip(run.importance.steps, values, strict=True)
     ]
-    return _typed(pd.DataFrame(rows, columns=pd.Index(IMPORTANCE_COLUMNS)), "value")
+    about = [(*_about(run), metric, site, file.sites[site].block, file.sites[site].role) for run, file, metric, site, _ in series]
+    names = [name for name in IMPORTANCE_COLUMNS if name not in ("step", "value")]
+    table = pd.DataFrame(about, columns=pd.Index(names))
+    table = table.loc[np.repeat(np.arange(len(series)), [len(file.steps) for _, file, *_ in series])].reset_index(drop=True)
+    table["step"] = np.array([step for _, file, *_ in series for step in file.steps], dtype=np.int64)
+    table["value"] = np.array([value for *_, values in series for value in values], dtype=np.float64)
+    return _typed(table[IMPORTANCE_COLUMNS], "value")
 
 
 def rank_table(runs: list[ModuleRun]) -> pd.DataFrame:

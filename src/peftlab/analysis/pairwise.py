@@ -18,7 +18,7 @@ from scipy.special import stdtr, stdtrit
 
 from peftlab.analysis.anytime import difference
 from peftlab.analysis.comparison import holm
-from peftlab.analysis.findings import Pairs, Verdict
+from peftlab.analysis.findings import Pairs, Verdict, alpha_of
 from peftlab.analysis.setting import Setting
 
 MOST = 20_000  #: pairs of a study; beyond it nobody reads them and no adjustment leaves anything to find
@@ -39,7 +39,8 @@ def pairwise(settings: Sequence[Setting], baseline: str | None, confidence: floa
         size = len(first)
         here, start = adjusted[start : start + size], start + size
         verdicts = [
-            _verdict(estimate, p, 1 - confidence, s.higher_is_better) for estimate, p in zip(c["estimate"], here, strict=True)
+            _verdict(estimate, p, alpha_of(confidence), s.higher_is_better)
+            for estimate, p in zip(c["estimate"], here, strict=True)
         ]
         if size:
             found.append(

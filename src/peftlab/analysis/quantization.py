@@ -52,6 +52,7 @@ class Effect(Form):
     interval: tuple[float, float] | None
     p: float | None  #: paired t test
     p_adjusted: float | None  #: Holm over the quantized arms of a setting
+    alpha: float = 0.05
     p_sign_flip: float | None
     family_size: int
     stored_saved: float | None  #: share of the whole model's bytes, exact
@@ -61,7 +62,7 @@ class Effect(Form):
 
     @property
     def shown(self) -> bool:
-        return self.p_adjusted is not None and self.p_adjusted <= 0.05
+        return self.p_adjusted is not None and self.p_adjusted <= self.alpha
 
 
 class Interaction(Form):
@@ -77,11 +78,12 @@ class Interaction(Form):
     interval: tuple[float, float] | None
     p: float | None
     p_adjusted: float | None  #: Holm over the schemes and families of a setting
+    alpha: float = 0.05
     family_size: int
 
     @property
     def shown(self) -> bool:
-        return self.p_adjusted is not None and self.p_adjusted <= 0.05
+        return self.p_adjusted is not None and self.p_adjusted <= self.alpha
 
 
 class TwoWayTest(Form):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -44,16 +45,16 @@ def as_raced(frame: Frame, runs: pd.DataFrame, values: pd.DataFrame, folds: int)
     }
 
 
-def difference_of(frame: Frame, task: str, backbone: str, arm: str, other: str) -> Difference:
-    """Any two arms of a setting over the same seeds, by the study's own test."""
+def differences(frame: Frame, task: str, backbone: str) -> Callable[[str, str], Difference]:
+    """What compares any two arms of a setting over the same seeds, by the study's own test."""
     values, confidence = frame.values(task, backbone), frame.study.analysis.confidence
     folds = len(set(values.index.get_level_values("fold")))
     if frame.study.search is None:
-        return paired_difference(values[arm], values[other], confidence=confidence, folds=folds)
+        return lambda arm, other: paired_difference(values[arm], values[other], confidence=confidence, folds=folds)
     runs = frame.primary()
     known = as_raced(frame, runs[(runs["task"] == task) & (runs["backbone"] == backbone)], values, folds)
-    sequence = known["sequence"]
-    return anytime.difference(sequence[arm], sequence[other], confidence=confidence, resolution=known["resolution"])
+    table, resolution = known["sequence"], known["resolution"]
+    return lambda arm, other: anytime.difference(table[arm], table[other], confidence=confidence, resolution=resolution)
 
 
 def interval_of(setting: Setting, label: str, confidence: float) -> Interval:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from peftlab.analysis.comparison import holm
+from peftlab.analysis.comparison import Difference, holm
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.importance import Group, bounds_of
 from peftlab.analysis.layers import AdaptiveRow
 from peftlab.analysis.maps import ModuleRun, Place, mean_of
-from peftlab.analysis.race_tests import difference_of
+from peftlab.analysis.race_tests import differences
 from peftlab.analysis.reading import read_json
 
 RANK = "rank"  #: stands where a metric's name stands
@@ -62,12 +62,12 @@ def adaptive_rows(frame: Frame, runs: Sequence[ModuleRun]) -> list[AdaptiveRow]:
                 here[run.arm].append(run)
         adaptive = [arm for arm, members in here.items() if any(r.ranks is not None and r.ranks.dynamic for r in members)]
         costs = {arm: _costs(members) for arm, members in here.items()}
-        values = frame.values(task, backbone)
+        measured, compare = set(frame.values(task, backbone).columns), differences(frame, task, backbone)
         rows = [
-            _row(frame, (task, backbone), arm, fixed, costs)
+            _row(frame.metric, (task, backbone), arm, fixed, costs, compare(arm, fixed))
             for arm in adaptive
             for fixed in here
-            if fixed not in adaptive and {arm, fixed} <= set(values.columns)
+            if fixed not in adaptive and {arm, fixed} <= measured
         ]
         adjusted = holm([row.p for row in rows])
         found += [row.model_copy(update={"p_adjusted": p}) for row, p in zip(rows, adjusted, strict=True)]
@@ -75,13 +75,16 @@ def adaptive_rows(frame: Frame, runs: Sequence[ModuleRun]) -> list[AdaptiveRow]:
 
 
 def _row(
-    frame: Frame, setting: tuple[str, str], arm: str, fixed: str, costs: Mapping[str, Mapping[str, float | None]]
+    metric: str,
+    setting: tuple[str, str],
+    arm: str,
+    fixed: str,
+    costs: Mapping[str, Mapping[str, float | None]],
+    compared: Difference,
 ) -> AdaptiveRow:
-    plan = frame.study.analysis
-    compared = difference_of(frame, *setting, arm, fixed)
     mine, other = costs[arm], costs[fixed]
     return AdaptiveRow(
-        adaptive=arm, fixed=fixed, task=setting[0], backbone=setting[1], metric=plan.metric,
+        adaptive=arm, fixed=fixed, task=setting[0], backbone=setting[1], metric=metric,
         difference=compared.interval.mean if compared.interval.n else None, interval=bounds_of(compared.interval),
         n=compared.interval.n, p=compared.p, p_adjusted=None,
         parameters_at_most=mine["most"], parameters_at_end=mine["end"], parameters_fixed=other["end"],

@@ -11,13 +11,17 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from peftlab.errors import RecordError, StudyError
-from peftlab.records.record import SCHEMA_VERSION, RunConfig, RunError, RunResults
+from peftlab.records.migration import lifted
+from peftlab.records.record import RunConfig, RunError, RunResults
+from peftlab.records.regular import read_regular
+from peftlab.records.run_folder import ENVIRONMENT
+from peftlab.records.versions import mixed
 from peftlab.study.load import load_study
 from peftlab.study.schema import Study
 
 ProblemKind = Literal["failed", "diverged", "missing", "unfinished", "unreadable", "refused"]
 Model = TypeVar("Model", bound=BaseModel)
-MAX_BYTES = 64_000_000  #: a JSON record larger than this is not ours
+_AGAIN = "delete the folder and run the study again"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ def read_study(folder: Path) -> Study:
     if not folder.is_dir():
         raise RecordError("there is no such results folder", where=str(folder), remedy="`peftlab run STUDY` makes it")
     path = folder / "study.yaml"
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():
         remedy = "name the folder that holds study.yaml and runs/, e.g. results/<study>"
         raise RecordError("this is no results folder: it has no study.yaml", where=str(folder), remedy=remedy)
     try:
@@ -78,9 +82,7 @@ def read_study(folder: Path) -> Study:
 def read_json(path: Path) -> Any:
     """Plain data of a JSON file inside a results folder; None where it is absent, not JSON, or too large."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return None
-        return json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        return json.loads(read_regular(path), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -89,7 +91,8 @@ def run_folders(folder: Path) -> Iterator[Path]:
     """Run folders in a fixed order. Links are not followed out of the results folder."""
     root = folder.resolve()
     for path in sorted((folder / "runs").glob("*/*")):
-        if path.is_dir() and not path.name.startswith(".") and path.resolve().is_relative_to(root):
+        inside = path.resolve().is_relative_to(root) and not path.is_symlink()
+        if path.is_dir() and not path.name.startswith(".") and inside:
             yield path
 
 
@@ -97,22 +100,14 @@ def read_runs(folder: Path) -> tuple[list[RunRecord], list[Problem], list[str]]:
     """Evaluation runs of a results folder: (records, problems, warnings)."""
     records: list[RunRecord] = []
     problems: list[Problem] = []
-    versions: set[int] = set()
     for path in run_folders(folder):
         outcome = _read_run(path, str(path.relative_to(folder)))
         if isinstance(outcome, Problem):
             problems.append(outcome)
         elif outcome.config.purpose == "evaluation":
             records.append(outcome)
-            versions |= {outcome.config.schema_version}
-            versions |= {outcome.results.schema_version} if outcome.results else set()
-    warnings = []
-    if versions - {SCHEMA_VERSION}:
-        found = ", ".join(str(v) for v in sorted(versions))
-        warnings.append(
-            f"Records of schema version {found} lie together (this program writes version {SCHEMA_VERSION}); "
-            "they were read as far as the fields agree. Rerun the older ones before publishing."
-        )
+    environments = [found for record in records if isinstance(found := read_json(record.folder / ENVIRONMENT), dict)]
+    warnings = [f"Runs were made with different versions of {which}." for which in mixed(environments)]
     return records, problems, warnings
 
 
@@ -120,8 +115,8 @@ def _read_run(path: Path, where: str) -> RunRecord | Problem:
     config = _parse(path / "config.json", RunConfig)
     label = path.parent.name
     if not isinstance(config, RunConfig):
-        return Problem(kind="unreadable", what=f"config.json {config}", label=label, run_id=path.name, where=where,
-                       remedy="delete the folder and run the study again")  # fmt: skip
+        return Problem(kind="unreadable", what=f"config.json {config.what}", label=label, run_id=path.name, where=where,
+                       remedy=config.remedy)  # fmt: skip
     about: dict[str, Any] = {
         "label": config.label, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
         "run_id": path.name, "where": where,
@@ -133,32 +128,45 @@ def _read_run(path: Path, where: str) -> RunRecord | Problem:
     if isinstance(error, RunError):
         return RunRecord(folder=path, config=config, results=None, error=error)
     remedy = "run the study again: finished runs are kept, this one continues"
-    if config.purpose == "evaluation" and results == error == "is absent":
+    if config.purpose == "evaluation" and results == error == _ABSENT:
         return Problem(kind="unfinished", what="neither results.json nor error.json is there yet", remedy=remedy, **about)
-    broken = f"results.json {results}" if results != "is absent" else f"error.json {error}"
-    return Problem(kind="unreadable", what=broken, remedy="delete the folder and run the study again", **about)
+    name, broken = ("results.json", results) if results != _ABSENT else ("error.json", error)
+    return Problem(kind="unreadable", what=f"{name} {broken.what}", remedy=broken.remedy, **about)
 
 
-def _parse(path: Path, model: type[Model]) -> Model | str:
-    """The record, or in words why there is none."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Unread:
+    """Why there is no record."""
+
+    what: str
+    remedy: str = _AGAIN
+
+
+_ABSENT = _Unread("is absent")
+
+
+def _parse(path: Path, model: type[Model]) -> Model | _Unread:
+    """The record, or why there is none."""
     try:
-        raw = path.read_bytes()
+        return model.model_validate(lifted(json.loads(read_regular(path)), model))
     except FileNotFoundError:
-        return "is absent"
+        return _ABSENT
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    try:
-        return model.model_validate_json(raw)
+        return _Unread(f"cannot be read ({error.strerror})")
+    except RecordError as error:
+        return _Unread(f"cannot be read ({error.what})", error.remedy)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return f"is damaged: {place + ': ' if place else ''}{first['msg']}"
+        return _Unread(f"is damaged: {place + ': ' if place else ''}{first['msg']}")
+    except (ValueError, RecursionError) as error:
+        return _Unread(f"is damaged: {error}")
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Training and validation lines of a metrics file; what a crash left half written is skipped."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path, None).decode("utf-8", errors="replace")
     except OSError:
         return
     lines = [raw for raw in text.splitlines() if raw.strip()]

@@ -39,7 +39,7 @@ def level(summary: ArmSummary, plan: AnalysisPlan) -> Finding:
     else:
         text += f" in {summary.n} runs."
     if summary.imputed:
-        text += f" {summary.imputed} of them diverged and count at chance level."
+        text += f" {summary.imputed} of them diverged and count at {plan.imputed_at}."
     return Finding(
         id="", kind="level", task=summary.task, backbone=summary.backbone, metric=plan.metric, arms=[summary.label],
         estimate=summary.mean, interval=summary.interval, confidence=plan.confidence, n=summary.n, verdict="estimated",
@@ -49,7 +49,7 @@ def level(summary: ArmSummary, plan: AnalysisPlan) -> Finding:
 
 def difference(c: Comparison, p_adjusted: float | None, plan: AnalysisPlan) -> Finding:
     """Arm minus baseline."""
-    interval, alpha = c.difference.interval, 1 - plan.confidence
+    interval, alpha = c.difference.interval, plan.alpha
     better = (interval.mean > 0) == plan.higher_is_better
     verdict: Verdict = "cannot be tested"
     if p_adjusted is not None:
@@ -84,7 +84,7 @@ def non_inferiority(
     c: Comparison, p_adjusted: float | None, p_opposite: float | None, plan: AnalysisPlan, margin: Margin
 ) -> Finding:
     """Within the margin of the baseline, or beyond it, or neither shown."""
-    alpha, interval = 1 - plan.confidence, c.margin.interval
+    alpha, interval = plan.alpha, c.margin.interval
     verdict: Verdict = "cannot be tested"
     if c.margin.p is not None:
         inside = p_adjusted is not None and p_adjusted <= alpha
@@ -127,7 +127,7 @@ def equivalence(c: Comparison, p_adjusted: float | None, plan: AnalysisPlan, mar
     """Two one-sided tests."""
     within = f"by less than {show_margin(margin, plan.metric)}"
     verdict: Verdict = "cannot be tested" if c.p_equivalence is None else "not shown"
-    if p_adjusted is not None and p_adjusted <= 1 - plan.confidence:
+    if p_adjusted is not None and p_adjusted <= plan.alpha:
         verdict = "equivalent"
     numbers = f"TOST {plan.p_word}{equation_p(c.p_equivalence)}, Holm-adjusted {show_p(p_adjusted)}"
     text = {
@@ -145,7 +145,7 @@ def everywhere(
 ) -> Finding:
     """Non-inferior on every task and backbone: intersection-union test, the largest p decides."""
     c = group[0]
-    shown = p_adjusted is not None and p_adjusted <= 1 - plan.confidence
+    shown = p_adjusted is not None and p_adjusted <= plan.alpha
     verdict: Verdict = "cannot be tested" if p is None else "non-inferior" if shown else "not shown"
     within = f"within {show_margin(margin, plan.metric)} of {c.baseline} in each of {settings} settings"
     numbers = f"intersection-union {plan.p_word}{equation_p(p)}, Holm-adjusted {show_p(p_adjusted)}"
@@ -182,7 +182,7 @@ def power(setting: Any, comparisons: list[Comparison], plan: AnalysisPlan, margi
     counts = [c.difference.interval.n for c in comparisons if c.difference.interval.n > 1]
     if not sds or not counts:
         return None
-    n, sd, alpha = int(np.median(counts)), float(np.median([s for s in sds if s])), 1 - plan.confidence
+    n, sd, alpha = int(np.median(counts)), float(np.median([s for s in sds if s])), plan.alpha
     points = " percentage points" if is_share(plan.metric) else ""
     reach = {k: detectable_effect(k, alpha=alpha) for k in sorted({n, 5, 10, 15})}
     shown = "; ".join(f"{k} seeds: {show_difference(e * sd, plan.metric).lstrip('+')}" for k, e in reach.items())

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ below does it
+    from peftlab.api.bundling import bundle as bundle
     from peftlab.api.checking import check as check
+    from peftlab.api.collecting import gc as gc
     from peftlab.api.doctoring import doctor as doctor
     from peftlab.api.exporting import export as export
     from peftlab.api.importing import import_results as import_results
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ belo
     from peftlab.api.papers import paper as paper
     from peftlab.api.predicting import predict as predict
     from peftlab.api.ranking import choose_ranks as choose_ranks
+    from peftlab.api.reproducing import reproduce as reproduce
     from peftlab.api.running import analyze as analyze
     from peftlab.api.running import choose as choose
     from peftlab.api.running import plan as plan
@@ -43,12 +46,15 @@ _VERBS = {
     "choose": "running",
     "choose_ranks": "ranking",
     "export": "exporting",
+    "gc": "collecting",
     "import_results": "importing",
     "load_packed": "loading",
     "paper": "papers",
     "power": "seeds",
     "predict": "predicting",
     "verify": "verifying",
+    "reproduce": "reproducing",
+    "bundle": "bundling",
 }
 
 

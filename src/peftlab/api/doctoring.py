@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import importlib.metadata
+import contextlib
+import fcntl
+import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from peftlab.api._tools import COMPILER, Line, tools
+from peftlab.api._trials import CLASHING, REINSTALL, UNNEEDED
 from peftlab.api.answers import Answer, lines, megabytes, table
 
 HUB_TIMEOUT_S = 4.0
-_REINSTALL = "install it again: pip install --force-reinstall {name}"
+TRIAL_LIMIT_S = 120.0  #: of one process of trials; a cold disk makes importing torch slow
+FULL_LIMIT_S = 300.0  #: of torch.compile and of an ONNX export
+_NEEDED = ("torch", "torchvision", "transformers", "peft", "timm", "datasets")
+_OPTIONAL = {
+    "bitsandbytes": "QLoRA and other bitsandbytes quantizers",
+    "onnxruntime": "running ONNX files",
+    "ONNX": "export --onnx",
+    "ray": "runs on several machines",
+}
+_EXTRAS = {"onnxruntime": "onnx", "ONNX": "onnx", "ray": "ray"}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One thing that was looked at."""
-
-    group: str
-    name: str
-    state: Literal["ok", "warn", "fail"]
-    found: str
-    remedy: str = ""
-
-
-def doctor() -> Answer:
+def doctor(*, full: bool = False) -> Answer:
     """Devices, memory, disk, libraries, tools and connection: what works here, and how to mend what does not.
 
+    Libraries are tried in processes of their own with a time limit, so that one that crashes or hangs is a line and no more.
     The exit code is 1 where something fails that peftlab cannot do without; what is merely optional is a warning.
+
+    Args:
+        full: also compile with torch.compile, and export and run an ONNX model (up to a minute).
     """
-    found = [*_machine(), *_libraries(), *_devices(), *_optional(), *_tools(), _hub()]
+    with ThreadPoolExecutor() as pool:
+        programs = pool.submit(lambda: [*tools(full)])
+        hub = pool.submit(_hub)
+        libraries = pool.submit(lambda: [*_libraries(full)])
+        found = [*_machine(), *libraries.result(), *programs.result(), hub.result()]
     failed = [line for line in found if line.state == "fail"]
     warned = [line for line in found if line.state == "warn"]
     data = {"ok": not failed, "lines": found}
@@ -54,15 +62,16 @@ def doctor() -> Answer:
 
 
 def _machine() -> Iterator[Line]:
-    version = platform.python_version()
+    found = f"{platform.python_version()} on {platform.platform(terse=True)}"
     fits = sys.version_info >= (3, 11)
-    yield Line(
-        group="machine", name="python", state="ok" if fits else "fail", found=f"{version} on {platform.platform(terse=True)}",
-        remedy="" if fits else "install Python 3.11 or newer",
-    )  # fmt: skip
+    remedy = "" if fits else "install Python 3.11 or newer"
+    yield Line(group="machine", name="python", state="ok" if fits else "fail", found=found, remedy=remedy)
     yield _processors()
     yield _memory()
-    yield _disk(Path.cwd())
+    yield _disk(Path.cwd(), "disk", "run from a folder you may write to, or name one with --output")
+    from peftlab.api.running import cache_folder
+
+    yield _disk(cache_folder(), "cache", "name another folder with the variable PEFTLAB_CACHE")
 
 
 def _processors() -> Line:
@@ -83,10 +92,8 @@ def _memory() -> Line:
     if limit is not None and limit < total:
         found, free = f"{found}; this container may use {megabytes(limit)}", min(free, limit)
     low = free < 2e9
-    return Line(
-        group="machine", name="memory", state="warn" if low else "ok", found=found,
-        remedy="under 2 GB: close other programs, or run with --jobs 1 and small batches" if low else "",
-    )  # fmt: skip
+    remedy = "under 2 GB: close other programs, or run with --jobs 1 and small batches" if low else ""
+    return Line(group="machine", name="memory", state="warn" if low else "ok", found=found, remedy=remedy)
 
 
 def _container_limit() -> int | None:
@@ -98,170 +105,111 @@ def _container_limit() -> int | None:
     return None
 
 
-def _disk(folder: Path) -> Line:
-    free = shutil.disk_usage(folder).free
-    low = free < 2e9
+def _disk(folder: Path, name: str, elsewhere: str) -> Line:
+    """Whether a folder, or the nearest above it that is there, can be written and locked, and what is free."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    what = "not writable"
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        free = shutil.disk_usage(there).free
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+            what = "takes no locks"
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        remedy = "run from a folder you may write to, or name one with --output"
-        return Line(group="machine", name="disk", state="warn", found=f"not writable here: {error.strerror}", remedy=remedy)
-    return Line(
-        group="machine", name="disk", state="warn" if low else "ok", found=f"{megabytes(free)} free here",
-        remedy="under 2 GB: free some space" if low else "",
-    )  # fmt: skip
+        return Line(group="machine", name=name, state="warn", found=f"{there} {what}: {error.strerror}", remedy=elsewhere)
+    low = free < 2e9
+    said = f"{megabytes(free)} free " + ("here" if name == "disk" else f"in {there}")
+    remedy = "under 2 GB: free some space" if low else ""
+    return Line(group="machine", name=name, state="warn" if low else "ok", found=said, remedy=remedy)
 
 
-def _libraries() -> Iterator[Line]:
-    """Each library doing, once, what peftlab needs it for."""
-    trials: dict[str, Callable[[], None]] = {
-        "torch": _try_torch,
-        "torchvision": lambda: importlib.import_module("torchvision.transforms") and None,
-        "transformers": _try_transformers,
-        "peft": _try_peft,
-        "timm": _try_timm,
-        "datasets": lambda: importlib.import_module("datasets") and None,
-    }
-    for name, trial in trials.items():
-        try:
-            trial()
-            yield Line(group="libraries", name=name, state="ok", found=f"{_version(name)} works")
-        except Exception as error:  # whatever a broken installation raises
-            found = f"{_version(name)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            yield Line(group="libraries", name=name, state="fail", found=found[:200], remedy=_REINSTALL.format(name=name))
+def _libraries(full: bool) -> Iterator[Line]:
+    """Each library doing, once, what peftlab needs it for; then the accelerators, and what is optional."""
+    jobs = [(*_NEEDED, "devices"), ("bitsandbytes", "onnxruntime", "ray"), tuple(CLASHING)]
+    jobs += [("ONNX",), ("torch.compile",)] if full else []
+    with ThreadPoolExecutor() as pool:
+        limits = [FULL_LIMIT_S if job[0] in ("ONNX", "torch.compile") else TRIAL_LIMIT_S for job in jobs]
+        needed, *others = pool.map(_try, jobs, limits)
+    accelerators = needed.pop("devices")
+    for name, (told, *_) in needed.items():
+        remedy = told["remedy"] or (REINSTALL.format(name=name) if told["state"] != "ok" else "")
+        found = told["found"] or "not installed"
+        yield Line(group="libraries", name=name, state="ok" if told["state"] == "ok" else "fail", found=found, remedy=remedy)
+    yield from _devices(accelerators)
+    for name, (told, *_) in {name: told for part in others for name, told in part.items()}.items():
+        yield from _optional(name, told)
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _try_torch() -> None:
-    import torch
-
-    values = torch.ones(4, 4, requires_grad=True)
-    (values @ values).sum().backward()
-    if values.grad is None or not bool((values.grad == 8).all()):
-        raise ArithmeticError("a matrix product has a wrong gradient")
-
-
-def _tiny_vit() -> Any:
-    import torch
-    from transformers import ViTConfig, ViTForImageClassification
-
-    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8, patch_size=4)
-    with torch.random.fork_rng(devices=[]):
-        return ViTForImageClassification(config)
-
-
-def _try_transformers() -> None:
-    import torch
-
-    _tiny_vit()(pixel_values=torch.zeros(1, 3, 8, 8))
-
-
-def _try_peft() -> None:
-    import peft
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        layers = torch.nn.Sequential(torch.nn.Linear(4, 4))
-        model = peft.get_peft_model(layers, peft.LoraConfig(r=1, target_modules=["0"]))  # pyright: ignore[reportArgumentType]
-    model.merge_and_unload()(torch.zeros(1, 4))  # pyright: ignore[reportCallIssue]
-
-
-def _try_timm() -> None:
-    import timm
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        model = timm.create_model("vit_tiny_patch16_224", img_size=16, depth=1, num_classes=2)
-    model(torch.zeros(1, 3, 16, 16))
-
-
-def _devices() -> Iterator[Line]:
-    try:
-        import torch
-    except Exception:  # said above
-        return
-    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    names += ["mps"] if torch.backends.mps.is_available() else []
-    for name in names:
-        try:
-            (torch.ones(8, 8, device=name) @ torch.ones(8, 8, device=name)).sum().item()
-            yield Line(group="devices", name=name, state="ok", found=_device(name))
-        except Exception as error:  # drivers raise anything
-            remedy = "check the driver; peftlab can use the processor instead"
-            yield Line(group="devices", name=name, state="fail", found=str(error).splitlines()[0][:200], remedy=remedy)
-    if not names:
+def _devices(found: Sequence[dict[str, str]]) -> Iterator[Line]:
+    for told in found:
+        state = "ok" if told["state"] == "ok" else "fail"
+        yield Line(group="devices", name=told["name"], state=state, found=told["found"], remedy=told["remedy"])
+    if not found:
         remedy = "small backbones train on the processor; for others install torch for your accelerator"
         yield Line(group="devices", name="accelerator", state="warn", found="none; training uses the processor", remedy=remedy)
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if not name.startswith("cuda"):
-        return "works; memory is shared with the processor"
-    about = torch.cuda.get_device_properties(name)
-    free, total = torch.cuda.mem_get_info(name)
-    bfloat16 = "with" if torch.cuda.is_bf16_supported() else "without"
-    return f"{about.name}, {megabytes(free)} free of {megabytes(total)}, {bfloat16} bfloat16"
-
-
-def _optional() -> Iterator[Line]:
-    for name, purpose in {"bitsandbytes": "QLoRA", "onnxruntime": "running ONNX", "ray": "runs on several machines"}.items():
-        if find_spec(name) is None:
-            found, remedy = f"not installed; needed for {purpose} only", f"pip install {name}"
-            yield Line(group="optional", name=name, state="warn", found=found, remedy=remedy)
-            continue
-        try:
-            importlib.import_module(name)
-            yield Line(group="optional", name=name, state="ok", found=f"{_version(name)} can be imported")
-        except Exception as error:  # as above
-            found = f"{_version(name)}: {type(error).__name__}: {error}".splitlines()[0][:200]
-            yield Line(group="optional", name=name, state="warn", found=found, remedy=_REINSTALL.format(name=name))
+def _optional(name: str, told: dict[str, str]) -> Iterator[Line]:
+    state, purpose = told["state"], _OPTIONAL.get(name, "")
+    if state == "absent":
+        if purpose:
+            extra = _EXTRAS.get(name)
+            remedy = f'pip install "peftlab[{extra}]"' if extra else f"pip install {name}"
+            yield Line(
+                group="optional", name=name, state="warn", found=f"not installed; needed for {purpose} only", remedy=remedy
+            )
+        return
+    if state == "ok":
+        yield Line(group="optional", name=name, state="ok", found=told["found"])
+        return
+    if name in CLASHING:
+        remedy = UNNEEDED.format(name=CLASHING[name])
+    else:
+        remedy = COMPILER if name == "torch.compile" else REINSTALL.format(name=name.lower())
+    yield Line(group="optional", name=name, state="warn", found=told["found"], remedy=remedy)
 
 
-def _tools() -> Iterator[Line]:
-    yield _compiler()
-    browser = next((p for n in ("chromium", "chromium-browser", "google-chrome", "chrome") if (p := shutil.which(n))), None)
-    remedy = "" if browser else "any browser opens report/index.html; to run the browser tests install chromium and chromedriver"
-    yield Line(group="tools", name="chromium", state="ok" if browser else "warn", found=browser or "not found", remedy=remedy)
-    latex = next((p for n in ("latexmk", "tectonic", "pdflatex") if (p := shutil.which(n))), None)
-    remedy = "" if latex else "needed to typeset tables only; install TeX Live or tectonic"
-    yield Line(group="tools", name="LaTeX", state="ok" if latex else "warn", found=latex or "not found", remedy=remedy)
+def _try(names: Sequence[str], limit_s: float) -> dict[str, list[dict[str, str]]]:
+    """Trials in one process after another: the next begins behind the one that crashed or hung."""
+    found: dict[str, list[dict[str, str]]] = {}
+    left = list(names)
+    while left:
+        output, end = _process(left, limit_s)
+        for line in output.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                told: dict[str, Any] = json.loads(line)
+                found[told["trial"]] = told["lines"]
+        left = left[len([name for name in left if name in found]) :]
+        if left:
+            found[left[0]] = [{"name": left[0], "state": "broken", "found": end, "remedy": ""}]
+            left = left[1:]
+    return {name: found[name] for name in names}
 
 
-def _compiler() -> Line:
-    """torch.compile translates to C++ on a processor: a compiler, and Python's headers."""
-    name = "torch.compile"
-    remedy = "optional: install a C++ compiler and Python's headers (Debian: apt install g++ python3-dev)"
-    command = next((p for n in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if n and (p := shutil.which(n))), None)
-    if command is None:
-        return Line(group="tools", name=name, state="warn", found="no C++ compiler", remedy=remedy)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "trial.cpp"
-        source.write_text("#include <Python.h>\nint main() { return 0; }\n", encoding="ascii")
-        arguments = [command, "-c", str(source), "-o", str(source.with_suffix(".o")), f"-I{sysconfig.get_path('include')}"]
-        try:
-            done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return Line(group="tools", name=name, state="warn", found=f"{command} does not run: {error}", remedy=remedy)
-    if done.returncode:
-        first = next((line for line in done.stderr.splitlines() if "error" in line), "failed")
-        return Line(group="tools", name=name, state="warn", found=f"{command}: {first[:150]}", remedy=remedy)
-    return Line(group="tools", name=name, state="ok", found=f"{command} compiles against Python {platform.python_version()}")
+def _process(names: Sequence[str], limit_s: float) -> tuple[str, str]:
+    """(what the trials printed, how their process ended)."""
+    here = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
+                   "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    command = [sys.executable, "-m", "peftlab.api._trials", *names]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=environment, check=False)
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+        return output.decode() if isinstance(output, bytes) else output, f"hangs: no answer within {limit_s:g} s"
+    if done.returncode < 0:
+        return done.stdout, f"crashes: {signal.Signals(-done.returncode).name}"
+    last = next(iter(reversed(done.stderr.strip().splitlines())), "")
+    return done.stdout, f"ends the process with code {done.returncode}: {last}"[:200]
 
 
 def _hub() -> Line:
     try:
         from huggingface_hub import constants
     except Exception as error:  # as above
-        remedy = _REINSTALL.format(name="huggingface_hub")
+        remedy = REINSTALL.format(name="huggingface_hub")
         return Line(group="connection", name="hub", state="fail", found=f"{type(error).__name__}: {error}"[:200], remedy=remedy)
     if constants.HF_HUB_OFFLINE:
         remedy = "only what lies in the cache or in local folders can be used; unset HF_HUB_OFFLINE to download"

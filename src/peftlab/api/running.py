@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftlab.api import answers
 from peftlab.api.answers import Answer
+from peftlab.api.engines import Where
 from peftlab.errors import StudyError
 from peftlab.study.load import dump, load_study
 from peftlab.study.schema import Study
@@ -47,50 +50,71 @@ def run(  # noqa: PLR0913
     max_runs: int | None = None,
     output: Path = RESULTS,
     jobs: int | None = None,
+    processes: int = 1,
     retry_failed: bool = False,
     dry_run: bool = False,
+    checkpoint_every_s: float = 30.0,
     prefix_cache: bool | float = True,
     fused: bool = True,
+    engine: str = "local",
+    address: str | None = None,
+    place: Sequence[str] = (),
+    gpus: float | None = None,
+    shared_disk: bool = True,
 ) -> Answer:
     """Run a study, or go on with it; then analyse it and write the report.
 
     Tuning runs come first (if the study has ``tune``), then the evaluation runs with what was chosen. Finished runs are reused.
+    ``checkpoint_every_s``: what ``kill -9`` may cost each run; no result depends on it.
     ``prefix_cache``: whether runs share hidden states before the first trained layer, or at most how many megabytes of them.
     ``fused``: adapted layers compute base and update together, which gives the same numbers up to rounding and dropout's draws.
+    ``processes``: of each run; they share the examples of every batch (:mod:`peftlab.training.team`), one on each GPU.
+    ``engine``: ``local`` or ``ray``; what follows is for a Ray cluster (:class:`peftlab.api.engines.Where`).
     """
-    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused}
-    if dry_run:
-        return plan(study, overrides=overrides, output=output, prefix_cache=prefix_cache, **narrowed)
-    load_study(study, overrides)  # a mistake in it is told at once
+    name = load_study(study, overrides).study  # a mistake in it is told at once
+    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused, **_shared(prefix_cache)}
 
     from rich.console import Console
 
-    from peftlab.execution.local import warm_up
     from peftlab.execution.progress import listener_for
     from peftlab.tuning.study_run import StudyRun
 
-    warm_up()  # the fork server loads its libraries while we plan
-    folder, parsed, planner, progress = _planned(study, tuple(overrides), Path(output), {**narrowed, **_shared(prefix_cache)})
-    folder.open_or_create(dump(parsed, tuple(overrides)))
     console = Console(stderr=True)
-    execution = StudyRun(
-        folder=folder,
-        study=parsed,
-        planner=planner,
-        progress=progress,
-        cache=cache_folder(),
-        jobs=jobs,
-        retry_failed=retry_failed,
-        listener=lambda: listener_for(console),
-        say=lambda sentence: console.print(sentence, markup=False, highlight=False, soft_wrap=True),
-    )
-    outcome = execution.run()
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    where = Where(engine=engine, jobs=jobs, processes=processes, address=address, place=place, gpus=gpus, shared_disk=shared_disk)
+    machines = where.make(Path(output) / name, cache_folder(), starts=not dry_run)
+    with contextlib.closing(machines), contextlib.redirect_stdout(sys.stderr):  # Ray prints what its nodes die of
+        told = list(machines.open())
+        narrowed["available_mb"] = machines.available_mb
+        folder, parsed, planner, progress = _planned(study, tuple(overrides), Path(output), narrowed)
+        told += machines.check(progress.plan)
+        for sentence in told:
+            say(sentence)
+        if dry_run:
+            return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
+        folder.open_or_create(dump(parsed, tuple(overrides)))
+        execution = StudyRun(
+            folder=folder,
+            study=parsed,
+            planner=planner,
+            progress=progress,
+            cache=cache_folder(),
+            engine=machines,
+            retry_failed=retry_failed,
+            checkpoint_every_s=checkpoint_every_s,
+            listener=lambda: listener_for(console),
+            say=say,
+        )
+        outcome = execution.run()
     data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
     if execution.said:
         data["tuning"] = execution.said
     if execution.raced:
         data["racing"] = execution.raced
-    if outcome.interrupted or not any(record.results() for record in folder.runs("evaluation")):
+    if outcome.interrupted or not any(record.status() == "finished" for record in folder.runs("evaluation")):
         return Answer(data, exit_code=outcome.exit_code)
     shown = report(folder.path)
     return Answer({**data, **shown.as_dict()}, shown.table, exit_code=outcome.exit_code)
@@ -127,12 +151,12 @@ def analyze(folder: str | Path) -> Answer:
     return Answer(findings.model_dump(mode="json"), lambda: _findings_table(findings))
 
 
-def report(folder: str | Path) -> Answer:
-    """Analyse, then write ``report/``: index.html, figures, tables."""
+def report(folder: str | Path, *, eps: bool = False) -> Answer:
+    """Analyse, then write ``report/``: index.html, figures (PDF and PNG, with ``eps`` EPS as well), tables."""
     from peftlab.analysis.analyze import read_findings
     from peftlab.report.build import build_report
 
-    path = build_report(folder)  # analyses anew
+    path = build_report(folder, eps=eps)  # analyses anew
     findings = read_findings(folder)
     data = {"report": str(path), "verdict": findings.verdict}
     return Answer(data, lambda: answers.lines(_findings_table(findings), f"report: {path}"))
@@ -184,15 +208,18 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
 
     trackers_of(parsed.trackers)  # so is one that is not installed
 
+    from peftlab.planning.begun import begun_batches
     from peftlab.planning.plan import PlanOptions
     from peftlab.planning.planner import Planner
     from peftlab.probes.contract import probes_of
     from peftlab.records.store import ResultsFolder
+    from peftlab.study.expand import cells
     from peftlab.tuning.search import follow
 
     probes_of(parsed.probes)
     folder = ResultsFolder(output / parsed.study)
-    planner = Planner(parsed, PlanOptions(cache=cache_folder(), **narrowed))
+    begun = begun_batches(folder) if any(cell.train.batch_size == "auto" for cell in cells(parsed)) else {}
+    planner = Planner(parsed, PlanOptions(cache=cache_folder(), begun=begun, **narrowed))
     return folder, parsed, planner, follow(folder, parsed, planner)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from peftlab.backbones.contract import BackboneSource
@@ -15,6 +16,8 @@ def source_of(name: str) -> type[BackboneSource]:
     Raises:
         BackboneError: nothing accepts the name; a local path that is not there names its nearest neighbours.
     """
+    if name.startswith("~") and os.path.expanduser(name).startswith("~"):  # noqa: PTH111 (raises)
+        raise BackboneError("there is no such user", where=name, remedy="write the path out")
     sources = sorted(components("backbone").values(), key=lambda cls: cls.priority)  # pyright: ignore
     for source in sources:
         if issubclass(source, BackboneSource) and source.accepts(name):

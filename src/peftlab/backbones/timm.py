@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,12 @@ from peftlab.tasks.contract import Head, Preprocessing
 _PREFIXES = ("timm/", "timm:")
 
 _HEADS: tuple[Head, ...] = ("image-classification",)
+_ARCHITECTURE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)?")
+#: options of timm.create_model that load other weights, from files or the hub, or make another kind of module
+_LEADING_ELSEWHERE = frozenset(
+    "pretrained pretrained_cfg pretrained_cfg_overlay pretrained_strict checkpoint_path cache_dir model_name "
+    "features_only scriptable exportable no_jit kwargs".split()
+)
 
 
 def _folder(name: str) -> Path | None:
@@ -135,9 +142,27 @@ def _create(architecture: str, image_size: int | None, device: str, **options: A
         ) from error
 
 
-def _from_folder(folder: Path, image_size: int | None, device: str) -> nn.Module:
+def _own_config(folder: Path) -> dict[str, Any]:
+    """The folder's config, which may describe an architecture but lead to no other model or file.
+
+    Raises:
+        BackboneError: it does.
+    """
     config = read_json(folder / "config.json")
-    classes = config.get("num_classes", config.get("pretrained_cfg", {}).get("num_classes", 1000))
+    where, remedy = str(folder / "config.json"), "write the folder with timm.models.save_for_hf"
+    architecture, arguments = config["architecture"], config.get("model_args", {})
+    if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
+        raise BackboneError(f"{architecture!r} is no architecture of timm", where=where, remedy=remedy)
+    if not isinstance(arguments, dict):
+        raise BackboneError("model_args holds no options", where=where, remedy=remedy)
+    if leading := sorted(_LEADING_ELSEWHERE & arguments.keys()):
+        raise BackboneError(f"model_args.{leading[0]} may not be set by a folder", where=where, remedy=remedy)
+    return config
+
+
+def _from_folder(folder: Path, image_size: int | None, device: str) -> nn.Module:
+    config = _own_config(folder)
+    classes = config.get("num_classes", (config.get("pretrained_cfg") or {}).get("num_classes", 1000))
     with seeded(0, "timm"):  # initial values are drawn, then all replaced
         module = _create(config["architecture"], image_size, device, **{**config.get("model_args", {}), "num_classes": classes})
     _check_size(module, image_size, str(folder))

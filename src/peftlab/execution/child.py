@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import hashlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from peftlab.errors import LeaseHeld, PeftlabError, Stopped
 from peftlab.execution.protocol import Channel, Failed, Leased, Reused, WorkerOptions
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig, RunError
-from peftlab.records.redact import redact
+from peftlab.records.redact import redact, redact_all
 from peftlab.records.run_folder import LOG
 from peftlab.records.store import RunFolder
 
@@ -61,6 +62,9 @@ def run_child(
     except LeaseHeld as error:
         Channel(connection).send(Leased(error.what))
         code = 0
+    except PeftlabError as error:  # not even the lease could be written
+        Channel(connection).send(Failed(redact_all(error.as_json())))
+        code = error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
     with suppress(OSError):
@@ -82,8 +86,24 @@ def _log_to(folder: RunFolder) -> None:
     with suppress(OSError), (folder.path / LOG).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = io.TextIOWrapper(io.BufferedWriter(_Log()), errors="backslashreplace", write_through=True)
         faulthandler.enable(file=2)
         faulthandler.register(SHOW_STACK, file=2, chain=False)  # in C: answers even where Python hangs
+
+
+class _Log(io.RawIOBase):
+    """The log for Python's own prints. What a full disk does not take is lost: no run ends for its log."""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            os.write(1, data)
+        return len(data)
 
 
 def tidy_log(folder: RunFolder) -> str:
@@ -142,8 +162,9 @@ def _record(folder: RunFolder, error: BaseException, connection: Connection) -> 
         described, code = {"type": type(error).__name__, "what": what, "where": str(folder.path), "remedy": remedy}, 1
     if folder.status() != "finished" and not (folder.path / "error.json").exists():
         text = "".join(traceback.format_exception(error))
-        folder.fail(RunError(run_id=folder.run_id, error=described, traceback=text, step=last_step(folder)))
-        Channel(connection).send(Failed(described))
+        with suppress(PeftlabError):  # on a full disk, say: then only who waits for us is told, and the run stays as it was
+            folder.fail(RunError(run_id=folder.run_id, error=described, traceback=text, step=last_step(folder)))
+        Channel(connection).send(Failed(redact_all(described)))
     return code
 
 

@@ -111,6 +111,8 @@ class FrozenPrefix:
 
     def _check(self, ingredients: Ingredients, adapted: Adapted) -> None:
         """Raises Uncut for what speaks against it whatever the model is."""
+        if self.options.processes > 1:
+            raise Uncut("the run has several processes")
         planned = self.config.predicted.get("prefix", {})
         if self.options.prefix_cache_mb <= 0:
             raise Uncut("switched off")

@@ -2,7 +2,8 @@
 
 A fork server with everything imported makes a new process in a fraction of a second (macOS: a fresh process, which imports
 again). Every run has a lease, so several executions of one study share the work. Whatever happens to one process, the others go
-on; whatever happens to this one, its children save and stop.
+on; whatever happens to this one, its children save and stop. A run is started when there is memory for it: in the order given,
+and where that is short the largest that fits.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from peftlab.errors import LeaseHeld, OptionError, PeftlabError, WorkerDied
-from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, last_step, run_child, tidy_log
+from peftlab.errors import OptionError, RecordError
+from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, run_child
+from peftlab.execution.deaths import death, record_death
+from peftlab.execution.memory_guard import LOOK_EVERY_S, InProgress, MemoryGuard, own_mb
+from peftlab.execution.outcome import Ending, Outcome
 from peftlab.execution.processes import out_of_memory_kills, process_context, signals, start_up, warm_up
-from peftlab.execution.progress import Ending, Listener, Outcome
-from peftlab.execution.protocol import Leased, Reused, WorkerOptions
+from peftlab.execution.progress import Listener
+from peftlab.execution.protocol import Failed, Leased, Reused, Step, WorkerOptions
 from peftlab.execution.silence import Watch
-from peftlab.records.record import RunConfig, RunError
+from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder, RunFolder
 
 __all__ = ["WORKER", "execute", "warm_up"]
@@ -78,6 +82,9 @@ class _Worker:
     started_s: float = field(default_factory=time.monotonic)
     leased: bool = False
     reused: bool = False
+    stepped: bool = False
+    error: dict[str, str] | None = None  #: that it told; on a full disk not even that can be written
+    hung_s: float | None = None  #: it was ended after this long a silence
 
 
 class _Execution:
@@ -97,6 +104,7 @@ class _Execution:
         self.deferred: deque[RunConfig] = deque()  #: leased by another process when their turn came
         self.final = False  #: the deferred ones are being looked at for the last time
         self.active: list[_Worker] = []
+        self.guard = MemoryGuard(options.device, options.memory_patience_s, options.processes)
         self.endings: list[Ending] = []
         self.stop: int | None = None  #: the signal that asked us to stop
         self.signals: deque[int] = deque()  #: come, not yet acted on
@@ -126,10 +134,31 @@ class _Execution:
         while self.stop is None and len(self.active) < self.jobs:
             if not self.queue and self.deferred and not self.active:
                 self.queue, self.deferred, self.final = self.deferred, deque(), True
-            if not self.queue:
+            if not self.queue or not self._begin_next():
                 break
-            self._begin(self.queue.popleft())
         return self.stop is None and bool(self.queue or self.deferred)
+
+    def _begin_next(self) -> bool:
+        """Begin a run that there is memory for; whether there is one."""
+        before = self.guard.short
+        active = [InProgress(worker.config, worker.process.pid, worker.stepped) for worker in self.active]
+        config = self.guard.pick(self.queue, active, self._needed_mb)
+        if config is not None:
+            self.queue.remove(config)
+            self._begin(config)
+        elif given_up := self.guard.given_up(active):
+            self.queue.remove(config := given_up.config)
+            self._end(config, "failed", error=given_up.refusal())
+        elif before is None and self.guard.short:
+            self.listener.waiting(self.guard.short)
+        return config is not None
+
+    def _needed_mb(self, config: RunConfig) -> float:
+        """Nothing where no process will be started."""
+        run = self.folder.run(config)
+        status = run.status()
+        ended = status in ("running", "finished") or (status == "failed" and not self._to_retry(run))
+        return 0.0 if ended or not own_mb(config) else self.guard.needed_mb(config)
 
     def _begin(self, config: RunConfig) -> None:
         run = self.folder.run(config)
@@ -147,11 +176,20 @@ class _Execution:
         return bool(found) and found == error_hash(run)
 
     def _end_as_found(self, config: RunConfig, run: RunFolder) -> None:
-        results, failure = run.results(), run.error()
-        if results is not None:
-            self._end(config, "reused", results.status)
-        else:
-            self._end(config, "failed-before", error=dict(failure.error) if failure else {})
+        with self._damage_ends_only(config):
+            results, failure = run.results(), run.error()
+            if results is not None:
+                self._end(config, "reused", results.status)
+            else:
+                self._end(config, "failed-before", error=dict(failure.error) if failure else {})
+
+    @contextmanager
+    def _damage_ends_only(self, config: RunConfig) -> Iterator[None]:
+        """One record that cannot be read is no reason to leave the other runs undone."""
+        try:
+            yield
+        except RecordError as error:
+            self._end(config, "failed-before", error=error.as_json())
 
     def _launch(self, config: RunConfig, run: RunFolder) -> _Worker:
         context = process_context()
@@ -164,13 +202,16 @@ class _Execution:
             process.start()
         theirs.close()
         orders.close()
-        return _Worker(config, run, process, connection, control, out_of_memory_kills(), Watch(self.options.silence_s))
+        watch = Watch.of(config, self.options.silence_s)
+        return _Worker(config, run, process, connection, control, out_of_memory_kills(), watch)
 
     def _wait(self, wake: int) -> None:
         waited: list[Any] = [wake]
         for worker in self.active:
             waited += [worker.process.sentinel] if worker.connection.closed else [worker.connection, worker.process.sentinel]
-        patience_s = min((worker.watch.due_in_s() for worker in self.active), default=None)
+        looks = [LOOK_EVERY_S] if self.guard.short is not None and self.queue else []
+        watches = [worker.watch.due_in_s() for worker in self.active if worker.hung_s is None]
+        patience_s = min((*looks, *watches), default=None)
         ready = set(multiprocessing.connection.wait(waited, patience_s))
         if wake in ready:
             os.read(wake, 4096)
@@ -182,8 +223,17 @@ class _Execution:
             if worker.process.sentinel in ready:
                 self.active.remove(worker)
                 self._conclude(worker)
-            elif silence := worker.watch.look(worker.config, worker.folder, worker.process.pid):
-                self.listener.silent(silence)
+            elif worker.hung_s is None:
+                self._listen_for(worker)
+
+    def _listen_for(self, worker: _Worker) -> None:
+        """Tell of a long silence, and end it where its study says so."""
+        silence = worker.watch.look(worker.config, worker.folder, worker.process.pid)
+        if silence is not None:
+            self.listener.silent(silence)
+            if silence.ends:
+                worker.hung_s = silence.silent_s
+                worker.process.kill()
 
     def _receive(self, worker: _Worker) -> None:
         try:
@@ -192,6 +242,8 @@ class _Execution:
                 worker.watch.heard(message)
                 worker.leased |= isinstance(message, Leased)
                 worker.reused |= isinstance(message, Reused)
+                worker.stepped |= isinstance(message, Step)
+                worker.error = dict(message.error) if isinstance(message, Failed) else worker.error
                 self.listener.message(worker.config, message)
         except (EOFError, OSError):
             worker.connection.close()
@@ -201,11 +253,15 @@ class _Execution:
         code = worker.process.exitcode
         worker.connection.close()
         worker.control.close()
+        self.guard.look_again()
         if worker.leased:
             return self._defer(worker.config, "")
         if worker.reused:
             return self._end_as_found(worker.config, worker.folder)
-        duration_s = time.monotonic() - worker.started_s
+        with self._damage_ends_only(worker.config):
+            self._end_of(worker, code, time.monotonic() - worker.started_s)
+
+    def _end_of(self, worker: _Worker, code: int | None, duration_s: float) -> None:
         status = worker.folder.status()
         if status == "finished":
             results = worker.folder.results()
@@ -214,9 +270,11 @@ class _Execution:
         if status != "failed" and (self.stop is not None or code in (TERMINATED, INTERRUPTED)):
             return self._end(worker.config, "interrupted", time_s=duration_s)
         if status != "failed":
-            return self._end(worker.config, "failed", time_s=duration_s, error=_record_death(worker, code))
-        failure = worker.folder.error()
-        return self._end(worker.config, "failed", time_s=duration_s, error=dict(failure.error) if failure else {})
+            told = worker.error or death(code, worker.hung_s, worker.out_of_memory_kills, worker.folder)
+            return self._end(worker.config, "failed", time_s=duration_s, error=record_death(worker.folder, worker.config, told))
+        failure = worker.folder.error()  # of an earlier try, where this one could not write its own
+        error = worker.error or (dict(failure.error) if failure else {})
+        return self._end(worker.config, "failed", time_s=duration_s, error=error)
 
     def _defer(self, config: RunConfig, by: str) -> None:
         if self.final or self.stop is not None:
@@ -252,31 +310,3 @@ class _Execution:
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
-
-
-def _record_death(worker: _Worker, code: int | None) -> dict[str, str]:
-    """``error.json`` for a process that could not write it."""
-    remedy = "`peftlab run --retry-failed` continues it from its last checkpoint"
-    if code is not None and code < 0:
-        what = f"the run's process was ended by {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            seen = out_of_memory_kills() > worker.out_of_memory_kills
-            what += ": the system ran out of memory" if seen else " (running out of memory is the usual cause)"
-            remedy = f"use fewer --jobs or a smaller batch_size; {remedy}"
-    else:
-        what = f"the run's process ended with code {code} and left no result"
-    error = WorkerDied(what, where=str(worker.folder.path), remedy=remedy).as_json()
-    for _ in range(20):  # the lock goes with the process; where the server was killed, a little later
-        try:
-            with worker.folder.lease():
-                if worker.folder.status() not in ("finished", "failed"):
-                    worker.folder.create(worker.config)
-                    log = tidy_log(worker.folder)[-4000:]
-                    record = RunError(run_id=worker.folder.run_id, error=error, traceback=log, step=last_step(worker.folder))
-                    worker.folder.fail(record)
-            break
-        except LeaseHeld:
-            time.sleep(0.25)
-        except PeftlabError as unwritten:  # a full disk, say: reported all the same
-            return {**error, "remedy": f"{remedy} (this could not be recorded: {unwritten.what})"}
-    return error

@@ -7,72 +7,25 @@ import json
 import signal
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from peftlab.execution.protocol import Evaluated, Message, Started, Step
+from peftlab.execution.memory_guard import Shortage
+from peftlab.execution.outcome import Ending, Outcome
+from peftlab.execution.protocol import Evaluated, Message, Moved, Started, Step
 from peftlab.execution.silence import Silence
 from peftlab.records.journal import plain
 from peftlab.records.record import RunConfig
 
-#: finished, diverged: now; reused: before (or by another process meanwhile); failed: now; failed-before: earlier, not
-#: tried again; interrupted: stopped, can be continued; leased: another process works on it
-How = Literal["finished", "diverged", "reused", "failed", "failed-before", "interrupted", "leased"]
 _WORDS: dict[str, str] = {
     "reused": "reused (finished before)",
     "failed-before": "failed before (--retry-failed tries again)",
     "leased": "left to another process",
     "interrupted": "stopped; run again to continue",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What became of one run."""
-
-    config: RunConfig
-    how: How
-    detail: str = ""
-    time_s: float = 0.0
-    error: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of all runs. ``stop_signal``: what asked us to stop, if anything did."""
-
-    endings: tuple[Ending, ...]
-    stop_signal: int | None = None
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How -> number of runs."""
-        return dict(Counter(ending.how for ending in self.endings))
-
-    @property
-    def reused(self) -> tuple[Ending, ...]:
-        return tuple(ending for ending in self.endings if ending.how == "reused")
-
-    @property
-    def failed(self) -> tuple[Ending, ...]:
-        """Those that failed now, and those that had failed before and were not tried again."""
-        return tuple(ending for ending in self.endings if ending.how in ("failed", "failed-before"))
-
-    @property
-    def interrupted(self) -> bool:
-        return self.stop_signal is not None or any(ending.how == "interrupted" for ending in self.endings)
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command line: see :mod:`peftlab.errors`."""
-        if self.interrupted:
-            return 130 if self.stop_signal == signal.SIGINT else 75
-        return 1 if self.failed else 0
 
 
 class Listener(Protocol):
@@ -87,7 +40,11 @@ class Listener(Protocol):
         ...
 
     def silent(self, silence: Silence) -> None:
-        """A run has said nothing for long; it goes on."""
+        """A run has said nothing for long; it goes on, or is ended where its study says so."""
+        ...
+
+    def waiting(self, shortage: Shortage) -> None:
+        """There is no memory for the next run yet."""
         ...
 
     def ended(self, ending: Ending) -> None:
@@ -113,6 +70,9 @@ class NullListener:
         pass
 
     def silent(self, silence: Silence) -> None:
+        pass
+
+    def waiting(self, shortage: Shortage) -> None:
         pass
 
     def ended(self, ending: Ending) -> None:
@@ -153,9 +113,14 @@ class PlainListener(NullListener):
             self._line(f"{run_name(config)}: " + (f"continued at step {message.step}" if message.step else "started"))
         elif isinstance(message, Evaluated):
             self._line(f"{run_name(config)}: step {message.step} {message.split} {_metrics(message)}")
+        elif isinstance(message, Moved):
+            self._line(f"{run_name(config)}: {_moved(message)}")
 
     def silent(self, silence: Silence) -> None:
         self._line(f"{run_name(silence.config)}: {silence.sentence()}")
+
+    def waiting(self, shortage: Shortage) -> None:
+        self._line(f"{run_name(shortage.config)}: {shortage.sentence()}")
 
     def ended(self, ending: Ending) -> None:
         self.done += 1
@@ -185,7 +150,11 @@ class JsonListener(NullListener):
 
     def silent(self, silence: Silence) -> None:
         values = {"pid": silence.pid, "silent_s": round(silence.silent_s, 3), "log": silence.log and str(silence.log)}
-        self._line("silent", **_identity(silence.config), **values)
+        self._line("silent", **_identity(silence.config), **values, ends=silence.ends)
+
+    def waiting(self, shortage: Shortage) -> None:
+        values = {"needed_mb": round(shortage.needed_mb, 1), "room_mb": round(shortage.room_mb, 1)}
+        self._line("waiting", **_identity(shortage.config), **values)
 
     def ended(self, ending: Ending) -> None:
         values = {"how": ending.how, "detail": ending.detail, "time_s": round(ending.time_s, 3), "error": ending.error}
@@ -230,10 +199,17 @@ class RichListener(NullListener):
             self._bar(config, completed=message.step, total=message.total or None, note=f"loss {loss}")
         elif isinstance(message, Evaluated):
             self._bar(config, note=escape(_metrics(message)))
+        elif isinstance(message, Moved):
+            self._warn(f"{run_name(config)}: {_moved(message)}")
 
     def silent(self, silence: Silence) -> None:
-        text = escape(f"{run_name(silence.config)}: {silence.sentence()}")
-        self.progress.console.print(f"[yellow]{text}[/yellow]", highlight=False)
+        self._warn(f"{run_name(silence.config)}: {silence.sentence()}")
+
+    def waiting(self, shortage: Shortage) -> None:
+        self._warn(f"{run_name(shortage.config)}: {shortage.sentence()}")
+
+    def _warn(self, text: str) -> None:
+        self.progress.console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
 
     def ended(self, ending: Ending) -> None:
         bar = self.bars.pop(_key(ending.config), None)
@@ -291,6 +267,10 @@ def _sentence(ending: Ending) -> str:
         remedy = f" -> {ending.error['remedy']}" if ending.error.get("remedy") else ""
         text += f": {ending.error.get('type', '')}: {ending.error.get('what', '')}{remedy}"
     return text + (f" ({ending.detail})" if ending.detail and ending.how != "reused" else "")
+
+
+def _moved(message: Moved) -> str:
+    return f"its machine failed, it is started again: {message.why}"
 
 
 def _stopping(now: bool) -> str:

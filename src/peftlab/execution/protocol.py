@@ -22,7 +22,8 @@ class WorkerOptions:
     """
 
     cache: Path
-    threads: int = 1
+    threads: int = 1  #: of each process
+    processes: int = 1  #: that share the examples of every batch of a run (training/team.py); dropout's draws depend on it
     device: str = "auto"
     checkpoint_every_s: float = 30.0
     checkpoint_every_steps: int | None = None
@@ -32,6 +33,7 @@ class WorkerOptions:
     fused: bool = True  #: adapted layers compute base and update together; the same numbers up to rounding and dropout's draws
     prefix_cache_mb: float = LIMIT_MB  #: of hidden states before the first trained layer, kept for all runs; 0: none are kept
     silence_s: float = 600.0  #: a run that has said nothing for so long is reported, with its stack in its log; it is not stopped
+    memory_patience_s: float = 600.0  #: for memory to come free when nothing of ours runs; then the run is left for another time
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,14 @@ class Reused:
     """Nothing was done: another process had ended the run between our look and our lease."""
 
 
-Message = Reused | Started | Step | Evaluated | Finished | Failed | Leased
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The machine that the run was on failed or was taken away; the run is started again, on another if there is one."""
+
+    why: str
+
+
+Message = Moved | Reused | Started | Step | Evaluated | Finished | Failed | Leased
 
 
 class Channel:

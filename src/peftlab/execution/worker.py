@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
-import os
 import signal
 import statistics
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import OutOfMemory, Stopped
+from peftlab.execution.crew import crew
 from peftlab.execution.fallback import Attempt, is_out_of_memory
+from peftlab.execution.follower import build, follow, ingredients_of, set_determinism
 from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.execution.fused_record import FusedRecord
 from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
@@ -26,12 +27,14 @@ from peftlab.execution.stop import StopFlag
 from peftlab.execution.tracking import Tracking
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.contract import View, probes_of
+from peftlab.records.commit import disk_errors
 from peftlab.records.environment import environment
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
+from peftlab.records.versions import continued, continued_with
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Splits
-from peftlab.training.assemble import Ingredients, base_probe
+from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.evaluation import predictions
 from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
@@ -39,6 +42,7 @@ from peftlab.training.memory import MemoryMeter
 from peftlab.training.precision import resolve_device, resolve_precision
 from peftlab.training.prefix_task import PrefixTask
 from peftlab.training.quantization import FILE, examine, first_batches
+from peftlab.training.team import Team
 
 
 def main(config_json: str, path: str, options: WorkerOptions, connection: Connection | None = None) -> int:
@@ -117,9 +121,9 @@ class _Run:
 
     def _results(self) -> RunResults:
         """All that the run is, but for its last word."""
-        _determinism(self.options)
-        self.folder.write_json("environment.json", environment())
-        ingredients = self._ingredients()
+        set_determinism(self.options)
+        self._say_environment()
+        ingredients = ingredients_of(self.config)
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
         adapted, trainer, fitted, memory = self._fit(ingredients, task)
         validated = fitted.selected.metrics
@@ -136,12 +140,13 @@ class _Run:
         if self.config.predicted:
             measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
         self.fused.write(adapted)
-        ingredients.adapter.save(adapted, self.folder.adapter)
+        with disk_errors(self.folder.adapter):
+            ingredients.adapter.save(adapted, self.folder.adapter)
         reports = trainer.chain.report()
         for name, content in reports.items():
             self.folder.write_json(name, content)
         for name, arrays in trainer.chain.arrays().items():
-            np.savez_compressed(self.folder.path / name, **arrays)  # pyright: ignore
+            self._save_arrays(name, arrays)
         self.folder.write_json("base_check.json", trainer.base_check)
         self.folder.write_json("memory.json", measured)
         self.folder.append_metrics([], durable=True)
@@ -167,17 +172,19 @@ class _Run:
             resumed=fitted.resumed,
         )
 
-    def _ingredients(self) -> Ingredients:
-        c = self.config
-        return Ingredients.of(
-            backbone=c.backbone,
-            task=c.task,
-            adapter=c.adapter,
-            allocator=c.allocator,
-            quantizer=c.quantizer,
-            quantize=c.quantize,
-            where=c.label,
-        )
+    def _say_environment(self) -> None:
+        """A run that goes on under other versions keeps its work and says so: in every table, other source code in its notes."""
+        now = {**environment(), "processes": self.options.processes}
+        if any(self.folder.checkpoints.glob("*/step-*")):
+            before = self.folder.read_json("environment.json")
+            if isinstance(before, dict):
+                now = continued(before, now)
+                if (had := before.get("processes", 1)) != self.options.processes:
+                    self.flags.append(f"continued in another number of processes: {had} -> {self.options.processes}")
+        self.folder.write_json("environment.json", now)
+        for change in continued_with(now):
+            said = self.notes if change.startswith("peftlab ") else self.flags
+            said.append(f"continued with another version: {change}")
 
     def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         """Train; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
@@ -203,16 +210,21 @@ class _Run:
             gc.collect()  # the tensors of the failed attempt
 
     def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
-        device, name = self.attempt.device, self.attempt.name
-        memory = MemoryMeter(device)
+        name = self.attempt.name
         self.tracking = Tracking(self.options.trackers, self.folder, self.config, "" if name == self.first else name)
-        seed, splits = self.config.seed, task.splits(self.config.seed, self.config.fold)
-        look = functools.partial(base_probe, task=task, splits=splits, train=self.attempt.train, seed=seed)
-        batches = first_batches(task, splits.train, device)
         fused, note = self.fused.begin(name)
         self.notes += note
-        ingredients = dataclasses.replace(ingredients, fused=fused)
-        adapted = ingredients.build(task.info.outputs, seed, device, look, task, batches)
+        checkpoints = self.folder.checkpoints / name
+        given = (self.config, self.options, self.attempt, fused, checkpoints)
+        with crew(self.options.processes, self.attempt.device, self.config.label, follow, given) as team:
+            return self._train(dataclasses.replace(ingredients, fused=fused), task, Checkpoints(checkpoints), team)
+
+    def _train(
+        self, ingredients: Ingredients, task: PreparedTask, checkpoints: Checkpoints, team: Team
+    ) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
+        device = self.attempt.device
+        memory, splits = MemoryMeter(device), task.splits(self.config.seed, self.config.fold)
+        adapted = build(ingredients, task, self.config, self.attempt, first_batches(task, splits.train, device))
         self.fused.write(adapted)
         hooks: list[TrainingHook] = [*adapted.hooks]
         hooks += self._watching(ingredients, task, splits, adapted)
@@ -223,14 +235,15 @@ class _Run:
             task=given,
             splits=splits,
             train=self.attempt.train,
-            seed=seed,
+            seed=self.config.seed,
             device=device,
             precision=self.attempt.precision,
-            checkpoints=Checkpoints(self.folder.checkpoints / self.attempt.name),
+            checkpoints=checkpoints,
             cadence=Cadence(seconds=self.options.checkpoint_every_s, steps=self.options.checkpoint_every_steps),
             hooks=hooks,
             listener=_Forward(self.folder, self.channel, memory, self.tracking),
             should_stop=self.stop,
+            team=team,
         )
         with memory:
             return adapted, trainer, trainer.fit(), memory
@@ -271,8 +284,12 @@ class _Run:
         meter = trainer.evaluate("test")
         self.folder.write_json("evaluation.json", meter.details())
         found = predictions(trainer.task, trainer.splits.test, meter)
-        np.savez_compressed(self.folder.path / "predictions.npz", **found)  # pyright: ignore
+        self._save_arrays("predictions.npz", found)
         return dict(meter.compute())
+
+    def _save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        with disk_errors(self.folder.path / name):
+            np.savez_compressed(self.folder.path / name, **arrays)  # pyright: ignore
 
     def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
         examples = fitted.steps * trainer.schedule.effective_batch
@@ -285,18 +302,9 @@ class _Run:
             "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
             "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
             "threads": torch.get_num_threads(),
+            "processes": self.options.processes,
             "device": self.attempt.device.type,
             "precision": self.attempt.precision,
             **self.fused.counts,
             **({"prefix": self.prefix.record} if self.prefix.record.get("used") else {}),
         }
-
-
-def _determinism(options: WorkerOptions) -> None:
-    torch.set_num_threads(options.threads)
-    if options.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary its sums
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore  # nobody reads it; filling takes time
-        torch.backends.cudnn.benchmark = False
-    Path(options.cache).mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from peftlab.study.schema import Require, Study, Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
 
+EFFECTIVE = 64  #: batch of an arm whose micro-batch is ``auto``, where it names none
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
@@ -44,6 +46,8 @@ class Arms:
     def __init__(self, study: Study, options: PlanOptions) -> None:
         self.study, self.options = study, options
         self.machine = Machine.here(options.cache, device=options.device)
+        if options.available_mb is not None and self.machine.device == "cpu":
+            self.machine = dataclasses.replace(self.machine, available_mb=options.available_mb)
         self.infos: dict[tuple[str, str], TaskInfo] = {}
         self.fingerprints: dict[str, str] = {}
         self._variants: dict[str, Ready] = {}
@@ -97,14 +101,21 @@ class Arms:
         )
 
     def settle_batches(self, ready: list[Ready]) -> list[Ready]:
-        """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run."""
+        """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run.
+
+        A study that is continued keeps the one it was begun with.
+        """
         groups: dict[tuple[str, str], list[Ready]] = {}
         for item in ready:
             if item.cell.train.batch_size == "auto" and item.refusal is None:
                 groups.setdefault((item.cell.backbone, task_name(item.cell.task)), []).append(item)
         batches = {}
         for key, items in groups.items():
-            effective = [item.cell.train.effective_batch_size or 64 for item in items]
+            effective = [item.cell.train.effective_batch_size or EFFECTIVE for item in items]
+            begun = {self.options.begun.get((i.cell.label, i.cell.backbone, i.data_fingerprint)) for i in items} - {None}
+            if len(begun) == 1 and not any(e % batch for batch in begun for e in effective if batch):
+                batches[key] = begun.pop()
+                continue
             batches[key] = min(
                 self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
                 for item, e in zip(items, effective, strict=True)
@@ -114,11 +125,15 @@ class Arms:
     def _settled(self, item: Ready, batch: int | None) -> Ready:
         if item.cell.train.batch_size != "auto" or batch is None:
             return item
-        effective = item.cell.train.effective_batch_size or 64
+        effective = item.cell.train.effective_batch_size or EFFECTIVE
         train = item.train.model_copy(update={"batch_size": batch, "effective_batch_size": effective})
         if batch == 0:
             return dataclasses.replace(item, train=train, refusal="not even a batch of one fits in memory")
-        return dataclasses.replace(item, train=train, forecast=item.predict_at(batch))
+        found = item.predict_at(batch)
+        refusal = None
+        if found.estimate is not None:  # a batch from before may not fit any more
+            refusal = self.machine.refusal(found.estimate, lambda b: _estimated(item.predict_at(b)), effective)
+        return dataclasses.replace(item, train=train, forecast=found, refusal=refusal)
 
     def variant(self, item: Ready, values: Values) -> Ready:
         """The item with tuned options of the adapter in it."""

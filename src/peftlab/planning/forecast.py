@@ -59,7 +59,7 @@ class Forecast:
 #: keys of train that change neither memory nor the time of a step; of the last three it matters only whether they act
 _NO_MATTER: set[str] = set(
     "learning_rate epochs max_steps beta1 beta2 schedule warmup evaluate_every early_stopping select "
-    "weight_decay label_smoothing clip_norm".split()
+    "weight_decay label_smoothing clip_norm on_hang hang_limit_s".split()
 )
 _SEEN: dict[str, Forecast] = {}  #: by content; a study asks for the same arm once per seed and again after tuning
 

@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from peftlab.nn.quantized import QuantizedLinear, take_place
+from peftlab.quantizers._bnb_decoding import repair
 
 bnb: Any = bitsandbytes
+repair()
 
 
 class FourBit(QuantizedLinear, bnb.nn.Linear4bit):

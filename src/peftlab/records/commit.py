@@ -11,7 +11,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from peftlab.errors import RecordError
+from peftlab.records.regular import read_regular
 
 MANIFEST = "MANIFEST.json"
 _TEMPORARY, _REPLACED = ".tmp-", ".old-"  #: ".<name>.tmp-<random>": half written; ".<name>.old-<random>": being replaced
@@ -39,8 +44,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "check the disk and the folder's permissions, then run again")
-        raise RecordError(error.strerror or str(error), where=str(path), remedy=remedy) from error
+        raise _refused(path, error.errno or 0, error.strerror or str(error)) from error
+    except SafetensorError as error:  # holds what the system said as text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise _refused(path, int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _refused(path: Path, number: int, said: str) -> RecordError:
+    remedy = _REMEDIES.get(number, "check the disk and the folder's permissions, then run again")
+    return RecordError(said, where=str(path), remedy=remedy)
 
 
 def write_atomic(path: Path | str, content: str | bytes) -> None:
@@ -134,6 +148,12 @@ def is_left_over(name: str) -> bool:
     return _parse(name)[1] != ""
 
 
+def stands_in(path: Path) -> bool:
+    """Whether a temporary is the old form of a folder whose replacement was cut short: :func:`settle_folder` puts it back."""
+    name, kind = _parse(path.name)
+    return kind == _REPLACED and not (path.parent / name).exists()
+
+
 def verify_folder(path: Path | str) -> list[str]:
     """What is wrong with a committed folder, in words; empty when every file is there, unchanged, and listed."""
     path = Path(path)
@@ -156,35 +176,43 @@ def manifest(folder: Path, names: Iterable[str]) -> dict[str, Any]:
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | str:
     """The files of a manifest, or what is wrong with it."""
     try:
-        files = json.loads((folder / MANIFEST).read_bytes())["files"]
+        files = json.loads(read_regular(folder / MANIFEST))["files"]
         {name: (entry["sha256"], entry["bytes"]) for name, entry in files.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return files
 
 
 def check_manifest(folder: Path, listed: dict[str, dict[str, Any]]) -> list[str]:
     """Listed files that are missing or changed."""
-    problems = []
-    for name, entry in sorted(listed.items()):
-        file = folder / name
+    found = ((name, _check_file(folder, folder / name, entry)) for name, entry in sorted(listed.items()))
+    return [f"{name}: {problem}" for name, problem in found if problem]
+
+
+def _check_file(folder: Path, file: Path, entry: dict[str, Any]) -> str:
+    try:
         if not _inside(folder, file):
-            problems.append(f"{name}: leads out of the folder")
-        elif file.is_symlink() or not file.is_file():
-            problems.append(f"{name}: missing")
-        elif (size := file.stat().st_size) != entry["bytes"]:
-            problems.append(f"{name}: {size} bytes, {entry['bytes']} were written")
-        elif file_hash(file) != entry["sha256"]:
-            problems.append(f"{name}: content changed (SHA-256 differs)")
-    return problems
+            return "leads out of the folder"
+        if file.is_symlink() or not file.is_file():
+            return "missing"
+        if (size := file.stat().st_size) != entry["bytes"]:
+            return f"{size} bytes, {entry['bytes']} were written"
+        return "" if file_hash(file) == entry["sha256"] else "content changed (SHA-256 differs)"
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def files_below(folder: Path) -> list[str]:
     """Relative names of all files below a folder, without its own manifest and without temporaries."""
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
-    return sorted(n for n in names if n != MANIFEST and not any(is_left_over(part) for part in n.split("/")))
+    return sorted(n for n in names if n != MANIFEST and not any(map(_passing, n.split("/"))))
+
+
+def _passing(name: str) -> bool:
+    """A temporary of ours, or what an NFS client keeps of a file that was deleted while open."""
+    return is_left_over(name) or name.startswith(".nfs")
 
 
 def file_hash(path: Path | str) -> str:
@@ -198,6 +226,9 @@ def fsync_folder(folder: Path | str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # some network file systems flush no folders: their server orders renames
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
     finally:
         os.close(handle)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -81,12 +81,18 @@ def _judged(steps: Sequence[int], values: Mapping[str, Sequence[float | None]]) 
         if norm is None or broken > 0:
             first.setdefault("non-finite", step)
             continue
-        usual = statistics.median(history) if len(history) >= HISTORY else None
+        usual = _middle(history) if len(history) >= HISTORY else None
         if usual is not None and norm > EXPLODES * usual:
             first.setdefault("explosion", step)
         low = low + 1 if number > 0 and (norm == 0 or (usual is not None and norm < VANISHES * usual)) else 0
         if low == IN_A_ROW:
             first.setdefault("vanishing", step)
         if norm > 0:
-            history.append(norm)
+            bisect.insort(history, norm)
     return first
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    """The median of values in order."""
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

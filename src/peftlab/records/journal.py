@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, write_atomic
 from peftlab.records.record import MetricLine
+from peftlab.records.regular import read_regular
 
 
 def plain(value: Any) -> Any:
@@ -84,7 +85,7 @@ def truncate(path: Path, step: int) -> int:
 
 def _parsed(path: Path) -> list[tuple[MetricLine, bytes]]:
     try:
-        *whole, _half = path.read_bytes().split(b"\n")  # what follows the last newline is nothing, or half a line
+        *whole, _half = read_regular(path, None).split(b"\n")  # what follows the last newline is nothing, or half a line
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from peftlab.errors import LeaseHeld
+from peftlab.errors import LeaseHeld, RecordError
 from peftlab.records.commit import disk_errors
 
 FILE = "lease.json"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NO_LOCKS_REMEDY = "choose a local disk with --output, or mount this one with locks (docs/reliability.md); runners need them"
 BEAT_S = 10.0  #: between two heartbeats
 STALE_S = 120.0  #: a heartbeat older than this may be that of a dead host
 
@@ -107,7 +109,7 @@ class Lease:
         while True:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                if not _lock(handle, fcntl.LOCK_EX):
+                if not _lock(handle, fcntl.LOCK_EX, self.path):
                     if time.monotonic() < deadline:
                         time.sleep(0.01)
                         os.close(handle)
@@ -174,24 +176,27 @@ def holder(folder: Path) -> Holder | None:
         return None
     try:
         found = _read(handle)
-        if not _lock(handle, fcntl.LOCK_SH):
-            return found or Holder("an unknown host", 0, "")
+        with suppress(RecordError):  # where there are no locks nobody holds one; the heartbeat tells
+            if not _lock(handle, fcntl.LOCK_SH, path):
+                return found or Holder("an unknown host", 0, "")
         if found is None or not _foreign(found) or found.host == socket.gethostname():
             return None
         with suppress(OSError):
-            if abs(time.time_ns() - os.fstat(handle).st_mtime_ns) < STALE_S * 1e9:
+            if abs(_now_ns(path.parent) - os.fstat(handle).st_mtime_ns) < STALE_S * 1e9:
                 return found
         return None
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, mode: int) -> bool:
+def _lock(handle: int, mode: int, path: Path) -> bool:
     try:
         fcntl.flock(handle, mode | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
+        if error.errno in _NO_LOCKS:
+            raise RecordError("this file system takes no locks", where=str(path.parent), remedy=_NO_LOCKS_REMEDY) from error
         raise
     return True
 
@@ -225,6 +230,14 @@ def _disk_time_ns(folder: Path) -> int:
         return probe.stat().st_mtime_ns
     finally:
         probe.unlink(missing_ok=True)
+
+
+def _now_ns(folder: Path) -> int:
+    """By the disk's clock where we may write, else by ours."""
+    try:
+        return _disk_time_ns(folder)
+    except OSError:
+        return time.time_ns()
 
 
 def _refusal(path: Path, found: Holder | None) -> LeaseHeld:

@@ -13,7 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  #: of what is written; older records are lifted by records/migration.py
+#: keys of ``train`` that decide when a run is given up, and nothing of its outcome
+NO_OUTCOME = ("on_hang", "hang_limit_s")
+IDENTITY_VERSION = 1  #: of what the hash of a run covers; a change of it makes every run another one
 
 
 class Record(BaseModel):
@@ -52,10 +55,12 @@ class RunConfig(Record):
 
         ``quantize`` counts where it is not ``before``, so that runs from before there was a choice keep their ids.
         """
-        what = "schema_version backbone backbone_fingerprint task data_fingerprint"
+        what = "backbone backbone_fingerprint task data_fingerprint"
         how = "adapter allocator quantizer train seed fold purpose"
         late = ["quantize"] if self.quantize != "before" else []
-        return {key: getattr(self, key) for key in (*what.split(), *how.split(), *late)}
+        found = {key: getattr(self, key) for key in (*what.split(), *how.split(), *late)}
+        train = {key: value for key, value in self.train.items() if key not in NO_OUTCOME}
+        return {"schema_version": IDENTITY_VERSION, **found, "train": train}
 
     @property
     def run_id(self) -> str:

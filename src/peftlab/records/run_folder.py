@@ -15,8 +15,10 @@ from peftlab.errors import RecordError
 from peftlab.records import commit, journal
 from peftlab.records.lease import FILE as LEASE
 from peftlab.records.lease import Holder, Lease, holder
+from peftlab.records.migration import lifted
 from peftlab.records.record import MetricLine, RunConfig, RunError, RunResults, to_json
 from peftlab.records.redact import has_secret, redact_all
+from peftlab.records.regular import read_regular
 
 Status = Literal["new", "running", "interrupted", "finished", "failed"]
 CONFIG, RESULTS, ERROR, METRICS, ENVIRONMENT = "config.json", "results.json", "error.json", "metrics.jsonl", "environment.json"
@@ -139,10 +141,10 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_bytes())
+            return json.loads(read_regular(path, None))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecordError(f"not readable: {error}", where=str(path), remedy=_DAMAGED) from error
 
     def append_metrics(self, lines: Iterable[MetricLine | Mapping[str, Any]], *, durable: bool = True) -> None:
@@ -236,7 +238,8 @@ class RunFolder:
 
 def _load(path: Path, kind: type[_Record]) -> _Record:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        raw = json.loads(read_regular(path))
+        return kind.model_validate(lifted(raw, kind, where=str(path)))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -244,6 +247,8 @@ def _load(path: Path, kind: type[_Record]) -> _Record:
         raise RecordError(what, where=str(path), remedy=_DAMAGED) from error
     except OSError as error:
         raise RecordError(error.strerror or str(error), where=str(path), remedy=_DAMAGED) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"damaged: {error}", where=str(path), remedy=_DAMAGED) from error
 
 
 def _text(data: Any) -> str:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 from peftlab.errors import RecordError
-from peftlab.records import commit
+from peftlab.records import commit, survey
 from peftlab.records.lease import FILE as LEASE
-from peftlab.records.lease import holder
 from peftlab.records.record import RunConfig
 from peftlab.records.redact import has_secret
-from peftlab.records.run_folder import CONFIG, RunFolder, Status
+from peftlab.records.regular import read_regular
+from peftlab.records.run_folder import CONFIG, RESULTS, RunFolder, Status
 
 __all__ = ["ResultsFolder", "RunFolder", "RunStatus", "Status", "verify"]
 
@@ -71,7 +72,7 @@ class ResultsFolder:
         path = self.path / "study.yaml"
         with commit.disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            before = path.read_text(encoding="utf-8") if path.exists() else None
+            before = read_regular(path).decode("utf-8", "replace") if os.path.lexists(path) else None
         if before == study_yaml_text:
             return self
         if before is not None:
@@ -90,7 +91,7 @@ class ResultsFolder:
             RecordError: this is no results folder.
         """
         try:
-            return (self.path / "study.yaml").read_text(encoding="utf-8")
+            return read_regular(self.path / "study.yaml").decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             remedy = "give the folder that `peftlab run` wrote, results/<study>"
             raise RecordError("there is no study.yaml here", where=str(self.path), remedy=remedy) from error
@@ -135,34 +136,38 @@ class ResultsFolder:
 
 
 def verify(folder: ResultsFolder | Path | str) -> list[str]:
-    """Every problem in a results folder, in words: damaged or changed records, half-written files, runs in the wrong place."""
+    """Every problem in a results folder, in words: damaged or changed records, links, runs in the wrong place, unreadable files.
+
+    What a crash left half written is no problem: records/survey.py lists it.
+    """
     results = folder if isinstance(folder, ResultsFolder) else ResultsFolder(folder)
     results.study_text()
     problems: list[str] = []
-    for kind in _FOLDERS.values():
+    for kind in survey.RUN_FOLDERS:
         for path in sorted((results.path / kind).glob("*/*")):
             place = path.relative_to(results.path).as_posix()
             if not path.resolve().is_relative_to(results.path.resolve()):
                 problems.append(f"{place}: a link leads out of the results folder")
+            elif path.is_symlink() or path.parent.is_symlink() or commit.is_left_over(path.name):
+                continue
             elif not path.is_dir():
-                problems.append(f"{place}: does not belong here")
+                problems += [] if path.name == LEASE else [f"{place}: does not belong here"]
             elif not (path / CONFIG).exists():
-                problems.append(f"{place}: no {CONFIG}; nothing says what this is")
+                empty = not any(file.name != LEASE for file in path.iterdir())  # a process that died as it began
+                problems += [] if empty else [f"{place}: no {CONFIG}; nothing says what this is"]
             else:
                 problems += [f"{place}/{problem}" for problem in _verify_run(RunFolder(path), kind)]
-    left = [p for p in results.path.rglob("*") if commit.is_left_over(p.name) and not _in_progress(p)]
-    return problems + [f"{p.relative_to(results.path).as_posix()}: left half written by a crash" for p in sorted(left)]
+    told = {problem.partition(": ")[0] for problem in problems}
+    return problems + [found for found in survey.problems_outside_runs(results.path) if found.partition(": ")[0] not in told]
 
 
 def _verify_run(run: RunFolder, kind: str) -> list[str]:
     problems = run.verify()
+    if not problems and run.status() != "running":
+        problems = [] if (run.path / RESULTS).exists() else survey.damaged_checkpoints(run.path)
     if not problems and run.path.parts[-3:-1] != (_FOLDERS[(config := run.config()).purpose], config.slug):
         problems.append(f"{CONFIG}: belongs in {_FOLDERS[config.purpose]}/{config.slug}, not in {kind}/{run.path.parent.name}")
     return problems
-
-
-def _in_progress(path: Path) -> bool:
-    return any((parent / LEASE).exists() and holder(parent) is not None for parent in path.parents)
 
 
 def _row(run: RunFolder) -> RunStatus:

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.analyze import analyze_frame
+from peftlab.analysis.arms import ArmFindings
+from peftlab.analysis.assess_arms import METHOD
 from peftlab.analysis.assess_diagnostics import assess_diagnostics
 from peftlab.analysis.assess_flow import assess_flow
 from peftlab.analysis.assess_layers import assess_layers
 from peftlab.analysis.assess_quantization import assess_quantization
 from peftlab.analysis.findings import Findings
-from peftlab.analysis.frame import load_frame
+from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.literature import beside_literature
 from peftlab.analysis.raced import race_table
 from peftlab.records.commit import disk_errors, write_atomic
-from peftlab.registry import components
+from peftlab.records.record import to_json
+from peftlab.records.regular import refuse_links
 from peftlab.report import facts
 from peftlab.report.bundle import bundles
+from peftlab.report.drawing import draw, draw_unclaimed, figures
 from peftlab.report.figures._quality import margin_limit, quality_limits
-from peftlab.report.figures.contract import Bundle, Figure
+from peftlab.report.figures.contract import Bundle
+from peftlab.report.helper import MANY, Helper, helping
 from peftlab.report.html.data import page_data
 from peftlab.report.html.render import mini, render
 from peftlab.report.paper.tables import write_tables
-from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
 from peftlab.report.tables import as_csv, rows
 from peftlab.report.tuning import tuning
 
 FIGURES = "figures.json"  #: what lies in report/figures, with its captions
 
 
-def build_report(folder: str | Path, *, seed: int = 0) -> Path:
+def build_report(folder: str | Path, *, seed: int = 0, eps: bool = False) -> Path:
     """Analyse the records anew and write ``report/{index.html,figures/,tables/}``.
 
     Args:
         folder: ``results/<study>``.
         seed: of the bootstrap.
+        eps: figures as EPS as well.
 
     Returns:
         ``report/index.html``.
@@ -47,16 +55,32 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
         RecordError: no results folder, or it cannot be written.
     """
     frame = load_frame(folder)
-    tables, flow = assess_layers(frame, seed=seed), assess_flow(frame)
-    quantized, diagnosed = assess_quantization(frame), assess_diagnostics(frame)
+    with helping(len(frame.records) >= MANY) as helper:
+        return _build(frame, helper, seed, eps)
+
+
+def _build(frame: Frame, helper: Helper, seed: int, eps: bool) -> Path:
+    slim = frame if frame.study.search else dataclasses.replace(frame, records=())  # only races look at them again
+    helper.start(functools.partial(assess_layers, seed=seed), slim)
+    flow, quantized, diagnosed = assess_flow(frame), assess_quantization(frame), assess_diagnostics(frame)
+    tables = helper.result()
     findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized, diagnosed=diagnosed)
     target = frame.folder / "report"
+    refuse_links(target, target / "figures", target / "tables")
     settings, gathered = [], bundles(frame, findings, tables, flow, quantized, diagnosed)
+    compared = ArmFindings(settings=[b.compared for b in gathered if b.compared], method=METHOD)
+    several = len(frame.settings) > 1
+    suffixes = [f"-{_slug(f'{b.task}-{b.backbone}')}-{i}" if several else "" for i, b in enumerate(gathered)]
     with disk_errors(target):
-        for index, bundle in enumerate(gathered):
-            several = len(frame.settings) > 1
-            suffix = f"-{_slug(f'{bundle.task}-{bundle.backbone}')}-{index}" if several else ""
-            settings.append(_setting(bundle, findings, target, suffix))
+        write_atomic(frame.folder / "analysis" / "arms.json", to_json(compared))
+        work = list(zip(gathered, suffixes, strict=True)), target / "figures", eps, helper.folder
+        helper.start(draw_unclaimed, *work, True)
+        csv = [as_csv(rows(findings, b.task, b.backbone), findings) for b in gathered]
+        data = page_data(frame, findings, gathered, csv)
+        drawn = draw_unclaimed(*work)
+        drawn |= helper.result()
+        for bundle, suffix in work[0]:
+            settings.append(_setting(bundle, findings, target, suffix, drawn, eps))
         yaml, sha = facts.study_text(frame)
         page = render(
             findings,
@@ -76,7 +100,7 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
                 "diagnosed": None if diagnosed.empty else diagnosed.diagnostics,
                 "beside": beside_literature(frame, findings),
             },
-            page_data(frame, findings, gathered, [s["csv"] for s in settings]),
+            data,
         )
         (target / "figures").mkdir(parents=True, exist_ok=True)
         write_atomic(target / "figures" / FIGURES, json.dumps([entry for s in settings for entry in s["drawn"]], indent=1) + "\n")
@@ -84,36 +108,22 @@ def build_report(folder: str | Path, *, seed: int = 0) -> Path:
     return target / "index.html"
 
 
-def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> dict[str, Any]:
+def _setting(
+    bundle: Bundle, findings: Findings, target: Path, suffix: str, made: Mapping[str, dict[str, Any]], eps: bool
+) -> dict[str, Any]:
     """Figures and tables of one task and backbone, written and ready for the page."""
     table = rows(findings, bundle.task, bundle.backbone)
     write_tables(table, findings, target / "tables" / f"results{suffix}")
     drawn: dict[str, list[dict[str, Any]]] = defaultdict(list)
     absent: dict[str, list[str]] = defaultdict(list)
-    figures = [cls() for cls in components("figure").values() if issubclass(cls, Figure)]
-    for figure in sorted(figures, key=lambda f: (f.place, f.name)):
-        if reason := figure.absent(bundle):
-            absent[figure.section].append(f"{figure.title}: not drawn, because {reason}.")
-            continue
-        with style():
-            canvas = settle(figure.draw(bundle))
-        caption = figure.caption(bundle)
-        svg = "" if figure.panels else inline_svg(canvas, f"{figure.name}{suffix}", f"{figure.title}. {caption}")
-        stem = f"{figure.name}{suffix}"
-        save(canvas, target / "figures" / stem)
-        drawn[figure.section].append(
-            {
-                "stem": stem,
-                "section": figure.section,
-                "title": figure.title,
-                "caption": caption,
-                "panels": figure.panels,
-                "svg": svg,
-                "heat": "<image" in svg or "QuadMesh" in svg,
-                "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
-                "wide": bool(canvas.get_figwidth() > COLUMN_WIDTH_IN),
-            }
-        )
+    for figure in figures():
+        entry = made.get(f"{figure.name}{suffix}")
+        if entry is None:  # claimed by a process that died
+            entry = draw(figure, bundle, target / "figures", suffix, eps)
+        if "absent" in entry:
+            absent[figure.section].append(entry["absent"])
+        else:
+            drawn[figure.section].append(entry)
     told = ("stem", "section", "title", "caption", "wide")
     limits, base = quality_limits(bundle, seeds=False), bundle.baseline
     return {
@@ -144,7 +154,6 @@ def _setting(bundle: Bundle, findings: Findings, target: Path, suffix: str) -> d
         "diagnostic_figures": _arranged(drawn["diagnostics"]),
         "diagnostics_absent": absent["diagnostics"],
         "absent": absent["figures"],
-        "csv": as_csv(table, findings),
     }
 
 

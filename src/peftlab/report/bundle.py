@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from peftlab.analysis.arms import ArmFindings
+from peftlab.analysis.assess_arms import METHOD, assess_arms
 from peftlab.analysis.assess_diagnostics import DiagnosticTables, assess_diagnostics
 from peftlab.analysis.assess_flow import FlowTables, assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
@@ -40,10 +42,17 @@ def bundles(
     diagnostics = (diagnosed or assess_diagnostics(frame)).diagnostics
     settings = list(dict.fromkeys((a.task, a.backbone) for a in findings.arms))
     primary = frame.primary()
+    rows = frame.rows
+    curves = {
+        (task, backbone): _curves(
+            frame.folder, rows[(rows["task"] == task) & (rows["backbone"] == backbone)], findings.plan.metric
+        )
+        for task, backbone in settings
+    }
+    compared = ArmFindings(settings=assess_arms(frame, findings, curves), method=METHOD)
     found = []
     for task, backbone in settings:
         runs = primary[(primary["task"] == task) & (primary["backbone"] == backbone)]
-        rows = frame.rows[(frame.rows["task"] == task) & (frame.rows["backbone"] == backbone)]
         found.append(
             Bundle(
                 task=task,
@@ -51,7 +60,8 @@ def bundles(
                 findings=findings,
                 arms=[a for a in findings.arms if (a.task, a.backbone) == (task, backbone)],
                 runs=runs,
-                curves=_curves(frame.folder, rows, findings.plan.metric),
+                curves=curves[task, backbone],
+                compared=compared.of(task, backbone),
                 layers=layers_of(tables.layers, task, backbone),
                 ranks=tables.ranks[(tables.ranks["task"] == task) & (tables.ranks["backbone"] == backbone)],
                 quantization=quantized.quantization.of(task, backbone),

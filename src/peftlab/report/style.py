@@ -15,12 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from peftlab.report.opaque import opaque
+
 #: Okabe and Ito (2008), told apart with every common colour blindness; yellow left out (too light on white), wine after Tol
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)))
 COLUMN_WIDTH_IN = 5.5  #: text width of a single-column paper
 WIDE_IN = 7.2
+CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
+LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF")
 MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
 
 RC: dict[str, Any] = {
@@ -33,6 +37,7 @@ RC: dict[str, Any] = {
     "legend.fontsize": 10.5,
     "legend.frameon": False,
     "axes.linewidth": 1.2,
+    "figure.constrained_layout.w_pad": 0.07,  # else a panel's label touches the panel on its left
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -46,10 +51,12 @@ RC: dict[str, Any] = {
     "xtick.minor.width": 0.8,
     "lines.linewidth": 1.8,
     "errorbar.capsize": 3,
+    "text.hinting": "no_hinting",  # else letters are wider at one resolution than at another, and long names leave the picture
     "text.parse_math": False,  # a dollar sign in an arm's name is a dollar sign
     "svg.hashsalt": "peftlab",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
+    "ps.fonttype": 42,
     "savefig.dpi": 300,
 }
 
@@ -62,6 +69,24 @@ class Look:
     marker: str
     dash: Any
     legend: str  #: entry that stands for it in the legend
+
+
+@contextmanager
+def _no_layout_tables() -> Iterator[None]:
+    """Fonts are embedded without OpenType's layout tables, which no viewer of a PDF reads and which take most of the time.
+
+    fontTools has a list of tables to drop, but matplotlib no way to add to it; where the list is no more, it only takes longer.
+    """
+    from fontTools.subset import Options
+
+    before = getattr(Options, "_drop_tables_default", None)
+    if before is not None:
+        Options._drop_tables_default = [*before, *LAYOUT_TABLES]
+    try:
+        yield
+    finally:
+        if before is not None:
+            Options._drop_tables_default = before
 
 
 @contextmanager
@@ -78,10 +103,13 @@ def looks(labels: Sequence[str], arms: Sequence[str]) -> dict[str, Look]:
     """A look per label. ``arms[i]`` is the arm of the study file that ``labels[i]`` belongs to."""
     keys = list(labels) if len(labels) <= MOST_LABELS else list(arms)
     order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    return {
-        label: Look(PALETTE[order[k] % len(PALETTE)], MARKERS[order[k] % len(MARKERS)], DASHES[order[k] % len(DASHES)], k)
-        for label, k in zip(labels, keys, strict=True)
-    }
+    return {label: _look(order[key], key) for label, key in zip(labels, keys, strict=True)}
+
+
+def _look(place: int, legend: str) -> Look:
+    """Each time the colours begin anew the shapes shift by two: one colour then has shapes that are unlike each other."""
+    color, marker = place % len(PALETTE), (place + 2 * (place // len(PALETTE))) % len(MARKERS)
+    return Look(PALETTE[color], MARKERS[marker], DASHES[place % len(DASHES)], legend)
 
 
 def short(text: str, most: int = 34) -> str:
@@ -101,7 +129,8 @@ def legend_below(figure: Figure, looks_used: Sequence[Look], *, lines: bool = Fa
     if len(unique) > most:
         handles.append(Line2D([], [], linestyle="none", label=f"and {len(unique) - most} more"))
     longest = max((len(short(k.legend)) for k in unique), default=1)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() * 10 / (longest + 5))))
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / (CHARACTER_IN * longest + HANDLE_IN))))
+    figure.set_figheight(figure.get_figheight() + ROW_IN * (-(-len(handles) // columns) - 1))  # at no cost to what is drawn
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=1.2)
 
 
@@ -129,20 +158,36 @@ def log_counts(axes: Axes, values: Sequence[float]) -> None:
 
 
 def settle(figure: Figure) -> Figure:
-    """Lay the figure out once, so that saving it in several forms need not; to be called under :func:`style`."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """Lay the figure out once, so that saving it in several forms need not; to be called under :func:`style`.
+
+    What its axes clip cannot reach beyond them: it is not asked for its extent, which takes most of the time.
+    """
+    for axes in figure.axes:
+        for artist in (*axes.lines, *axes.collections, *axes.patches):
+            if artist.get_clip_on():
+                artist.set_in_layout(False)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)  # "none" would leave a place holder, for which matplotlib draws all twice at each saving
     return figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """``stem.pdf`` and ``stem.png`` (300 dpi), without dates and program names: the same figure gives the same bytes."""
+def save(figure: Figure, stem: Path, *, eps: bool = False) -> list[Path]:
+    """``stem.pdf`` and ``stem.png`` (300 dpi), and ``stem.eps`` if asked for, without dates and program names: the same figure
+    gives the same bytes. For EPS transparent colours are made opaque, in the figure itself: it is the last thing to be done."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
-    with style():
+    with style(), _no_layout_tables():
         figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, dpi=300, metadata={"Software": None})
-    return [pdf, png]
+        return [pdf, png, _save_eps(figure, stem.with_suffix(".eps"))] if eps else [pdf, png]
+
+
+def _save_eps(figure: Figure, path: Path) -> Path:
+    stream = StringIO()
+    opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
+    path.write_text(re.sub(r"%%CreationDate:.*\n", "", stream.getvalue()), encoding="latin-1")
+    return path
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:

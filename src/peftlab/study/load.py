@@ -19,6 +19,7 @@ from peftlab.errors import StudyError, nearest
 from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Racing, Require, Study, Train
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH, MAX_EVENTS = 40, 50_000  #: nesting, and keys, values and brackets; a parser takes minutes for what needs more
 _FRAMES: dict[str, type[BaseModel]] = {
     "": Study,
     "train": Train,
@@ -41,9 +42,16 @@ def parse_yaml(text: str, *, where: str = "") -> Any:
         raise StudyError("the file is larger than 1 MB", where=where, remedy="a study is a short file; is this the right one?")
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = False
+    depth = count = 0
     try:
         for event in yaml.parse(io.StringIO(text)):
-            if type(event).__name__ == "AliasEvent":
+            kind, count = type(event).__name__, count + 1
+            depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
+            depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
+            if depth > MAX_DEPTH or count > MAX_EVENTS:
+                what = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_EVENTS:,} values"
+                raise StudyError(f"the file has {what}", where=where, remedy="a study is a short file; is this the right one?")
+            if kind == "AliasEvent":
                 raise StudyError("YAML aliases (*name) are not allowed", where=where, remedy="write the value out")
             if getattr(event, "ctag", None) is not None and event.ctag:  # !!binary, !!set, !python/...: data need none
                 raise StudyError(f"YAML tags ({event.ctag}) are not allowed", where=where, remedy="write a plain value")
@@ -89,9 +97,14 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
             remedy = f"{nearest(path.name, there)} {remedy}" if there else remedy
         raise StudyError("there is no such study file", where=str(path), remedy=remedy)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 8).decode("utf-8-sig")  # what is larger is refused by its size
     except UnicodeDecodeError as error:
+        if error.start >= MAX_BYTES - 4:
+            raise StudyError("the file is larger than 1 MB", where=str(path), remedy="a study is a short file") from error
         raise StudyError("the file is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise StudyError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file's permissions") from error
     return validate_study(apply_overrides(parse_yaml(text, where=str(path)), overrides), where=str(path))
 
 

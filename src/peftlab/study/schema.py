@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from peftlab.study.train import EarlyStopping, Frame, Train
+from peftlab.study.train import EarlyStopping, Frame, Seed, Train
 from peftlab.study.tune import ADAPTER, Range, Tune
 
 __all__ = [
@@ -102,7 +102,7 @@ class Study(Frame):
     cost: str = ""  #: what it takes, as measured (machine, minutes)
     backbone: str
     task: dict[str, Any]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     train: Train = Train()
     arms: Annotated[dict[Name, Arm], Field(min_length=1)]
     matrix: dict[str, list[Any]] = {}

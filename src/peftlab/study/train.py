@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -45,6 +46,8 @@ class Train(Frame):
     on_out_of_memory: Literal["fail", "accumulate"] = "fail"
     on_non_finite: Literal["fail", "higher-precision"] = "fail"
     on_device_failure: Literal["fail", "cpu"] = "fail"
+    on_hang: Literal["report", "fail"] = "report"  #: fail: a run that says nothing for ``hang_limit_s`` is ended, with an error
+    hang_limit_s: Annotated[float, Field(gt=0)] = 1800.0  #: longer than the longest step and evaluation
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:

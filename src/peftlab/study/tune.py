@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from peftlab.study.train import Frame, Train
+from peftlab.study.train import Frame, Seed, Train
 
 ADAPTER = "adapter."  #: begins the name of an adapter's option that is tuned
 
@@ -55,7 +55,7 @@ class Tune(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     on: Literal["validation"] = "validation"
     sampler: Literal["grid", "random", "tpe", "halving"] = "grid"
     trials: Annotated[int, Field(ge=1)] | None = None  #: per arm, each run once per seed; of a grid: all of it

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from peftlab.errors import DataError
 from peftlab.registry import Component, components, create
 
 
@@ -47,7 +49,11 @@ def find_source(kind: str, spec: str | Mapping[str, Any], where: str) -> Any:
 
     Raises:
         OptionError: unknown source or option.
+        DataError: a path in the home of a user that does not exist.
     """
+    path = spec if isinstance(spec, str) else spec.get("path")
+    if isinstance(path, str) and path.startswith("~") and os.path.expanduser(path).startswith("~"):  # noqa: PTH111 (raises)
+        raise DataError("there is no such user", where=path, remedy="write the path out")
     if not isinstance(spec, str):
         return create(kind, spec, where=where)
     return next((cls.from_text(spec) for cls in sources(kind) if cls.accepts(spec)), None)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from peftlab.records.commit import commit_folder, verify_folder
+from peftlab.records.commit import commit_folder, disk_errors, verify_folder
 
 KEEP = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -77,15 +78,26 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def latest(self) -> tuple[int, dict[str, Any], list[str]] | None:
-        """(step, state, notes on damaged checkpoints passed over), or None; a notes-only result has step 0 and no state."""
+        """(step, state, notes on damaged checkpoints passed over), or None; a notes-only result has step 0 and no state.
+
+        Raises:
+            RecordError: the disk does not give them, whole or damaged.
+        """
+        with disk_errors(self.folder):
+            return self._latest()
+
+    def _latest(self) -> tuple[int, dict[str, Any], list[str]] | None:
         notes: list[str] = []
         for path in reversed(self._paths()):
             problems = verify_folder(path)
             if problems:
                 notes.append(f"checkpoint {path.name} is damaged and was passed over: {problems[0]}")
                 continue
-            raw = json.loads((path / _STATE).read_text(encoding="utf-8"))
-            return raw["step"], unflatten(load_file(path / _TENSORS), raw["values"]), notes
+            try:
+                raw = json.loads((path / _STATE).read_text(encoding="utf-8"))
+                return raw["step"], unflatten(load_file(path / _TENSORS), raw["values"]), notes
+            except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                notes.append(f"checkpoint {path.name} is damaged and was passed over: {type(error).__name__}")
         return (0, {}, [*notes, "no checkpoint was usable: restarted from step 0"]) if notes else None
 
     def clear(self) -> None:

@@ -29,6 +29,7 @@ from peftlab.training.proof import Movement, assert_frozen, frozen_hash
 from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 from peftlab.training.selection import Selection, Selector
+from peftlab.training.team import Team
 
 
 class Listener:
@@ -83,6 +84,7 @@ class Trainer:
     hooks: Sequence[TrainingHook] = ()
     listener: Listener = dataclasses.field(default_factory=Listener)
     should_stop: Callable[[], bool] = lambda: False
+    team: Team = dataclasses.field(default_factory=Team)  #: the processes of the run, of which this is one
 
     def __post_init__(self) -> None:
         self.chain = HookChain(self.hooks)
@@ -119,6 +121,7 @@ class Trainer:
         base = frozen_hash(self.adapted.module)
         self.chain.start(self.schedule.total, self.optimizer)
         self._resume(base)
+        self.team.align(self.trainable, base)
         unproved = self.step < Movement.updates <= self.schedule.total - self.step
         movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
@@ -142,7 +145,7 @@ class Trainer:
             if due or time.monotonic() - saved_at > self.cadence.seconds:
                 self._save(base)
                 saved_at = time.monotonic()
-            if self.should_stop() and self.step < self.schedule.total:
+            if self.team.stops(self.should_stop) and self.step < self.schedule.total:
                 self._save(base)
                 raise Stopped(
                     f"stopped after step {self.step} of {self.schedule.total}", remedy="run the same command to continue"
@@ -151,6 +154,7 @@ class Trainer:
         if self.schedule.total == 0:
             self._validate()
         self.selected = self.selector.settle(self.step, self.trainable, diverged=diverged_at is not None)
+        self.team.agree(self.trainable)
         self.chain.finish()
         return Fitted(
             steps=self.step,
@@ -167,17 +171,20 @@ class Trainer:
         """One optimizer step over the effective batch; returns its mean loss."""
         step, module = self.step, self.adapted.module
         module.train()
-        seed_default(derive(self.seed, "step", step), self.device)  # dropout: a function of (seed, step)
+        seed_default(derive(self.seed, "step", step, *self.team.own), self.device)  # dropout: a function of (seed, step)
         self.chain.before_step(step)
         batches = self.schedule.micro_batches(step, self.splits.train, self.seed, self.lengths)
-        weights = [self.task.weight(indices) for indices in batches]
+        whole = sum(self.task.weight(indices) for indices in batches)
         total = 0.0
-        for number, indices in enumerate(batches):
-            batch = to_device(self.task.batch(indices, generator(self.seed, "augment", step, number)), self.device)
-            loss = self._loss(batch)
-            share = weights[number] / sum(weights)
+        for number, indices in enumerate(map(self.team.share, batches)):
+            share = self.task.weight(indices) / whole
+            if not share:  # fewer examples than processes
+                continue
+            random = generator(self.seed, "augment", step, number, *self.team.own)
+            loss = self._loss(to_device(self.task.batch(indices, random), self.device))
             self.scaler.scale(loss * share).backward()
             total += loss.item() * share
+        total = self.team.sum([*self.trainable.values()], total, self.should_stop)
         self.scaler.unscale_(self.optimizer)
         self.chain.after_backward(step)
         norm = clip(self.trainable.values(), self.train.clip_norm)
@@ -240,6 +247,8 @@ class Trainer:
         self.listener.on_metrics({"step": self.step, "epoch": epoch, "split": split, "time_s": round(self.train_s, 4), **metrics})
 
     def _save(self, base: str) -> None:
+        if self.team.rank:
+            return
         names = {id(p): n for n, p in self.trainable.items()}
         self.checkpoints.save(
             self.step,
@@ -261,7 +270,7 @@ class Trainer:
         )
 
     def _resume(self, base: str) -> None:
-        found = self.checkpoints.latest()
+        found = self.team.in_turn(self.checkpoints.latest)
         if found is None:
             self.listener.on_truncate(0)
             return

@@ -86,9 +86,12 @@ def _outcome(folder: ResultsFolder, study: Study, run: PlannedRun) -> TrialRun:
         return TrialRun(**about, values={}, run_id="", value=None, status="refused")
     record = folder.run(run.config)
     about |= {"values": run.config.tuned, "run_id": run.config.run_id}
-    results = record.results()
+    try:
+        results, failure = record.results(), record.error()
+    except RecordError:  # whoever executes the run is told (execution/local.py); the others count as ever
+        return TrialRun(**about, value=None, status="failed")
     if results is None:
-        return TrialRun(**about, value=None, status="failed" if record.error() else "missing")
+        return TrialRun(**about, value=None, status="failed" if failure else "missing")
     value = results.metrics.get("validation", {}).get(study.analysis.metric)
     time_s = sum(float(results.time.get(part) or 0.0) for part in ("train_s", "evaluate_s"))
     return TrialRun(**about, value=value, status=results.status, time_s=time_s)

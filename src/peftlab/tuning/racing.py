@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from peftlab.analysis.racing import Left, Race, Rule, race
 from peftlab.analysis.reading import RunRecord, read_json
 from peftlab.analysis.words import equation_p, is_share, show_difference, show_margin
-from peftlab.errors import StudyError, nearest
+from peftlab.errors import RecordError, StudyError, nearest
 from peftlab.planning.plan import Plan, task_name
 from peftlab.records.commit import write_atomic
-from peftlab.records.record import RunConfig, to_json
+from peftlab.records.record import RunConfig, RunError, to_json
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
@@ -136,7 +136,10 @@ def _record(folder: ResultsFolder, config: RunConfig) -> RunRecord | None:
     run = folder.run(config)
     if run.status() not in ("finished", "failed"):
         return None
-    return RunRecord(folder=run.path, config=config, results=run.results(), error=run.error())
+    try:
+        return RunRecord(folder=run.path, config=config, results=run.results(), error=run.error())
+    except RecordError as error:  # counts as failed; whoever executes the run is told
+        return RunRecord(folder=run.path, config=config, results=None, error=RunError(run_id=run.run_id, error=error.as_json()))
 
 
 def _table(

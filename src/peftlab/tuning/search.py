@@ -39,18 +39,21 @@ class Progress:
         return entries
 
 
-def follow(folder: ResultsFolder, study: Study, planner: Planner) -> Progress:
+def follow(folder: ResultsFolder, study: Study, planner: Planner, *, tried: bool = False) -> Progress:
     """How far the tuning is, with the plan; a race of the evaluation runs is announced in it.
+
+    Args:
+        tried: whatever was to be run has been, so an arm that has no value yet will not get one.
 
     Raises:
         StudyError: there is nothing to race.
         MissingExtra, RecordError: see :func:`_follow`.
     """
-    progress = _follow(folder, study, planner)
+    progress = _follow(folder, study, planner, tried)
     return dataclasses.replace(progress, plan=announced(study, progress.plan)) if study.search else progress
 
 
-def _follow(folder: ResultsFolder, study: Study, planner: Planner) -> Progress:
+def _follow(folder: ResultsFolder, study: Study, planner: Planner, tried: bool) -> Progress:
     """The plan with every trial that can be drawn by now, and with the evaluation runs of the arms that are through.
 
     Reads, and writes nothing.
@@ -72,7 +75,7 @@ def _follow(folder: ResultsFolder, study: Study, planner: Planner) -> Progress:
             plan = planner.plan(drawn)
     found = choice.outcomes(folder, study, plan)
     assert len({search.trials for search in plan.searches}) <= 1, "every arm gets the same number of trials"
-    through = [search for search in plan.searches if _through(search, found)]
+    through = [search for search in plan.searches if _through(search, found) and (tried or _has_value(search, found))]
     chosen = choice.choose(through, found, plan.higher_is_better)
     if chosen:
         plan = planner.plan(drawn, choice.as_mapping(chosen))
@@ -103,6 +106,11 @@ def _draw(
 
 def _runs(search: Search, found: Sequence[TrialRun], number: int) -> list[TrialRun]:
     return [run for run in found if run.key == search.key and run.trial == number]
+
+
+def _has_value(search: Search, found: Sequence[TrialRun]) -> bool:
+    """Whether there is something to choose from; runs that failed may be tried again."""
+    return any(run.usable and run.share == 1 for run in found if run.key == search.key)
 
 
 def _through(search: Search, found: Sequence[TrialRun]) -> bool:

@@ -9,12 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from peftlab.analysis.tuned import chosen_sentences, not_given
-from peftlab.errors import PlanRefused
-from peftlab.execution.local import execute
-from peftlab.execution.progress import Ending, Listener, Outcome
+from peftlab.execution.engine import Engine
+from peftlab.execution.outcome import Ending, Outcome
+from peftlab.execution.progress import Listener
 from peftlab.execution.protocol import WorkerOptions
-from peftlab.planning.estimate import HEADROOM, Estimate
-from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan
 from peftlab.planning.planner import Planner
 from peftlab.records.commit import write_atomic
@@ -35,8 +33,9 @@ class StudyRun:
     planner: Planner
     progress: Progress  #: how far the tuning is, with the plan
     cache: Path
-    jobs: int | None
+    engine: Engine
     retry_failed: bool
+    checkpoint_every_s: float = 30.0
     listener: Callable[[], Listener]
     say: Callable[[str], None]  #: is given what the tuning chose, and what an arm did not get, a sentence at a time
     said: list[str] = dataclasses.field(default_factory=list)
@@ -46,9 +45,11 @@ class StudyRun:
         """Everything that is not done yet.
 
         Returns:
-            the outcome of the evaluation runs (of the tuning runs where those were interrupted).
+            the outcome of the evaluation runs, and of tuning runs for want of which an arm has none (of all tuning runs where
+            those were interrupted).
         """
         self._write_plan()
+        tuning: list[Ending] = []
         if self.study.tune is not None:
             asked: set[str] = set()
             while new := [config for config in choice.configs(self.plan) if config.run_id not in asked]:
@@ -56,14 +57,21 @@ class StudyRun:
                 outcome = self._execute(new)
                 if outcome.interrupted:
                     return outcome
+                tuning += outcome.endings
                 asked |= {config.run_id for config in new}
-                self.progress = follow(self.folder, self.study, self.planner)
+                self.progress = follow(self.folder, self.study, self.planner, tried=True)
                 self._write_plan()
             self._keep_trials()
             self._conclude()
         if self.study.search is not None:
-            return self._race()
-        return self._execute([run.config for run in self.plan.runs if run.config is not None])
+            outcome = self._race()
+        else:
+            outcome = self._execute([run.config for run in self.plan.runs if run.config is not None])
+        return dataclasses.replace(outcome, endings=(*self._without_outcome(tuning), *outcome.endings))
+
+    def _without_outcome(self, tuning: list[Ending]) -> list[Ending]:
+        """Tuning runs that nobody has done: refused for memory, or another runner has them."""
+        return [one for one in tuning if self.folder.run(one.config).status() not in ("finished", "failed")]
 
     def _race(self) -> Outcome:
         """Round by round: what the next look at each race needs, until nothing is left to run."""
@@ -108,50 +116,12 @@ class StudyRun:
         write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
 
     def _execute(self, configs: list[RunConfig]) -> Outcome:
-        machine = Machine.here(self.cache)
-        jobs = jobs_that_fit(self.plan, machine) if self.jobs is None else checked_jobs(self.jobs, self.plan, machine)
-        threads = 1 if machine.device == "cpu" else machine.cores
         options = WorkerOptions(
             cache=self.cache,
-            threads=threads,
-            device=machine.device,
+            checkpoint_every_s=self.checkpoint_every_s,
             trackers=tuple(self.study.trackers),
             probes=self.study.probes,
             fused=self.planner.options.fused,
             prefix_cache_mb=self.planner.options.prefix_cache_mb,
         )
-        return execute(self.folder, configs, jobs=jobs, options=options, listener=self.listener(), retry_failed=self.retry_failed)
-
-
-def jobs_that_fit(plan: Plan, machine: Machine) -> int:
-    """As many runs at once as there are cores and predicted memory; one at a time on an accelerator."""
-    if machine.device != "cpu":
-        return 1
-    peak_mb = max((found.peak_mb for found in _estimates(plan)), default=0.0)
-    by_memory = int(HEADROOM * machine.available_mb / peak_mb) if peak_mb else machine.cores
-    return max(1, min(machine.cores, by_memory))
-
-
-def checked_jobs(jobs: int, plan: Plan, machine: Machine) -> int:
-    """``jobs``, unless so many runs at once are predicted not to fit even if all share the pages of the libraries.
-
-    Raises:
-        PlanRefused: they are.
-    """
-    at_once = min(jobs, max(len(plan.tuning), len(plan.runs)))
-    largest = max(_estimates(plan), key=lambda found: found.peak_mb, default=None)
-    if largest is None or at_once <= 1:
-        return jobs
-    shared_mb = largest.parts_mb.get("process", 0.0)
-    needed_mb = shared_mb + at_once * (largest.peak_mb - shared_mb)
-    if needed_mb > HEADROOM * machine.available_mb:
-        raise PlanRefused(
-            f"{at_once} runs at once need up to {needed_mb:,.0f} MB (predicted) of {machine.available_mb:,.0f} MB free",
-            where="--jobs",
-            remedy=f"use --jobs {jobs_that_fit(plan, machine)}, or leave it out",
-        )
-    return jobs
-
-
-def _estimates(plan: Plan) -> list[Estimate]:
-    return [run.estimate for run in (*plan.tuning, *plan.runs) if run.estimate is not None and not run.refusal]
+        return self.engine.execute(self.folder, configs, self.plan, options, self.listener(), retry_failed=self.retry_failed)

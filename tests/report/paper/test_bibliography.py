@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from peftlab.analysis.literature import literature
 from peftlab.errors import RecordError
 from peftlab.registry import PACKAGES, components
 from peftlab.report.paper.bibliography import REQUIRED, cite, collect, entries, standard
@@ -34,6 +35,14 @@ def test_every_component_cites_completely(kind: str) -> None:
         for entry in entries(cls.citation):
             assert not entry.problems(), (name, entry.key)
             assert REQUIRED[entry.kind] <= entry.fields.keys()
+
+
+def test_every_source_of_the_literature_is_cited_completely_or_not_at_all() -> None:
+    """Figures whose first source nobody names are not given one."""
+    told = literature()[1]
+    assert {key for key, text in told.items() if not text.startswith("@")} == {"secondary"}
+    found = collect(text for text in told.values() if text.startswith("@"))
+    assert set(found) == set(told) - {"secondary"}
 
 
 def test_all_components_together_have_one_source_per_key() -> None:

@@ -12,7 +12,7 @@ import pytest
 from peftlab.analysis.analyze import read_findings
 from peftlab.errors import RecordError, StudyError
 from peftlab.report.paper.bibliography import entries
-from peftlab.report.paper.build import stale
+from peftlab.report.paper.build import _changes, stale
 from peftlab.report.paper.conference import Style, find_style
 from peftlab.report.paper.numbers import read_numbers, slugs, used
 from peftlab.report.paper.sections import cited
@@ -69,7 +69,7 @@ def test_numbers_are_those_of_the_findings(folder: Path, paper: Path) -> None:
     numbers = read_numbers((paper / "numbers.tex").read_text(encoding="utf-8"))
     for arm, key in zip(findings.arms, slugs([a.label for a in findings.arms]).values(), strict=True):
         assert arm.mean is not None
-        assert numbers[f"{key}.mean"] == rf"{100 * arm.mean:.2f} \%"
+        assert numbers[f"{key}.mean"] == rf"{100 * arm.mean:.2f}~\%"
         assert numbers[f"{key}.trainable"] == f"{arm.trainable:,.0f}"
     for finding in findings.of("difference"):
         shown = numbers[f"{slugs([finding.arms[0]])[finding.arms[0]]}.difference"].replace(r"\ensuremath{-}", "-")
@@ -162,6 +162,12 @@ def test_edits_behind_a_linked_folder_are_set_aside(folder: Path, tmp_path: Path
     (tmp_path / "elsewhere" / "results.tex").write_text("my results", encoding="utf-8")
     assert len(again(paper.parent).kept) == 1
     assert next((paper / "kept").iterdir()).read_text(encoding="utf-8") == "my results"
+
+
+def test_another_setting_of_the_same_words_is_no_change() -> None:
+    assert _changes({"a.mean": r"97.5 \%"}, {"a.mean": r"97.5~\%"}) == []
+    (change,) = _changes({"a.mean": r"97.5 \%"}, {"a.mean": r"97.6~\%"})
+    assert (change.before, change.now) == ("97.5 %", "97.6 %")
 
 
 def test_a_changed_record_changes_its_numbers_alone_and_says_so(folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ texts = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=40), st.text(alphab
 PLAIN = {
     r"\textbackslash{}": "\\", r"\&": "&", r"\%": "%", r"\$": "$", r"\#": "#", r"\_": "_", r"\{": "{", r"\}": "}",
     r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<", r"\textgreater{}": ">", r"\textbar{}": "|",
-    r"\textquotedbl{}": '"', r"\textasciigrave{}": "`", "{[}": "[", "{]}": "]", r"\allowbreak{}": "", "{}": "",
+    r"\textquotedbl{}": '"', r"\textasciigrave{}": "`", "{[}": "[", "{]}": "]", r"\allowbreak{}": "", "{}": "", "~": " ",
 }  # fmt: skip
 
 
@@ -44,11 +44,17 @@ def test_what_is_left_is_ascii_without_commands_of_the_text(text: str) -> None:
     made = escape(text)
     assert made.isascii() and made.isprintable()
     rest = re.sub(
-        r"\\(?:text[a-z]+\{\}|ensuremath\{\\?[A-Za-z|-]+\}|[&%$#_{}]|[a-zA-Z]+\{\}|,|-|[`'^~=.\"a-zH]\{(?:\\[ij]\{\}|\w)\})",
+        r"\\(?:text[a-z]+\{\}|ensuremath\{\\?[A-Za-z|-]+\}|[&%$#_{}]|[a-zA-Z]+\{\}|,|-|[`'^~=.\"a-zH]\{(?:\\[ij]\{\}|\w)\})|~",
         "",
         made,
     )
     assert not re.search(r"[\\$%&#_^~]", rest), made
+
+
+def test_no_line_ends_inside_a_number() -> None:
+    assert escape("0.207 % of 12 %, n = 3, p < 0.001") == r"0.207~\% of 12~\%, n~=~3, p~\textless{}~0.001"
+    assert breakable("lora reached 97.68 % (n = 3)") == r"lora reached 97.68~\% (n~=~3)"
+    assert escape("in = 3 or a %") == r"in = 3 or a \%"  # no number, and no n
 
 
 def test_what_is_latex_stays_so() -> None:

@@ -1,13 +1,11 @@
 """The main figure: what every arm reaches, against how many parameters it trains."""
 
-# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
-# pyright: reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.transforms import ScaledTranslation
@@ -24,6 +22,7 @@ class AccuracyVsParameters(Figure):
 
     name: ClassVar[str] = "accuracy_vs_parameters"
     title: ClassVar[str] = "Quality against trainable parameters"
+    asks: ClassVar[str] = "How few trainable parameters reach which quality?"
     place: ClassVar[int] = 10
     panels: ClassVar[tuple[str, ...]] = ("main",)
 
@@ -50,22 +49,23 @@ class AccuracyVsParameters(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         plan = bundle.findings.plan
-        text = f"Mean {plan.metric} of every arm with its {100 * plan.confidence:g} % interval"
+        text = f"Mean {plan.metric} of every arm ({bundle.count}); bars: {bundle.interval}"
         text += "; light points are single runs." if len(bundle.arms) <= MOST_LABELS else "."
         if bundle.baseline:
             text += f" Solid line: mean of {bundle.baseline.label}; dashed: the margin below which an arm is not acceptable."
         if any(a.imputed for a in bundle.arms):
-            text += " Arrows at the edge: diverged runs, counted at chance level, and means that they pull out of the picture."
+            at = bundle.findings.plan.imputed_at
+            text += f" Arrows at the edge: diverged runs, counted at {at}, and means that they pull out of the picture."
         return text if plan.higher_is_better else text.replace("below which", "above which")
 
 
 def _draw_arm(axes: Axes, arm: ArmSummary, look: Look, bundle: Bundle, low: float, high: float) -> None:
     assert arm.trainable is not None and arm.mean is not None
-    x, runs = arm.trainable, bundle.runs[bundle.runs["label"] == arm.label]
-    values = runs["value"].dropna()
+    x, values = arm.trainable, np.array([v for v in arm.values if v is not None])
     inside = values[(values >= low) & (values <= high)] if len(bundle.arms) <= MOST_LABELS else []  # else a cloud hides the means
     beside = axes.transData + ScaledTranslation(-8 / 72, 0, axes.figure.dpi_scale_trans)  # 8 points left, or the mean hides them
-    axes.plot(
+    if len(inside):
+        axes.plot(
         [x] * len(inside), inside, look.marker, color=look.color, alpha=0.35, markersize=4.5, markeredgewidth=0, zorder=2,
         transform=beside,
     )  # fmt: skip

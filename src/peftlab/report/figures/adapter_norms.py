@@ -29,6 +29,7 @@ class AdapterNorms(Figure):
 
     name: ClassVar[str] = "adapter_norms"
     title: ClassVar[str] = "How far the weights moved"
+    asks: ClassVar[str] = "How far did training move which weights?"
     place: ClassVar[int] = 80
     section: ClassVar = "diagnostics"
 
@@ -64,8 +65,8 @@ class AdapterNorms(Figure):
     def caption(self, bundle: Bundle) -> str:
         text = (
             "Frobenius norm of the update of every module over that of the weight it changes, with the weights that were tested, "
-            "by block and role, mean over seeds. Of adapters without factors: the change of what a module trains; other: norms, "
-            "or what was put in."
+            "by block and role, mean over seeds (n above each map). Of adapters without factors: the change of what a module "
+            "trains; other: norms, or what was put in."
         )
         left = len(_maps(bundle)) - MOST_ARMS
         return text + (f" Not drawn, in analysis/adapter_norms.csv: {plural(left, 'arm')}." if left > 0 else "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from peftlab.analysis.arms import Arms
 from peftlab.analysis.diagnostics import Diagnostics
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.analysis.layers import Layers
@@ -18,7 +20,7 @@ from peftlab.report.style import Look, looks
 from peftlab.study.schema import Margin
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
     """What a figure is drawn from: one task on one backbone."""
 
@@ -33,8 +35,9 @@ class Bundle:
     gradients: pd.DataFrame | None = None  #: analysis.gradient_flow.COLUMNS, of this setting
     quantization: QuantizationFindings | None = None  #: of this setting; None where no arm was quantized
     diagnostics: Diagnostics | None = None  #: of this setting; None where no run recorded any
+    compared: Arms | None = None  #: what is shown of whole arms beyond the findings
 
-    @property
+    @functools.cached_property
     def looks(self) -> dict[str, Look]:
         return looks([a.label for a in self.arms], [a.arm for a in self.arms])
 
@@ -47,11 +50,29 @@ class Bundle:
         plan = self.findings.plan
         return Margin(relative=plan.margin_relative, absolute=plan.margin_absolute)
 
+    @property
+    def count(self) -> str:
+        """How many runs stand behind a mean: ``n = 5 runs an arm``."""
+        numbers = sorted({a.n for a in self.arms if a.mean is not None}) or [0]
+        words = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        return f"n = {words} run{'' if words == '1' else 's'} an arm"
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.findings.plan.confidence:g} %"
+
+    @property
+    def interval(self) -> str:
+        """What an interval of a mean over runs is."""
+        kind = "confidence sequence" if self.findings.plan.anytime else "t interval"
+        return f"{self.percent} {kind} over runs, not adjusted for the number of arms"
+
 
 class Figure(Component, ABC):
     """A figure of the report."""
 
     title: ClassVar[str]
+    asks: ClassVar[str]  #: the question that it answers
     place: ClassVar[int] = 100  #: order in the report; the lowest is the main figure
     #: where it stands; a section other than ``figures`` is left out where nothing was recorded for it
     section: ClassVar[Literal["figures", "layers", "gradients", "quantization", "diagnostics"]] = "figures"
@@ -61,7 +82,7 @@ class Figure(Component, ABC):
     @abstractmethod
     def needs(self) -> tuple[str, ...]:
         """Fields of ArmSummary that at least one arm must have, or ``"curves"``, ``"layers"``, ``"gradients"``,
-        ``"quantization"``, ``"diagnostics"``."""
+        ``"quantization"``, ``"diagnostics"``, or ``"compared.NAME"``: an entry of analysis.arms.Arms."""
 
     @abstractmethod
     def draw(self, bundle: Bundle) -> Canvas:
@@ -86,9 +107,23 @@ class Figure(Component, ABC):
             elif need == "diagnostics":
                 if bundle.diagnostics is None:
                     return "no run recorded what training changed"
+            elif need.startswith("compared."):
+                if bundle.compared is None or not getattr(bundle.compared, need.removeprefix("compared.")):
+                    return _NOTHING[need.removeprefix("compared.")]
             elif need == "curves":
                 if bundle.curves.empty:
                     return "no training curves were recorded"
             elif not any(getattr(arm, need) is not None for arm in bundle.arms):
                 return f"no run recorded {need.replace('_', ' ')}"
         return ""
+
+
+#: an entry of analysis.arms.Arms -> why it is empty
+_NOTHING = {
+    "resources": "no run recorded what it took",
+    "effects": "there are no two arms that differ in one option only",
+    "convergence": "there are no two ranks of one adapter with training curves",
+    "scatters": "there are no three runs to compare",
+    "ranking": "no arm has a value",
+    "profiles": "no arms have a profile",
+}

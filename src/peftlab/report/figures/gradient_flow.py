@@ -30,6 +30,7 @@ class GradientFlow(Figure):
 
     name: ClassVar[str] = "gradient_flow"
     title: ClassVar[str] = "Gradient flow"
+    asks: ClassVar[str] = "Do gradients reach all depths, and do they explode or vanish?"
     place: ClassVar[int] = 60
     section: ClassVar = "gradients"
 
@@ -71,8 +72,8 @@ class GradientFlow(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         text = (
-            "Norm of the gradient of all that is trained in a block, before clipping: mean over seeds (line) and the range from "
-            "the lowest to the highest seed (band)."
+            "Norm of the gradient of all that is trained in a block, before clipping: mean over runs (line) and the range from "
+            f"the lowest to the highest run (band, no interval); {bundle.count}."
         )
         left = _arms(bundle)[MOST_ARMS:]
         if len(set(block_norms(bundle)["place"]) - {HEAD}) > MOST_BLOCKS:

@@ -27,6 +27,7 @@ class ImportanceMap(Figure):
 
     name: ClassVar[str] = "importance_map"
     title: ClassVar[str] = "Which layers matter"
+    asks: ClassVar[str] = "Which layers matter, and do the seeds say so?"
     place: ClassVar[int] = 51
     section: ClassVar = "layers"
 
@@ -76,8 +77,9 @@ class ImportanceMap(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         text = (
-            "Importance of every layer by block and role, relative to the average layer of the run: mean over seeds, second half "
-            "of training. Dots: the interval over seeds, not adjusted for the number of layers, lies wholly on one side of it."
+            "Importance of every layer by block and role, relative to the average layer of the run: mean over seeds "
+            f"(n = {_n(bundle)}), second half of training. Dots: the {bundle.percent} t interval over seeds, not adjusted for "
+            "the number of layers, lies wholly on one side of it."
         )
         left = len({m.arm for m in bundle.layers.importance}) - len(_arms(bundle)) if bundle.layers else 0
         return text + (f" Not drawn, in analysis/importance.csv: {plural(left, 'arm')}." if left else "")
@@ -93,3 +95,9 @@ def _arms(bundle: Bundle) -> dict[str, dict[str, ModuleMap]]:
         if grid_of(m):
             found.setdefault(m.arm, {})[m.metric] = m
     return dict(list(found.items())[:MOST_ARMS])
+
+
+def _n(bundle: Bundle) -> str:
+    """Seeds of a map: ``5``, ``3 to 5``."""
+    numbers = sorted({m.n for maps in _arms(bundle).values() for m in maps.values()})
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from peftlab.analysis.layers import Agreement
+from peftlab.analysis.words import plural
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, legend_below
+from peftlab.report.style import COLUMN_WIDTH_IN, MOST_LABELS, legend_below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class LayerAgreement(Figure):
 
     name: ClassVar[str] = "layer_agreement"
     title: ClassVar[str] = "Agreement between seeds"
+    asks: ClassVar[str] = "Do seeds agree on which layers matter?"
     place: ClassVar[int] = 53
     section: ClassVar = "layers"
 
@@ -29,7 +31,7 @@ class LayerAgreement(Figure):
         return Figure.absent(self, bundle) or ("" if _shown(bundle) else "there are no two seeds to compare")
 
     def draw(self, bundle: Bundle) -> Canvas:
-        found = _shown(bundle)
+        found = _drawn(bundle)
         metrics = list(dict.fromkeys(a.metric for a in found))
         arms = list(dict.fromkeys(a.arm for a in found))
         height = max(0.42, 0.13 * len(arms) + 0.2)
@@ -52,17 +54,26 @@ class LayerAgreement(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
-        seeds = sorted({a.n for a in _shown(bundle)})
-        return (
+        found, left = _drawn(bundle), len({a.arm for a in _shown(bundle)}) - MOST_LABELS
+        seeds = sorted({a.n for a in found})
+        text = (
             "1: two seeds put the layers in the same order; 0: no more alike than chance. Mean over all pairs of "
-            f"{_range(seeds)} seeds, interval by jackknife over seeds; hollow: too few seeds for one."
+            f"{_range(seeds)} seeds, {bundle.percent} interval by jackknife over seeds; hollow: too few seeds for one."
         )
+        return text + (f" Not drawn, in analysis/importance.json: {plural(left, 'arm')}." if left > 0 else "")
 
 
 def _shown(bundle: Bundle) -> list[Agreement]:
     if bundle.layers is None:
         return []
     return [a for a in bundle.layers.agreement if a.kind == "seeds" and a.arm in bundle.looks]
+
+
+def _drawn(bundle: Bundle) -> list[Agreement]:
+    """Of the first arms: rows of more would be taller than a page."""
+    found = _shown(bundle)
+    arms = set(list(dict.fromkeys(a.arm for a in found))[:MOST_LABELS])
+    return [a for a in found if a.arm in arms]
 
 
 def _name(metric: str) -> str:

@@ -22,6 +22,7 @@ class LayerStability(Figure):
 
     name: ClassVar[str] = "layer_stability"
     title: ClassVar[str] = "Stability over training"
+    asks: ClassVar[str] = "From which step on is it clear which layers matter?"
     place: ClassVar[int] = 54
     section: ClassVar = "layers"
 
@@ -63,10 +64,10 @@ class LayerStability(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
-        band = " (line) and its interval (band)." if len(bundle.arms) <= MOST_LABELS else "."
+        band = f" (line) and its {bundle.percent} t interval (band)." if len(bundle.arms) <= MOST_LABELS else "."
         return (
             "How far the order of the layers at each snapshot is already that of the last snapshot of the same run: mean over "
-            f"seeds{band}"
+            f"seeds ({bundle.count}){band}"
         )
 
 

@@ -20,6 +20,7 @@ class Memory(Figure):
 
     name: ClassVar[str] = "memory"
     title: ClassVar[str] = "Peak memory, predicted and measured"
+    asks: ClassVar[str] = "Does the memory predicted before a run hold?"
     place: ClassVar[int] = 40
 
     def needs(self) -> tuple[str, ...]:
@@ -48,7 +49,8 @@ class Memory(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         text = (
-            "Largest peak over the seeds of an arm, and what was predicted before the run; beside the bars, how far it was off."
+            f"Largest peak over the runs of an arm ({bundle.count}), and what was predicted before the run; beside the bars, how "
+            "far it was off."
         )
         return text + (f" The first {MOST_ARMS} arms." if len(bundle.arms) > MOST_ARMS else "")
 

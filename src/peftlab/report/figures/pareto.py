@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from peftlab.analysis.pareto import on_front
-from peftlab.report.figures._quality import axis_name, draw_baseline, quality_limits, scale_quality
+from peftlab.report.figures._fronts import FRONT, SURE, Point, draw_front
+from peftlab.report.figures._quality import axis_name, quality_limits, scale_quality
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, legend_below, log_counts
 
@@ -24,6 +23,7 @@ class Pareto(Figure):
 
     name: ClassVar[str] = "pareto"
     title: ClassVar[str] = "What quality costs"
+    asks: ClassVar[str] = "Which arms does no other beat in both quality and a cost, and how sure is that?"
     place: ClassVar[int] = 20
     panels: ClassVar[tuple[str, ...]] = tuple(COSTS)
 
@@ -44,40 +44,21 @@ class Pareto(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
-        return (
-            "Mean quality against three costs. Grey steps: the front of arms that no other arm beats in both. Filled: on the "
-            "front in at least half of the resamples of the seeds; hollow: less often. Memory and time were measured on the "
-            "machine named below."
-        )
+        costs = sum(any(getattr(a, c) is not None for a in bundle.arms) for c in COSTS)
+        number = {1: "one cost", 2: "two costs", 3: "three costs"}[costs]
+        text = f"Mean {bundle.findings.plan.metric} against {number} ({bundle.count}); {FRONT}. {SURE}"
+        return f"{text} Memory and time were measured on the machine named below."
 
 
 def _draw_panel(axes: Axes, cost: str, bundle: Bundle, limits: tuple[float, float]) -> None:
-    arms = [a for a in bundle.arms if a.mean is not None and getattr(a, cost) is not None]
-    higher = bundle.findings.plan.higher_is_better
-    draw_baseline(axes, bundle, words=False)
-    x = np.array([getattr(a, cost) for a in arms], dtype=float)
-    y = np.array([a.mean for a in arms], dtype=float)
-    front = np.flatnonzero(on_front(y if higher else -y, x))
-    front = front[np.argsort(x[front], kind="stable")]
-    axes.step(x[front], y[front], where="post", color="#7F7F7F", linewidth=2.2, alpha=0.5, zorder=1.5)
-    low, high = limits
-    for arm, cost_value, value in zip(arms, x, y, strict=True):
-        look, sure = bundle.looks[arm.label], arm.front.get(cost, 0.0) >= 0.5
-        if low <= value <= high:
-            axes.plot(
-                cost_value, value, look.marker, color=look.color, markersize=8.5, markeredgewidth=1.8,
-                markerfacecolor=look.color if sure else "none", zorder=3,
-            )  # fmt: skip
-            continue
-        down = value < low
-        axes.annotate(
-            "", (cost_value, low if down else high), xytext=(0, 18 if down else -18), textcoords="offset points",
-            arrowprops={"arrowstyle": "-|>", "color": look.color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
+    points = [
+        Point(a.label, float(value), a.mean, a.front.get(cost, 0.0))
+        for a in bundle.arms
+        if a.mean is not None and (value := getattr(a, cost)) is not None
+    ]
+    draw_front(axes, points, bundle, limits)
     if cost == "trainable":
-        log_counts(axes, list(x))
+        log_counts(axes, [p.cost for p in points])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.margins(x=0.1)
-    axes.set_ylim(low, high)
     axes.set_xlabel(COSTS[cost])

@@ -23,6 +23,7 @@ class QuantizationHistory(Figure):
 
     name: ClassVar[str] = "quantization_history"
     title: ClassVar[str] = "Schedule and balance"
+    asks: ClassVar[str] = "How did the schedule run, and did updates outgrow the quantization error?"
     place: ClassVar[int] = 73
     section: ClassVar = "quantization"
 
@@ -63,8 +64,8 @@ class QuantizationHistory(Figure):
     def caption(self, bundle: Bundle) -> str:
         text = (
             "Left: the share rho of the quantized weights in those that a step used; evaluation is always at 1. Right: the norm "
-            "of each adapted layer's update over that of its quantization error, the median over layers (mean over seeds) and, "
-            "shaded, the middle eight tenths; above the line the update is the larger one."
+            "of each adapted layer's update over that of its quantization error, the median over layers (mean over seeds, "
+            f"{bundle.count}) and, shaded, the middle eight tenths; above the line the update is the larger one."
         )
         left = len(_courses(bundle)) - MOST
         return text + (f" Not drawn, in analysis/quantization.json: {plural(left, 'arm')}." if left > 0 else "")

@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
+from peftlab.analysis.findings import alpha_of
 from peftlab.analysis.quantization import Effect
 from peftlab.analysis.words import is_share, plural, show_difference, show_interval
 from peftlab.report.figures._modules import cells, ink, scale
@@ -27,6 +28,7 @@ class QuantizationMap(Figure):
 
     name: ClassVar[str] = "quantization_map"
     title: ClassVar[str] = "What quantization changes"
+    asks: ClassVar[str] = "What does quantizing cost which adapter?"
     place: ClassVar[int] = 71
     section: ClassVar = "quantization"
 
@@ -64,10 +66,10 @@ class QuantizationMap(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         assert bundle.quantization is not None
-        percent = f"{100 * bundle.quantization.confidence:g} %"
+        percent, alpha = f"{100 * bundle.quantization.confidence:g} %", alpha_of(bundle.quantization.confidence)
         text = (
-            f"Quantized minus float of the same arm over the same seeds, with its {percent} interval. "
-            "Stars: p at most 0.05 after Holm's adjustment over all cells."
+            f"Quantized minus float of the same arm over the same seeds, with its {percent} interval ({bundle.count}). "
+            f"Stars: p at most {alpha:g} after Holm's adjustment over all cells."
         )
         left = len(_grid(bundle.quantization.effects)[1]) - MOST_ROWS
         return text + (f" Not drawn, in analysis/quantization.json: {plural(left, 'adapter')}." if left > 0 else "")

@@ -28,6 +28,7 @@ class QuantizationSavings(Figure):
 
     name: ClassVar[str] = "quantization_savings"
     title: ClassVar[str] = "Memory saved against quality"
+    asks: ClassVar[str] = "What does the memory that quantizing saves cost in quality?"
     place: ClassVar[int] = 72
     section: ClassVar = "quantization"
 
@@ -67,8 +68,8 @@ class QuantizationSavings(Figure):
     def caption(self, bundle: Bundle) -> str:
         percent = f"{100 * bundle.findings.plan.confidence:g} %"
         return (
-            f"Quantized minus float of the same arm over the same seeds, with {percent} intervals. Left: bytes of the whole "
-            "model as stored, exact. Right: the measured peak of training, without the bare process."
+            f"Quantized minus float of the same arm over the same seeds, with {percent} t intervals ({bundle.count}). Left: "
+            "bytes of the whole model as stored, exact. Right: the measured peak of training, without the bare process."
         )
 
 

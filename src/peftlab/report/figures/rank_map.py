@@ -28,6 +28,7 @@ class RankMap(Figure):
 
     name: ClassVar[str] = "rank_map"
     title: ClassVar[str] = "Who got the rank"
+    asks: ClassVar[str] = "Which layers did the allocator give the rank to?"
     place: ClassVar[int] = 50
     section: ClassVar = "layers"
 
@@ -64,7 +65,7 @@ class RankMap(Figure):
         maps = _maps(bundle)
         text = "Rank of every adapted layer at the end of training, by block and role, mean over seeds"
         if any(m.interval for found in maps for m in found.modules):
-            text += "; ± is half the width of its interval over seeds"
+            text += f"; ± is half the width of its {bundle.percent} t interval over seeds (n above each map)"
         left = len(_all(bundle)) - len(maps)
         return text + "." + (f" Not drawn, in analysis/ranks.csv: {plural(left, 'arm')}." if left else "")
 

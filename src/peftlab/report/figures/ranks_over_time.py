@@ -30,6 +30,7 @@ class RanksOverTime(Figure):
 
     name: ClassVar[str] = "ranks_over_time"
     title: ClassVar[str] = "Ranks over time"
+    asks: ClassVar[str] = "When did the allocator decide, and when did ranks settle?"
     place: ClassVar[int] = 52
     section: ClassVar = "layers"
 
@@ -49,7 +50,7 @@ class RanksOverTime(Figure):
         looks = {role: (PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]) for i, role in enumerate(present)}
         for panel, (arm, table) in zip(panels, arms.items(), strict=False):
             for role in present:
-                _line(panel, table[table["role"] == role], looks[role])
+                _line(panel, table[table["role"] == role], looks[role], bundle.findings.plan.confidence)
             panel.set_title(f"{short(arm)} (n = {table['seed'].nunique()})", loc="left", fontsize=11)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panels[0].set_ylim(bottom=0)  # last: it ends the scaling that all panels share
@@ -66,7 +67,8 @@ class RanksOverTime(Figure):
     def caption(self, bundle: Bundle) -> str:
         return (
             "Mean rank over the layers of each role, at the start, at every decision of the allocator and at the end: mean over "
-            "seeds (line) and its interval (band). The single layers are in analysis/ranks.csv."
+            f"seeds (line, n above each panel) and its {bundle.percent} t interval (band). The single layers "
+            "are in analysis/ranks.csv."
         )
 
 
@@ -79,12 +81,12 @@ def _arms(bundle: Bundle) -> dict[str, pd.DataFrame]:
     return dict(list(moving.items())[:MOST_ARMS])
 
 
-def _line(axes: Axes, table: pd.DataFrame, look: tuple[str, object]) -> None:
+def _line(axes: Axes, table: pd.DataFrame, look: tuple[str, object], confidence: float) -> None:
     if table.empty:
         return
     means = table.groupby(["seed", "step"])["rank"].mean().unstack("seed").sort_index().ffill()  # a rank holds until it changes
     steps, values = means.index.to_numpy(), means.to_numpy()
-    intervals = [t_interval(row) for row in values]
+    intervals = [t_interval(row, confidence) for row in values]
     centre = np.array([i.mean for i in intervals])
     axes.step(steps, centre, where="post", color=look[0], linestyle=look[1], zorder=3)
     axes.fill_between(steps, _bound(intervals, "low", centre), _bound(intervals, "high", centre), step="post",

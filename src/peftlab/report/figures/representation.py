@@ -25,6 +25,7 @@ class Representation(Figure):
 
     name: ClassVar[str] = "representation"
     title: ClassVar[str] = "How far the blocks' outputs moved"
+    asks: ClassVar[str] = "From which block on does training change what the model computes?"
     place: ClassVar[int] = 81
     section: ClassVar = "diagnostics"
 
@@ -58,7 +59,7 @@ class Representation(Figure):
         text = (
             f"One token ({tokens}) of up to 64 validation examples behind every block, before training and as tested. Left: "
             "linear CKA, 1 where both are the same up to rotation, scale and shift; right: relative distance. Mean over seeds "
-            "(line) and its interval (band)."
+            f"(line, {bundle.count}) and its {bundle.percent} t interval (band)."
         )
         if started := [arm.arm for arm in arms if arm.reference == "start"]:
             text += f" Before is the adapted model at its start for {', '.join(started)}, whose adapter acts from there."

@@ -27,6 +27,7 @@ class Spectra(Figure):
 
     name: ClassVar[str] = "spectra"
     title: ClassVar[str] = "Singular values of the updates"
+    asks: ClassVar[str] = "How much of its rank does an update use?"
     place: ClassVar[int] = 82
     section: ClassVar = "diagnostics"
 
@@ -69,8 +70,8 @@ class Spectra(Figure):
 
     def caption(self, bundle: Bundle) -> str:
         text = (
-            "Singular values of every module's update, divided by its first: median over modules of a role and seeds (line), "
-            "middle eight tenths (band). A line that falls steeply leaves most of its rank unused."
+            "Singular values of every module's update, divided by its first: median over modules of a role and seeds (line, "
+            f"{bundle.count}), middle eight tenths (band). A line that falls steeply leaves most of its rank unused."
         )
         left = len(_arms(bundle)) - MOST_ARMS
         return text + (f" Not drawn, in analysis/diagnostics.json: {plural(left, 'arm')}." if left > 0 else "")

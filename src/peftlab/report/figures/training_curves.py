@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from peftlab.report.figures._quality import axis_name, scale_quality
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, Look, legend_below
+from peftlab.report.style import MOST_LABELS, WIDE_IN, Look, legend_below
 
 MOST_POINTS = 200
 
@@ -29,6 +29,7 @@ class TrainingCurves(Figure):
 
     name: ClassVar[str] = "training_curves"
     title: ClassVar[str] = "Training curves"
+    asks: ClassVar[str] = "How did training go, and where does an arm over-fit or diverge?"
     place: ClassVar[int] = 30
 
     def needs(self) -> tuple[str, ...]:
@@ -43,9 +44,12 @@ class TrainingCurves(Figure):
         if curves.empty:
             curves = bundle.curves
         for panel, name in zip(panels, shown, strict=True):
-            for label, group in curves.groupby("label", sort=False):
-                _draw_arm(panel, group, name, bundle.looks[str(label)])
-            if name == "loss":
+            several = len(bundle.arms) > MOST_LABELS  # bands and second lines of many arms hide one another
+            for label, over in means(curves, name).items():
+                _draw_arm(panel, over, bundle.looks[label], band=not several)
+            for (label, *_), run in curves[curves["diverged"]].groupby(["label", "seed", "fold"], sort=False):
+                panel.plot(run["step"], run[name], color=bundle.looks[str(label)].color, linewidth=1.0, linestyle=(0, (1, 1.5)))
+            if name == "loss" and not several:
                 for label, group in training_loss(bundle.curves).groupby("label", sort=False):
                     over = group.groupby("step")["loss"].mean()
                     panel.plot(over.index, over, color=bundle.looks[str(label)].color, linewidth=1.2, linestyle=":", zorder=2)
@@ -58,9 +62,12 @@ class TrainingCurves(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
-        text = "Mean over seeds (line) and the range from the lowest to the highest seed (band), on validation data."
+        text = (
+            f"Mean over runs (line, {bundle.count}) and the range from the lowest to the highest run (band, no interval), on "
+            "validation data."
+        )
         if not training_loss(bundle.curves).empty:
-            text += " Dotted beside it: the training loss between two evaluations, mean over seeds."
+            text += " Dotted beside it: the training loss between two evaluations, mean over runs."
         if bundle.curves["diverged"].any():
             text += " Runs that diverged are drawn one by one as thin dotted lines and are not in the mean of the curve."
         return text
@@ -97,13 +104,22 @@ def _frame_sound_runs(axes: Axes, curves: pd.DataFrame, name: str) -> None:
     axes.set_ylim(sound.min() - room, sound.max() + room)
 
 
-def _draw_arm(axes: Axes, group: pd.DataFrame, name: str, look: Look) -> None:
-    sound = group[~group["diverged"]].dropna(subset=[name])
-    if not sound.empty:
-        over = sound.groupby("step")[name].agg(["mean", "min", "max", "count"])
-        over = over[over["count"] >= 0.5 * over["count"].max()]  # steps that only few seeds reached would make the line jump
-        over = over.iloc[:: max(1, len(over) // MOST_POINTS)]
-        axes.plot(over.index, over["mean"], color=look.color, linestyle=look.dash, zorder=3)
+def means(curves: pd.DataFrame, name: str) -> dict[str, pd.DataFrame]:
+    """Label -> ``mean``, ``min`` and ``max`` over its sound runs by step, where at least half of them have a value.
+
+    A step that only few seeds reached would make the line jump.
+    """
+    sound = curves[~curves["diverged"]].dropna(subset=[name])
+    table = sound.groupby(["label", "step"], sort=False)[name].agg(["mean", "min", "max", "count"])
+    found = {}
+    for label, over in table.groupby(level="label", sort=False):
+        over = over.droplevel("label").sort_index()
+        over = over[over["count"] >= 0.5 * over["count"].max()]
+        found[str(label)] = over.iloc[:: max(1, len(over) // MOST_POINTS)]
+    return found
+
+
+def _draw_arm(axes: Axes, over: pd.DataFrame, look: Look, *, band: bool) -> None:
+    axes.plot(over.index, over["mean"], color=look.color, linestyle=look.dash, zorder=3)
+    if band:
         axes.fill_between(over.index, over["min"], over["max"], color=look.color, alpha=0.13, linewidth=0, zorder=2)
-    for _, run in group[group["diverged"]].groupby(["seed", "fold"]):
-        axes.plot(run["step"], run[name], color=look.color, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=2)

@@ -39,8 +39,9 @@ def page_data(frame: Frame, findings: Findings, bundles: Sequence[Bundle], table
     plan = findings.plan
     return {
         "study": findings.study, "metric": plan.metric, "share": is_share(plan.metric), "higher": plan.higher_is_better,
-        "confidence": plan.confidence, "baseline": plan.baseline, "split": plan.split, "adjustment": plan.adjustment,
-        "exploratory": plan.exploratory, "test": f"{plan.p_word}paired t test", "pairs_declared": plan.pairs_declared,
+        "confidence": plan.confidence, "baseline": plan.baseline, "split": plan.split,
+        "imputed_at": plan.imputed_at, "adjustment": plan.adjustment, "exploratory": plan.exploratory,
+        "test": f"{plan.p_word}paired t test", "pairs_declared": plan.pairs_declared,
         "costs": [{"key": k, "name": n, "unit": u} for k, (n, u) in COSTS.items()],
         "settings": [_setting(findings, bundle) for bundle in bundles], "tables": list(tables), **runs_data(frame, bundles),
     }  # fmt: skip

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from peftlab.analysis import words
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Findings
 from peftlab.report.html.data import look, safe_json, visible
+from peftlab.report.html.design import design, title
 from peftlab.study.schema import Margin
 
 _HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         number,
     ):
         jinja.globals[function.__name__] = function
-    code, plan = script(), findings.plan
+    code, plan, told = script(), findings.plan, design(findings)
     shown = [{**s, "looks": {label: look(value) for label, value in s["looks"].items()}} for s in settings]
     runs = [_run_row(run, data["keys"]) for run in data["runs"]]
     page = jinja.get_template("report.html.j2").render(
@@ -69,7 +70,8 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         statements=_statements(findings),
         plan_rows=_plan_rows(plan),
         warnings=_warnings(findings, runs, facts["tuning"]),
-        contents=_contents(findings, settings, facts),
+        design=told,
+        contents=_contents(findings, settings, {**facts, "design": told}),
         runs=runs,
         run_ids={run["id"] for run in runs},
         folds=any(run["fold"] for run in runs),
@@ -162,7 +164,9 @@ def _contents(findings: Findings, settings: Sequence[Mapping[str, Any]], facts: 
     """(id, heading) of the sections that there are."""
     arms = len({a.label for a in findings.arms})
     places = [
-        ("results", "Results", True), ("figures", "Figures", True), ("compare", "Compare", bool(settings) and arms > 1),
+        ("results", "Results", True), ("over-tasks", title(findings), facts["design"]["over"]),
+        ("factors", "Options", facts["design"]["factors"]), ("figures", "Figures", True),
+        ("compare", "Compare", bool(settings) and arms > 1),
         ("runs", "Runs", True), ("layers", "Layers", any(s["layers"] for s in settings)),
         ("gradients", "Gradients", facts["flow"]),
         ("quantization", "Quantized against float", facts["quantized"]),
@@ -179,7 +183,9 @@ def _statements(findings: Findings) -> list[tuple[str, list[Any]]]:
         "non_inferiority_everywhere": "Within the margin in every setting",
         "non_inferiority": "Within the margin of the baseline",
         "difference": "Differences", "equivalence": "Equivalence", "power": "What these seeds can show", "level": "Levels",
-        "pareto": "Pareto fronts",
+        "pareto": "Pareto fronts", "over_tasks": "Over these tasks", "new_tasks": "On other tasks",
+        "interquartile_mean": "Inter-quartile means", "improvement": "Probability of improvement",
+        "effect": "Effects of options", "interaction": "Interactions of options", "sampling": "The test set as a sample",
     }  # fmt: skip
     groups = [(text, [f for f in findings.findings if f.kind == kind]) for kind, text in headings.items()]
     return [(text, group) for text, group in groups if group]
@@ -202,5 +208,5 @@ def _plan_rows(plan: AnalysisPlan) -> list[tuple[str, str]]:
         ("adjustment", plan.adjustment),
         ("pairs without the baseline" if plan.pairs_declared else "exploratory pairs", plan.exploratory),
         ("Pareto fronts", f"bootstrap over seeds, {plan.bootstrap_resamples:,} resamples, generator seed {plan.bootstrap_seed}"),
-        ("diverged runs", "count as outcomes, at chance level; none is dropped"),
+        ("diverged runs", f"count as outcomes, at {plan.imputed_at}; none is dropped"),
     ]

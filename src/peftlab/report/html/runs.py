@@ -41,7 +41,7 @@ class Pool:
         self._places: dict[str, int] = {}
 
     def place(self, value: Any) -> int:
-        key = json.dumps(value, sort_keys=True)
+        key = f"={value}" if isinstance(value, str) else json.dumps(value, sort_keys=True)
         if key not in self._places:
             self._places[key] = len(self.values)
             self.values.append(value)

@@ -12,9 +12,11 @@ from pathlib import Path
 from peftlab.analysis.reading import read_json
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, file_hash, write_atomic
+from peftlab.records.regular import refuse_links
 from peftlab.report.build import FIGURES, build_report
 from peftlab.report.paper.bibliography import collect, entries
 from peftlab.report.paper.conference import find_style
+from peftlab.report.paper.kept import contradictions
 from peftlab.report.paper.material import Describe, gather
 from peftlab.report.paper.numbers import numbers, plain, read_numbers, used
 from peftlab.report.paper.said import facts
@@ -44,7 +46,7 @@ class Written:
     written: list[str]  #: files whose content is new
     changes: list[Change]
     kept: list[str]  #: edits of generated files, set aside
-    warnings: list[str]  #: keys and references of your own sections that lead nowhere
+    warnings: list[str]  #: of your own sections: keys and references that lead nowhere, and what the records contradict
 
 
 def build_paper(folder: str | Path, describe: Describe) -> Written:
@@ -63,10 +65,11 @@ def build_paper(folder: str | Path, describe: Describe) -> Written:
         build_report(folder)
     material = gather(folder, describe)
     target = material.folder / "paper"
+    refuse_links(target, target / "figures", target / "tables")
     style = find_style(target)
     known = numbers(material.findings, facts(material))
     paper = Paper(material, known, style)
-    references = collect(material.citations, CITED)
+    references = collect([*material.citations, *paper.sources], CITED)
     generated = paper.generated() | {
         "numbers.tex": known.text(),
         "references.bib": _BIB + "\n\n".join(entry.text() for entry in references.values()) + "\n",
@@ -87,6 +90,7 @@ def build_paper(folder: str | Path, describe: Describe) -> Written:
         _write(target / MANIFEST, (json.dumps(hashes, indent=1) + "\n").encode())
     changes = _changes(before, {key: known[key] for key in known}) if not first else []
     warnings = _astray(target, list(yours), set(known), set(references))
+    warnings += contradictions({name: _text(target / name) for name in yours if name.endswith(".tex")}, material.findings)
     return Written(folder=target, first=first, written=written, changes=changes, kept=kept, warnings=warnings)
 
 
@@ -96,7 +100,8 @@ def stale(folder: Path) -> bool:
     if not made.is_file() or not (folder / "analysis" / "findings.json").is_file():
         return True
     records = [folder / name for name in ("study.yaml", "plan.json", "tuning.json")]
-    records += [*folder.glob("runs/*/*/results.json"), *folder.glob("runs/*/*/error.json"), *folder.glob("runs/*/*")]
+    records += [*folder.glob("runs/*/*/results.json"), *folder.glob("runs/*/*/error.json")]
+    records += [*folder.glob("runs/*"), *folder.glob("runs/*/*")]  # a run that was taken away
     return any(path.stat().st_mtime_ns > made.stat().st_mtime_ns for path in records if path.exists())
 
 
@@ -146,11 +151,9 @@ def _recorded(target: Path) -> dict[str, str]:
 
 
 def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
-    return [
-        Change(key=key, before=_shown(before.get(key)), now=_shown(now.get(key)))
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    """What reads otherwise than before; how it is set is no matter."""
+    both = [(key, _shown(before.get(key)), _shown(now.get(key))) for key in sorted({*before, *now})]
+    return [Change(key=key, before=old, now=new) for key, old, new in both if old != new]
 
 
 def _shown(tex: str | None) -> str | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peftlab.analysis.findings import ArmSummary, Finding, Findings
+from peftlab.analysis.findings import ArmSummary, Finding, Findings, Kind
 from peftlab.analysis.words import (
     equation_p,
     is_share,
@@ -31,6 +31,9 @@ _LINE = re.compile(r"^\\expandafter\\def\\csname peftlab:(?P<key>[a-z0-9.-]+)\\e
 _USE = re.compile(r"\\result\{([^{}]*)\}")
 #: kinds of findings that are about one arm -> the key of their sentence
 _SAID = {"level": "level", "difference": "difference", "non_inferiority": "margin", "equivalence": "equivalence"}
+
+#: kinds of findings about the design of a study
+DESIGN: tuple[Kind, ...] = ("over_tasks", "new_tasks", "effect", "interaction", "sampling")
 
 
 def slug(text: str) -> str:
@@ -87,6 +90,7 @@ def used(tex: str) -> list[str]:
 def plain(tex: str) -> str:
     """A macro's value for a terminal."""
     text = tex.replace(r"\allowbreak{}", "").replace(r"\ensuremath{-}", "−").replace("{[}", "[").replace("{]}", "]")
+    text = text.replace("~", " ")
     return re.sub(r"\\(?=[%&#_${}])", "", text)
 
 
@@ -132,6 +136,9 @@ def numbers(findings: Findings, facts: Mapping[str, Any]) -> Numbers:
             found.add(f"{prefix}{key}", value)
     for finding in findings.of("non_inferiority_everywhere"):
         found.add(f"{names.get(finding.arms[0], slug(finding.arms[0]))}.says.everywhere", finding.sentence)
+    for kind in DESIGN:
+        for i, finding in enumerate(findings.of(kind), start=1):
+            found.add(f"design.{kind.replace('_', '-')}.{i}", finding.sentence)
     for key, value in facts.items():
         found.add(key, value)
     return found

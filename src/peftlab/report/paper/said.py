@@ -43,15 +43,8 @@ def _plan(material: Material) -> Iterator[tuple[str, str]]:
 
 
 def imputed(material: Material) -> str:
-    """Where diverged runs stand: at chance level where a record states it, else at the worst value seen."""
-    rows = material.frame.primary()
-    rows = rows[rows["imputed"]] if any(rows["imputed"].tolist()) else rows
-    known = [pd.notna(value) for value in rows["chance"].tolist()]
-    if known and all(known):
-        return "chance level"
-    return (
-        "chance level, or at the worst value seen where none is recorded" if any(known) or not known else "the worst value seen"
-    )
+    """Where diverged runs stand."""
+    return material.findings.plan.imputed_at
 
 
 def _race(material: Material) -> Iterator[tuple[str, str]]:
@@ -109,7 +102,7 @@ def _data(material: Material) -> Iterator[tuple[str, str]]:
         runs = runs[(runs["task"] == task) & (runs["backbone"] == backbone)]
         for name in ("chance", "majority"):
             level = next((float(value) for value in runs[name].tolist() if pd.notna(value)), None)
-            yield f"{prefix}data.{name}", show(level, material.findings.plan.metric)
+            yield f"{prefix}data.{name}", "not recorded" if level is None else show(level, material.findings.plan.metric)
         spec = next((dict(t.part("task")) for t in here), {})
         data = spec.pop("data", "")
         shown = options_text(data) if isinstance(data, Mapping) else str(data)

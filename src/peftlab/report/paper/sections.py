@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from peftlab.analysis.words import listed
-from peftlab.report.paper import tables
-from peftlab.report.paper.bibliography import cite
+from peftlab.report.paper import published, tables
+from peftlab.report.paper.bibliography import cite, keys, standard
 from peftlab.report.paper.checklist import checklist
 from peftlab.report.paper.conference import Style
 from peftlab.report.paper.material import ABSENT, SAID, SECTIONS, Material, Source, Treatment, options_text
@@ -38,6 +38,8 @@ class Paper:
         self.material, self.numbers = material, numbers
         self.tables: dict[str, str] = {}  #: file name in tables/ -> content
         self.figures: dict[str, str] = {}  #: file name in figures/ -> stem in report/figures
+        self._published = published.published(material)
+        self.sources = published.sources(material, self._published)  #: BibTeX of published figures, beside the components
         self._stems = slugs([str(f.get("stem", "")) for f in material.figures])
         self._folded = len({fold for _, fold in material.findings.pairs}) > 1
         self._jinja = Environment(
@@ -74,6 +76,7 @@ class Paper:
             "material": material, "numbers": self.numbers, "plan": findings.plan,
             "race": material.frame.study.search, "imputed": imputed(material),
             "title": Tex(rf"{escape(findings.study)}: parameter-efficient fine-tuning compared"),
+            "published": self._literature(), "first": FIRST, "even": len({a.n for a in findings.arms}) < 2,
             "settings": settings, "said": said, "folded": self._folded,
             "adapters": material.of_kind("adapter"), "allocators": material.of_kind("allocator"),
             "importances": material.of_kind("importance"), "quantizers": material.of_kind("quantizer"),
@@ -129,6 +132,12 @@ class Paper:
         ]
         found = self._tables("runs", index, texts, Tex(""))
         return [{**t, "setting": index + 1 if several else 0, "again": i > 0} for i, t in enumerate(found)]
+
+    def _literature(self) -> list[dict[str, Any]]:
+        """Tables of published figures."""
+        cited_ = [key for text in (*self.material.citations, *self.sources) for key in keys(text)]
+        texts = published.tables(self._published, [*cited_, *standard()], self.material.findings.plan.metric)
+        return self._tables("published", 0, texts, Tex(""))
 
     def _said(self, name: str) -> dict[str, Any]:
         stem = f"said.{name.replace('_', '-')}"

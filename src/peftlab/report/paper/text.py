@@ -43,6 +43,8 @@ _CHARACTERS = {
     **_TEXT,
 }
 _LIGATURES = re.compile(r"(?<=-)-|(?<=,),|(?<=')'")
+#: spaces at which a line must not end: before a unit, and within ``n = 3`` and ``p < 0.001``
+_BOUND = re.compile(r"(?<=\d) (?=%)|(?<=\b[np]) (?=[=<>] )|(?<=\b[np] [=<>]) (?=\d)")
 _LONGEST = 12  #: characters of a word that may stand without a place to break it
 
 
@@ -59,7 +61,7 @@ def escape(text: object) -> Tex:
     """
     if isinstance(text, Tex):
         return text
-    plain = unicodedata.normalize("NFC", str(text))
+    plain = _BOUND.sub("\u00a0", unicodedata.normalize("NFC", str(text)))
     plain = re.sub(r"[\s\x85]+", " ", plain.replace("\u00a0", "\ue000").replace("\u202f", "\ue001"))
     plain = plain.replace("\ue000", "\u00a0").replace("\ue001", "\u202f")
     return Tex("".join(_character(c) for c in _LIGATURES.sub(lambda m: "\ue002" + m[0], plain)))
@@ -87,7 +89,7 @@ def breakable(text: object) -> Tex:
     if isinstance(text, Tex):
         return text
     parts = []
-    for word in re.split(r"(\s+)", str(text)):
+    for word in re.split(r"(\s+)", _BOUND.sub("\u00a0", str(text))):
         pieces = re.findall(r"[^\[\],./_=:+-]{1,12}[\[\],./_=:+-]?|[\[\],./_=:+-]", word) if len(word) > _LONGEST else [word]
         parts.append(r"\allowbreak{}".join(escape(piece) for piece in pieces))
     return Tex("".join(parts))

@@ -112,6 +112,13 @@ def _numbered(names: list[str] | None, raw: Mapping[str, np.ndarray], *, where: 
     raise DataError(f"labels are of type {kinds}", where=where, remedy="class labels, integers or strings without gaps are read")
 
 
+def _regular(path: str) -> Path:
+    """A pipe or device that data name as an image would be waited for without end."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(path)
+    return Path(path)
+
+
 def _part(split: str, labels: np.ndarray, table: Any, column: str, where: str) -> Part:
     import datasets
 
@@ -123,7 +130,7 @@ def _part(split: str, labels: np.ndarray, table: Any, column: str, where: str) -
 
         cell = table[i][column]
         if isinstance(cell, Mapping):
-            return Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"])
+            return Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else _regular(cell["path"]))
         return Image.open(io.BytesIO(cell)) if isinstance(cell, bytes) else np.asarray(cell, dtype=np.uint8)
 
     return Part(split=split, labels=labels, decode=decode, where=lambda i: f"{where} {split} row {i}")

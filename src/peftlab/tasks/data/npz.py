@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import zipfile
 from functools import cache as once
 from pathlib import Path
@@ -176,13 +177,29 @@ def _header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype]:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, kind = read(file)
+            _check_size(archive.getinfo(f"{key}.npy"), shape, kind, path, key)
             return shape, kind
+    except DataError:
+        raise
     except Exception as error:  # as above
         raise _unreadable(path, error) from error
 
 
+def _check_size(member: zipfile.ZipInfo, shape: tuple[int, ...], kind: np.dtype, path: Path, key: str) -> None:
+    """What the header promises must be in the archive, and fit into memory: kilobytes can unpack to terabytes."""
+    import psutil
+
+    size, free = math.prod(shape) * kind.itemsize, psutil.virtual_memory().available
+    if not kind.hasobject and not 0 <= member.file_size - size <= 1 << 20:
+        what = f"{size:,} bytes promised, {member.file_size:,} there"
+        raise DataError(f"array {key!r}: {what}", where=str(path), remedy="write it again with numpy.savez_compressed")
+    if size > free:
+        what = f"array {key!r} needs {size / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
+        raise DataError(what, where=str(path), remedy="use fewer or smaller images, or JPEG bytes in a buffer")
+
+
 def _array(path: Path, key: str) -> np.ndarray:
-    _require(path, key)
+    _header(path, key)  # before anything is made room for
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)

@@ -81,7 +81,7 @@ class _Published(DataSource):
         for number, line in enumerate(lines, 1):
             name, _, rest = line.partition("\t")
             wnid, file = rest.partition("\t")[0], root / "val" / "images" / name
-            if wnid not in classes or not file.is_file() or file in found:
+            if wnid not in classes or Path(name).name != name or not file.is_file() or file in found:
                 why = f"class {wnid!r} is not in train" if wnid not in classes else f"{name!r} is named twice or not there"
                 raise DataError(why, where=f"{table}:{number}", remedy="unpack the archive again")
             found[file] = classes[wnid]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,7 +12,7 @@ from peftlab.errors import DataError
 from peftlab.tasks.data._files import hash_files
 from peftlab.tasks.data.contract import ROLES
 from peftlab.tasks.text.contract import RowPart, Rows, TextSource, gather
-from peftlab.tasks.text.tables import read_text
+from peftlab.tasks.text.tables import read_json, read_text
 
 _PEEK = 1 << 16  #: bytes in which the layout shows
 
@@ -81,10 +80,7 @@ def read_nested(path: Path, split: str, *, answered: bool = True) -> RowPart:
     Raises:
         DataError: not UTF-8, no JSON, another layout; a question whose answers contradict ``is_impossible``.
     """
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"is no JSON: {error}", where=str(path), remedy="correct the file") from error
+    content = read_json(read_text(path), str(path), "correct the file")
     columns: dict[str, list[Any]] = {"id": [], "title": [], "context": [], "question": [], "answers": []}
     try:
         for row in _questions(content):
@@ -115,13 +111,13 @@ def _questions(content: Any) -> Iterator[dict[str, Any]]:
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 given = {key: asked.get(key) for key in ("answers", "is_impossible")}
-                yield {
-                    "id": asked["id"],
-                    "title": article.get("title", ""),
-                    "context": paragraph["context"],
-                    "question": asked["question"],
-                    "answers": given,
-                }
+                texts = {key: asked[key] for key in ("id", "question")} | {"context": paragraph["context"]}
+                if odd := next((key for key, value in texts.items() if not isinstance(value, str)), None):
+                    raise TypeError(f"{odd} is no text")
+                answers = given["answers"] if given["answers"] is not None else []
+                if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
+                    raise TypeError("answers is no list of objects")
+                yield {**texts, "title": article.get("title", ""), "answers": given}
 
 
 def _split(path: Path) -> str:

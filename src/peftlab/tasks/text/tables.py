@@ -162,10 +162,7 @@ def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _json(path: Path) -> Table:
-    try:
-        content = json.loads(read_text(path), object_pairs_hook=_object)
-    except ValueError as error:
-        raise DataError(f"is no JSON: {error}", where=str(path), remedy="correct the file") from error
+    content = read_json(read_text(path), str(path), "correct the file")
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise DataError("holds no list of objects", where=str(path), remedy='write [{...}, ...] or {"data": [{...}, ...]}')
@@ -177,12 +174,28 @@ def _json_lines(path: Path) -> Table:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            rows.append(json.loads(line, object_pairs_hook=_object))
-        except ValueError as error:
-            raise DataError(f"is no JSON: {error}", where=f"{path} line {number}", remedy="one object a line") from error
+        rows.append(read_json(line, f"{path} line {number}", "one object a line"))
         lines.append(f"line {number}")
     return _objects(rows, lines, path)
+
+
+def read_json(text: str, where: str, remedy: str) -> Any:
+    """Plain data from JSON whose objects have each field once, and whose texts can be written as UTF-8.
+
+    Raises:
+        DataError: anything else.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_object)
+        if "\\ud" in text.lower():  # may be half of a character: "\\ud83d" without what follows it
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError("holds half of a surrogate pair: no character", where=where, remedy="correct the text") from error
+    except ValueError as error:
+        raise DataError(f"is no JSON: {error}", where=where, remedy=remedy) from error
+    except RecursionError as error:
+        raise DataError("is nested too deeply", where=where, remedy=remedy) from error
+    return content
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -211,7 +224,9 @@ def _parquet(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with path.open("rb") as file:  # a path would be taken for a data set of many files
+            table = pyarrow.parquet.read_table(file)
+        return {name: table.column(name).to_pylist() for name in table.column_names}, [f"row {i + 1}" for i in range(len(table))]
     except Exception as error:  # pyarrow raises what its C++ side raises
-        raise DataError(f"is no Parquet file: {str(error).splitlines()[0]}", where=str(path), remedy="check the file") from error
-    return {name: table.column(name).to_pylist() for name in table.column_names}, [f"row {i}" for i in range(1, len(table) + 1)]
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"is no Parquet file: {first}", where=str(path), remedy="check the file") from error

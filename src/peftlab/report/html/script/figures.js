@@ -44,7 +44,7 @@ function costSpec(setting, s, cost, singles, limits) {
     for (const [arm, a] of arms) {
       for (const run of runsOf.get(`${s} ${a}`) || []) {
         if (!known(run.value)) continue;
-        const lines = [`${arm.label}, ${named(run)}`, `${metricName} ${show(run.value)}${run.imputed ? ": diverged, counted at chance level" : ""}`];
+        const lines = [`${arm.label}, ${named(run)}`, `${metricName} ${show(run.value)}${run.imputed ? `: diverged, counted at ${data.imputed_at}` : ""}`];
         lines.push(`${cost.name} ${showCost(cost.key, arm[cost.key])}`, "Enter or click: the run");
         marks.push({ x: arm[cost.key], y: run.value, color: arm.color, shape: arm.shape, small: true, shift: aside.get(a) - 9, lines, href: `#run-${run.id}`, legend: arm.legend });
       }

@@ -53,7 +53,7 @@ document.querySelectorAll(".swatch[data-shape]").forEach((spot) => spot.append(k
 
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("header details, #statements details, #reproduce details, #run-view details")];
+  opened = [...document.querySelectorAll("header details, #factors details, #statements details, #reproduce details, #run-view details")];
   opened.forEach((part) => (part.open = true));
 });
 addEventListener("afterprint", () => opened.forEach((part) => (part.open = false)));

@@ -90,7 +90,7 @@ function runPage(index) {
     el("p", { class: "facts" }, el("span", { class: `tag ${run.status === "completed" ? "good" : "bad"}` }, run.status), ` run ${run.id}`),
   ];
   if (run.error) parts.push(errorOf(run));
-  if (run.status === "diverged") parts.push(el("p", { class: "warn" }, `Training diverged. The run counts with its ${metricName} at ${known(run.value) ? show(run.value) : "chance level"}; it is not dropped.`));
+  if (run.status === "diverged") parts.push(el("p", { class: "warn" }, `Training diverged. The run counts with its ${metricName} at ${known(run.value) ? show(run.value) : data.imputed_at}; it is not dropped.`));
   if (run.flags || run.notes) parts.push(el("section", { class: "warn", "aria-label": "Fallbacks and notes" }, el("ul", {}, [...(run.flags || []), ...(run.notes || [])].map((t) => el("li", {}, t)))));
   if (run.metrics) {
     const splits = Object.keys(run.metrics), names = [...new Set(splits.flatMap((s) => Object.keys(run.metrics[s])))];

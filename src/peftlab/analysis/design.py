@@ -1,0 +1,52 @@
+"""The design of a study: arm -> what was done to the model, an option each, so that arms can be laid out as cells of a table."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from peftlab.analysis.reading import flatten
+from peftlab.records.record import RunConfig
+
+PARTS = ("adapter", "allocator", "quantizer")
+
+
+def design(configs: Mapping[Any, RunConfig]) -> dict[Any, dict[str, str]]:
+    """Every arm with the same keys: what only some components have becomes part of the component's own word.
+
+    An option that all share is told without the component's name (``allocator.importance``), so that it is one factor.
+    """
+    own = {arm: _options(config) for arm, config in configs.items()}
+    shared = set.intersection(*(set(found) for found in own.values())) if own else set()
+    made: dict[Any, dict[str, str]] = {}
+    for arm, found in own.items():
+        extra: dict[str, list[str]] = defaultdict(list)
+        for key, value in found.items():
+            if key not in shared:
+                part, _, name = key.partition(".")
+                extra[part].append(f"{name} {value}")
+        words = {key: value for key, value in found.items() if key in shared}
+        made[arm] = words | {part: f"{words.get(part, '')} ({', '.join(told)})".strip() for part, told in extra.items()}
+    return made
+
+
+def _options(config: RunConfig) -> dict[str, str]:
+    """Values that tuning chose are no part of the treatment."""
+    found = {"quantize": str(config.quantize)}
+    for part in PARTS:
+        spec = flatten(getattr(config, part) or {})
+        found[part] = str(spec.pop("name", "none"))
+        found |= {
+            f"{part}.{key.removesuffix('.name')}": _text(value)
+            for key, value in spec.items()
+            if f"{part}.{key}" not in config.tuned
+        }
+    return found | {f"train.{key}": _text(value) for key, value in flatten(config.train).items() if key not in config.tuned}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,46 @@
+"""Runs that the study, as it was run last, does not ask for any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from peftlab.errors import PeftlabError
+from peftlab.records.record import RunConfig
+from peftlab.records.store import ResultsFolder
+from peftlab.study.expand import cells
+from peftlab.study.load import parse_yaml, validate_study
+from peftlab.study.schema import Study
+
+
+def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:
+    """(run folder, why nobody asks for it). Imported arms are asked for by whoever imported them."""
+    try:
+        study = validate_study(parse_yaml(results.study_text()))
+        labels = {cell.label for cell in cells(study)}
+    except PeftlabError:  # told by others
+        return []
+    return list(_orphans(results, study, labels))
+
+
+def _orphans(results: ResultsFolder, study: Study, labels: set[str]) -> Iterator[tuple[Path, str]]:
+    for run in results.runs():
+        try:
+            config = run.config()
+        except PeftlabError:
+            continue
+        if not config.adapter.get("source") and (why := _why(config, study, labels)):
+            yield run.path, why
+
+
+def _why(config: RunConfig, study: Study, labels: set[str]) -> str:
+    if config.label not in labels:
+        return f"the study has no arm {config.label!r} any more"
+    if config.purpose == "evaluation":
+        return "" if config.seed in study.seeds else f"the study has no seed {config.seed} any more"
+    if study.tune is None:
+        return "the study tunes nothing any more"
+    if config.seed not in study.tune.seeds:
+        return f"the study has no tuning seed {config.seed} any more"
+    gone = [f"{key} {value}" for key, value in config.tuned.items() if value not in study.tune.grid.get(key, [value])]
+    return f"the study does not try {', '.join(gone)} any more" if gone else ""

@@ -1,0 +1,63 @@
+"""Where a study is run: the one place where engines are chosen and put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftlab.errors import OptionError, nearest
+
+if TYPE_CHECKING:
+    from peftlab.execution.engine import Engine
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """What the command line says about it."""
+
+    engine: str = "local"  #: or ray
+    jobs: int | None = None  #: runs at the same time; None: what fits
+    processes: int = 1  #: of each run, which share its batches
+    address: str | None = None  #: of a Ray cluster; None: auto
+    place: Sequence[str] = ()  #: which runs go to which nodes, WHAT=RESOURCE
+    gpus: float | None = None  #: for each run; None: 1 where the cluster has any
+    shared_disk: bool = True  #: runs work on the disk of the results where all nodes see it; else their folders are sent
+
+    def make(self, folder: Path, cache: Path, *, starts: bool = True) -> Engine:
+        """The engine for the results in ``folder``; ``starts``: something will be run.
+
+        Raises:
+            OptionError: there is no such engine, or an option would have no effect on it.
+        """
+        makers = {"local": self._local, "ray": self._ray}
+        if self.engine not in makers:
+            raise OptionError(f"there is no engine {self.engine!r}", where="--engine", remedy=nearest(self.engine, makers))
+        return makers[self.engine](folder, cache, starts)
+
+    def _local(self, folder: Path, cache: Path, starts: bool) -> Engine:
+        from peftlab.execution.here import Here
+
+        given = {"--address": self.address is not None, "--place": bool(self.place), "--gpus": self.gpus is not None}
+        for option, asked in {**given, "--no-shared-disk": not self.shared_disk}.items():
+            if asked:
+                raise OptionError("this option is for another engine", where=option, remedy="add --engine ray, or leave it out")
+        return Here(cache=cache, jobs=self.jobs, starts=starts, processes=self.processes)
+
+    def _ray(self, folder: Path, cache: Path, starts: bool) -> Engine:
+        from peftlab.execution.ray.engine import RayEngine
+        from peftlab.execution.ray.place import Place
+
+        if self.processes > 1:
+            remedy = "leave it out: on a cluster runs are spread over GPUs, one each"
+            raise OptionError("a run on a Ray cluster has one process", where="--processes", remedy=remedy)
+        return RayEngine(
+            address=self.address or "auto",
+            folder=folder,
+            cache=cache,
+            jobs=self.jobs,
+            place=Place.parse(self.place),
+            gpus=self.gpus,
+            share=self.shared_disk,
+        )

@@ -1,0 +1,76 @@
+"""What the other processes of a run do (execution/crew.py): the first one's model, trained on their share of every batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.execution.fallback import Attempt
+from peftlab.execution.protocol import WorkerOptions
+from peftlab.records.record import RunConfig
+from peftlab.tasks.contract import PreparedTask
+from peftlab.training.assemble import Ingredients, base_probe
+from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.loop import Trainer
+from peftlab.training.quantization import Batches
+from peftlab.training.team import Team
+
+
+def follow(team: Team, config: RunConfig, options: WorkerOptions, attempt: Attempt, fused: bool, checkpoints: Path) -> None:
+    """Train as the first process of the run does, and write nothing."""
+    set_determinism(options)
+    ingredients = ingredients_of(config)
+    ingredients = dataclasses.replace(ingredients, fused=fused, quantizer=attempt.quantizer or ingredients.quantizer)
+    task = ingredients.task.prepare(ingredients.preprocessing(), options.cache)
+    adapted = build(ingredients, task, config, attempt)
+    Trainer(
+        adapted=adapted,
+        task=task,
+        splits=task.splits(config.seed, config.fold),
+        train=attempt.train,
+        seed=config.seed,
+        device=attempt.device,
+        precision=attempt.precision,
+        checkpoints=Checkpoints(checkpoints),
+        hooks=adapted.hooks,
+        team=team,
+    ).fit()
+
+
+def ingredients_of(config: RunConfig) -> Ingredients:
+    """The components that a run names."""
+    return Ingredients.of(
+        backbone=config.backbone,
+        task=config.task,
+        adapter=config.adapter,
+        allocator=config.allocator,
+        quantizer=config.quantizer,
+        quantize=config.quantize,
+        where=config.label,
+    )
+
+
+def build(
+    ingredients: Ingredients, task: PreparedTask, config: RunConfig, attempt: Attempt, batches: Batches | None = None
+) -> Adapted:
+    """The model of a run. With ``batches`` of its task a hook reports what quantization did."""
+    splits = task.splits(config.seed, config.fold)
+    look = functools.partial(base_probe, task=task, splits=splits, train=attempt.train, seed=config.seed)
+    reported = None if batches is None else task
+    return ingredients.build(task.info.outputs, config.seed, attempt.device, look, reported, batches or ())
+
+
+def set_determinism(options: WorkerOptions) -> None:
+    """Threads and deterministic kernels, as every process of a run has them."""
+    torch.set_num_threads(options.threads)
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary its sums
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore  # nobody reads it; filling takes time
+        torch.backends.cudnn.benchmark = False
+    Path(options.cache).mkdir(parents=True, exist_ok=True)

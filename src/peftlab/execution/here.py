@@ -1,0 +1,119 @@
+"""Runs on this machine, as an engine: how many at once, on which device, with how many threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftlab.errors import PlanRefused
+from peftlab.execution.local import execute, warm_up
+from peftlab.execution.outcome import Outcome
+from peftlab.execution.progress import Listener
+from peftlab.execution.protocol import WorkerOptions
+from peftlab.planning.estimate import HEADROOM, Estimate
+from peftlab.planning.machine import Machine
+from peftlab.planning.plan import Plan
+from peftlab.records.record import RunConfig
+from peftlab.records.store import ResultsFolder
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """An :class:`peftlab.execution.engine.Engine`."""
+
+    cache: Path
+    jobs: int | None = None  #: runs at once; None: what fits
+    starts: bool = True  #: something will be run
+    processes: int = 1  #: of each run, which share its batches
+
+    @property
+    def available_mb(self) -> None:
+        return None
+
+    def open(self) -> tuple[str, ...]:
+        if self.starts:
+            warm_up()  # the fork server loads its libraries while we plan
+        return ()
+
+    def check(self, plan: Plan) -> tuple[str, ...]:
+        machine = Machine.here(self.cache)
+        if self.processes > 1:
+            check_processes(self.processes, machine.device)
+        if self.jobs is not None:
+            checked_jobs(self.jobs * self.processes, plan, machine)
+        return ()
+
+    def execute(
+        self,
+        folder: ResultsFolder,
+        configs: Sequence[RunConfig],
+        plan: Plan,
+        options: WorkerOptions,
+        listener: Listener,
+        *,
+        retry_failed: bool,
+    ) -> Outcome:
+        machine = Machine.here(self.cache)
+        jobs = max(1, jobs_that_fit(plan, machine) // self.processes) if self.jobs is None else self.jobs  # checked before
+        threads = 1 if machine.device == "cpu" else max(1, machine.cores // self.processes)
+        options = dataclasses.replace(options, threads=threads, device=machine.device, processes=self.processes)
+        return execute(folder, configs, jobs=jobs, options=options, listener=listener, retry_failed=retry_failed)
+
+    def close(self) -> None:
+        pass
+
+
+def jobs_that_fit(plan: Plan, machine: Machine) -> int:
+    """As many runs at once as there are cores, and memory for the smallest of them; one at a time on an accelerator.
+
+    Larger ones wait for each other (execution/memory_guard.py).
+    """
+    if machine.device != "cpu":
+        return 1
+    peaks = sorted(found.peak_mb for found in _estimates(plan))[: machine.cores]
+    together = itertools.accumulate(peaks)
+    by_memory = sum(mb <= HEADROOM * machine.available_mb for mb in together) if peaks else machine.cores
+    return max(1, by_memory)
+
+
+def check_processes(processes: int, device: str) -> None:
+    """Whether a run can have so many.
+
+    Raises:
+        PlanRefused: there are not so many GPUs, or the device takes one process only.
+    """
+    import torch
+
+    if device == "cuda" and processes > (there := torch.cuda.device_count()):
+        raise PlanRefused(
+            f"{processes} processes need a GPU each, and there are {there}", where="--processes", remedy=f"use {there}"
+        )
+    if device == "mps":
+        raise PlanRefused("a run on MPS has one process", where="--processes", remedy="leave it out")
+
+
+def checked_jobs(jobs: int, plan: Plan, machine: Machine) -> int:
+    """``jobs``, unless so many runs at once are predicted not to fit even if all share the pages of the libraries.
+
+    Raises:
+        PlanRefused: they are.
+    """
+    at_once = min(jobs, max(len(plan.tuning), len(plan.runs)))
+    largest = max(_estimates(plan), key=lambda found: found.peak_mb, default=None)
+    if largest is None or at_once <= 1:
+        return jobs
+    shared_mb = largest.parts_mb.get("process", 0.0)
+    needed_mb = shared_mb + at_once * (largest.peak_mb - shared_mb)
+    if needed_mb > HEADROOM * machine.available_mb:
+        raise PlanRefused(
+            f"{at_once} runs at once need up to {needed_mb:,.0f} MB (predicted) of {machine.available_mb:,.0f} MB free",
+            where="--jobs",
+            remedy=f"use --jobs {jobs_that_fit(plan, machine)}, or leave it out",
+        )
+    return jobs
+
+
+def _estimates(plan: Plan) -> list[Estimate]:
+    return [run.estimate for run in (*plan.tuning, *plan.runs) if run.estimate is not None and not run.refusal]

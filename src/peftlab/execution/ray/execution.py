@@ -1,0 +1,301 @@
+"""One execution on a Ray cluster: a task for every run, as many at once as there is room for, and again where a machine failed.
+
+Ray is told to try nothing again by itself: only here is known whether a run failed, which is its result, or its machine, which is
+nothing. Nothing is lost or done twice because a run's lease, its folder and its id decide, as on one machine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import Any
+
+from peftlab.errors import LeaseHeld, RecordError, WorkerDied
+from peftlab.execution.child import error_hash
+from peftlab.execution.deaths import record_death
+from peftlab.execution.outcome import Ending, Outcome
+from peftlab.execution.processes import signals
+from peftlab.execution.progress import Listener
+from peftlab.execution.protocol import Moved, Started, Step
+from peftlab.execution.ray import cluster, delivery
+from peftlab.execution.ray.engine import RayEngine
+from peftlab.execution.ray.flight import Flight, in_words, key_of, refusal, wait_until_seen
+from peftlab.execution.ray.losses import Losses
+from peftlab.execution.ray.mailbox import Mailbox
+from peftlab.execution.ray.task import Answer, Order, perform
+from peftlab.records.record import RunConfig
+from peftlab.records.run_folder import RunFolder
+from peftlab.records.store import ResultsFolder
+
+_LOOK_S, _COLLECT_S, _SILENT_S = 0.5, 5.0, 15.0
+#: between two looks at a run whose machine failed
+_AGAIN_S = 2.0
+_FORGET_S = 30.0
+
+
+class Execution:
+    """See :meth:`run`."""
+
+    def __init__(
+        self, engine: RayEngine, folder: ResultsFolder, configs: list[RunConfig], order: Order, listener: Listener
+    ) -> None:
+        self.engine, self.folder, self.order, self.listener = engine, folder, order, listener
+        unique = {key_of(config): config for config in configs}
+        self.configs = unique
+        self.queue = deque(unique.values())
+        self.later: list[tuple[float, RunConfig]] = []  #: not before
+        self.deferred: deque[RunConfig] = deque()  #: leased by another process when their turn came
+        self.final = False
+        self.flights: dict[str, Flight] = {}
+        self.losses = Losses()
+        self.steps: dict[str, int] = {}
+        self.endings: list[Ending] = []
+        self.stop: int | None = None
+        self.signals: deque[int] = deque()
+        known = {key: error_hash(folder.run(config)) for key, config in unique.items()} if order.retry_failed else {}
+        self.retry = known
+        self.forgetting: list[Any] = []  #: copies on nodes that are being removed
+        self.ray = cluster.require()
+
+    def run(self) -> Outcome:
+        """Run what is not done yet, and wait for it."""
+        self._begin_talking()
+        self.listener.begin(len(self.queue), self._room())
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        try:
+            with signals(self.signals, write):
+                while self._fill() or self.flights:
+                    self._wait()
+        finally:
+            os.close(read)
+            os.close(write)
+            for flight in self.flights.values():
+                with suppress(Exception):
+                    self.ray.cancel(flight.reference, force=True)
+                flight.held.close()
+            if self.ray.is_initialized():  # else Ray would start a cluster of its own here, to wait for nothing
+                with suppress(Exception):
+                    self.ray.wait(self.forgetting, num_returns=len(self.forgetting), timeout=_FORGET_S)
+                    self.ray.kill(self.mailbox)
+            outcome = Outcome(tuple(self.endings), self.stop)
+            self.listener.close(outcome)
+        return outcome
+
+    def _begin_talking(self) -> None:
+        here = self.ray.get_runtime_context().get_node_id()  # of this machine, or of the server that ray:// leads to
+        self.mailbox: Any = cluster.on_node(self.ray.remote(Mailbox), here, max_concurrency=1000).remote()
+        self.letters = self.mailbox.collect.remote(_COLLECT_S)
+        self.heard_s = time.monotonic()
+        # with GPUs a process for each run: it keeps the GPU that it was given first, and some of its memory
+        self.task = self.ray.remote(max_calls=int(self.engine.gpus_per_run > 0))(perform)
+
+    def _room(self) -> int:
+        configs = list(self.configs.values())
+        return self.engine.jobs or max((self.engine.room(self.engine.needs(config)) for config in configs), default=1) or 1
+
+    def _fill(self) -> bool:
+        """Hand over what there is room for; whether anything is left to do."""
+        now = time.monotonic()
+        due = [config for when, config in self.later if when <= now]
+        self.later = [(when, config) for when, config in self.later if when > now]
+        self.queue.extendleft(reversed(due))
+        if not (self.queue or self.later or self.flights) and self.deferred:
+            self.queue, self.deferred, self.final = self.deferred, deque(), True
+        passed: deque[RunConfig] = deque()
+        while self.queue and self.stop is None:
+            config = self.queue.popleft()
+            if self._has_room(config):
+                self._begin(config)
+            else:
+                passed.append(config)
+                if len(self.flights) >= self._room() and not self.engine.place.rules:
+                    break
+        self.queue.extendleft(reversed(passed))
+        if self.stop is not None:
+            return False
+        if self.later and not self.flights and not self.queue:
+            time.sleep(_LOOK_S)
+        return bool(self.queue or self.later or self.deferred)
+
+    def _has_room(self, config: RunConfig) -> bool:
+        """One more than fits is handed over, so that no machine waits for us."""
+        if self.engine.jobs is not None and len(self.flights) >= self.engine.jobs:
+            return False
+        needs = self.engine.needs(config)
+        alike = sum(self.engine.needs(flight.config).keys() == needs.keys() for flight in self.flights.values())
+        return alike < self.engine.room(needs) + 1
+
+    def _begin(self, config: RunConfig) -> None:
+        run = self.folder.run(config)
+        if self._has_ended(config, run):
+            return self._end_as_found(config, run)
+        if (status := run.status()) != "running":
+            try:
+                return self._hand_over(config, run, new=status == "new")
+            except LeaseHeld:
+                pass
+            except RecordError as error:  # one record that cannot be read is no reason to leave the other runs undone
+                return self._tell(Ending(config, "failed", error=error.as_json()))
+        return self._defer(config, str(run.holder() or ""))
+
+    def _has_ended(self, config: RunConfig, run: RunFolder) -> bool:
+        status = run.status()
+        return status == "finished" or (status == "failed" and not self._to_retry(config, run))
+
+    def _to_retry(self, config: RunConfig, run: RunFolder) -> bool:
+        """Only the error that was there at the beginning: another runner may have tried again since."""
+        found = self.retry.get(key_of(config))
+        return bool(found) and found == error_hash(run)
+
+    def _hand_over(self, config: RunConfig, run: RunFolder, new: bool) -> None:
+        """Give the run to Ray. Where a node works on a copy of its folder, the lease is ours meanwhile."""
+        with ExitStack() as held:
+            state = None
+            if not self.order.share:
+                held.enter_context(run.make().lease())
+                state = None if new else delivery.send(run.create(config))
+            needs = self.engine.needs(config)
+            options: dict[str, Any] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0.0), "max_retries": 0}
+            if memory := needs.pop("memory", 0.0):
+                options["memory"] = int(memory)
+            order = replace(self.order, config=config.model_dump_json(), state=state)
+            reference = self.task.options(**options, resources=needs, name=config.label).remote(order, self.mailbox)
+            self.flights[key_of(config)] = Flight(config, run, reference, held.pop_all())
+
+    def _wait(self) -> None:
+        references = {flight.reference: key for key, flight in self.flights.items()}
+        try:
+            self._heed()
+            ready, _ = self.ray.wait([*references, self.letters], num_returns=1, timeout=_LOOK_S)
+            if self.letters in ready:
+                self._deliver(self.ray.get(self.letters, timeout=_COLLECT_S))
+                self.letters = self.mailbox.collect.remote(_COLLECT_S)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.RaySystemError, ConnectionError) as error:
+            return self._come_back(error)
+        ended = [references[reference] for reference in ready if reference in references]
+        if ended:
+            self._collect_now()
+        for key in ended:
+            self._conclude(key)
+        if time.monotonic() - self.heard_s > _SILENT_S and not self.engine.reachable():
+            self._come_back(None)
+        return None
+
+    def _collect_now(self) -> None:
+        """What a run said comes before its end."""
+        with suppress(self.ray.exceptions.RayError):
+            more = self.ray.get(self.mailbox.collect.remote(0.0), timeout=_COLLECT_S)
+            if self.ray.wait([self.letters], timeout=0)[0]:
+                self._deliver(self.ray.get(self.letters))
+                self.letters = self.mailbox.collect.remote(_COLLECT_S)
+            self._deliver(more)
+
+    def _deliver(self, letters: list[Any]) -> None:
+        self.heard_s = time.monotonic()
+        for key, method, content in letters:
+            config = self.configs.get(key)
+            if config is None:
+                continue
+            if isinstance(content, Step | Started):
+                self.steps[key] = content.step
+            getattr(self.listener, method)(*((config, content) if method == "message" else (content,)))
+
+    def _conclude(self, key: str) -> None:
+        flight = self.flights.pop(key)
+        try:
+            with flight.held:
+                answer: Answer = self.ray.get(flight.reference)
+                if answer.refused:
+                    raise refusal(answer)
+                if answer.parcel is not None:
+                    delivery.bring(answer.parcel, flight.run, flight.config, self.folder.path)
+                    self.forgetting.append(
+                        cluster.on_node(self.ray.remote(delivery.forget), answer.node, max_retries=0).remote(answer.scratch)
+                    )
+        except (self.ray.exceptions.RayError, RecordError) as error:
+            return self._lost(flight, error)
+        ending = answer.ending
+        if ending.how == "leased":
+            return self._defer(flight.config, ending.detail)
+        if ending.how == "interrupted" and self.stop is None:
+            return self._lost(flight, "the machine asked the run to stop")
+        if self.order.share and answer.recorded:
+            wait_until_seen(flight.run)
+        return self._tell(replace(ending, config=flight.config))
+
+    def _lost(self, flight: Flight, why: Exception | str) -> None:
+        """A machine failed, and not the run."""
+        config, key = flight.config, key_of(flight.config)
+        if self._has_ended(config, flight.run):  # its last act was its record
+            return self._end_as_found(config, flight.run)
+        if self.stop is not None:
+            return self._tell(Ending(config, "interrupted", time_s=time.monotonic() - flight.began_s))
+        number, words = self.losses.machine(key, self.steps.get(key, 0)), in_words(why)
+        if number <= self.engine.retries:
+            self.listener.message(config, Moved(words))
+            self.later.append((time.monotonic() + _AGAIN_S * (number - 1), config))
+            return None
+        what = f"its machine failed {number} times without a step of progress; last: {words}"
+        remedy = "`ray status` shows what became of the nodes; `peftlab run --retry-failed` continues the run"
+        error = WorkerDied(what, where=str(flight.run.path), remedy=remedy).as_json()
+        return self._tell(Ending(config, "failed", error=record_death(flight.run.make(), config, error)))
+
+    def _come_back(self, why: Exception | None) -> None:
+        """The cluster is gone, and with it all tasks: their runs saved and stopped, and go on once it is there again."""
+        words = in_words(why) if why is not None else "the cluster does not answer"
+        flights, self.flights, self.forgetting = self.flights, {}, []
+        for flight in flights.values():
+            flight.held.close()
+            if self.stop is None:
+                self.listener.message(flight.config, Moved(words))
+        self.engine.come_back(lambda: self.stop is not None or bool(self.signals))
+        self._heed()
+        if self.stop is not None:
+            for flight in flights.values():
+                self._lost(flight, words)
+            return
+        self.losses.cluster(flights)
+        self.queue.extendleft(flight.config for flight in reversed(flights.values()))
+        self._begin_talking()
+
+    def _heed(self) -> None:
+        while self.signals:
+            self._on_signal(self.signals.popleft())
+
+    def _on_signal(self, number: int) -> None:
+        """First: ask every run to save and stop. Second: end them now."""
+        again, self.stop = self.stop is not None, number if self.stop is None else self.stop
+        self.listener.stopping(number, again)
+        if not self.flights:  # nobody listens, or nobody can be reached
+            return
+        self.mailbox.stop.remote(number)
+        for key, flight in self.flights.items():
+            if again or key not in self.steps:  # not begun, as far as we know; its node may never come
+                with suppress(ValueError):
+                    self.ray.cancel(flight.reference, force=again)
+
+    def _end_as_found(self, config: RunConfig, run: RunFolder) -> None:
+        try:
+            results, failure = run.results(), run.error()
+        except RecordError as error:
+            return self._tell(Ending(config, "failed-before", error=error.as_json()))
+        if results is not None:
+            return self._tell(Ending(config, "reused", results.status))
+        return self._tell(Ending(config, "failed-before", error=dict(failure.error) if failure else {}))
+
+    def _defer(self, config: RunConfig, by: str) -> None:
+        """By what is left of a machine that failed: looked at again soon. By another process: when all else is done."""
+        if self.stop is None and self.losses.recent(key_of(config)):
+            self.later.append((time.monotonic() + _AGAIN_S, config))
+        elif self.final or self.stop is not None:
+            self._tell(Ending(config, "leased", by))
+        else:
+            self.deferred.append(config)
+
+    def _tell(self, ending: Ending) -> None:
+        self.endings.append(ending)
+        self.listener.ended(ending)

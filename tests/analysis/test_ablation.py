@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+from peftlab.analysis.ablation import Step, options, steps
+from peftlab.records.record import RunConfig
+
+
+def config(
+    adapter: dict[str, Any], quantizer: dict[str, Any] | None = None, tuned: dict[str, Any] | None = None, **train: Any
+) -> dict[str, str]:
+    return options(
+        RunConfig(
+            study="s", arm="a", label="a", slug="a", backbone="b", backbone_fingerprint="", task={}, data_fingerprint="",
+            adapter={"name": "lora", **adapter}, quantizer=quantizer or {"name": "none"},
+            train={"epochs": 3, "learning_rate": 1e-3, **train}, seed=0, tuned=tuned or {},
+        )
+    )  # fmt: skip
+
+
+def told(arms: dict[str, dict[str, str]], baseline: str | None = None) -> list[tuple[str, str, str]]:
+    return [(s.factor, s.level, s.reference) for s in steps(arms, baseline)]
+
+
+def test_a_grid_of_two_factors() -> None:
+    arms = {f"r{r}a{a}": config({"rank": r, "alpha": a}) for r in (2, 8) for a in (1, 4)}
+    assert told(arms) == [("alpha", "4", "1"), ("alpha", "4", "1"), ("rank", "8", "2"), ("rank", "8", "2")]
+    pairs = {(s.arm, s.against) for s in steps(arms, None)}
+    assert pairs == {("r2a4", "r2a1"), ("r8a4", "r8a1"), ("r8a1", "r2a1"), ("r8a4", "r2a4")}
+
+
+def test_the_baseline_is_the_reference_of_its_groups() -> None:
+    arms = {f"r{r}": config({"rank": r}) for r in (2, 8, 32)}
+    assert told(arms, "r8") == [("rank", "2", "8"), ("rank", "32", "8")]
+    assert steps(arms, "r8")[0] == Step("rank", "r2", "2", "r8", "8")
+
+
+def test_named_arms_count_by_what_they_are() -> None:
+    arms = {
+        "standard": config({"rank": 8, "targets": "attention"}),
+        "wide": config({"rank": 8, "targets": ["q", "v", "up"]}),
+        "wide-low": config({"rank": 2, "targets": ["q", "v", "up"]}),
+        "other": {**config({"rank": 8, "targets": "attention"}), "adapter": "svd"},
+    }
+    assert told(arms) == [("rank", "2", "8"), ("targets", "q, v, up", "attention")]
+
+
+def test_a_tuned_rate_is_no_option_and_a_declared_one_is() -> None:
+    tuned = {str(r): config({"rank": 8}, tuned={"learning_rate": r}, learning_rate=r) for r in (1e-3, 3e-3)}
+    declared = {str(r): config({"rank": 8}, learning_rate=r) for r in (1e-3, 3e-3)}
+    assert told(tuned) == []  # the same treatment twice
+    assert told(declared) == [("learning_rate", "0.003", "0.001")]
+
+
+def test_a_tuned_option_of_the_adapter_is_none_either() -> None:
+    tuned = {str(a): config({"rank": 8, "alpha": a}, tuned={"adapter.alpha": a}) for a in (8, 16)}
+    declared = {str(a): config({"rank": 8, "alpha": a}) for a in (8, 16)}
+    assert told(tuned) == [] and told(declared) == [("alpha", "16", "8")]
+
+
+def test_a_quantizer_counts_as_one_option() -> None:
+    groupwise = {"name": "groupwise", "type": "int4", "group_size": 32, "end": None}
+    arms = {
+        "lora": config({"rank": 8}),
+        "nf4": config({"rank": 8}, {"name": "bnb", "bits": 4, "type": "nf4", "double": False}),
+        "double": config({"rank": 8}, {"name": "bnb", "bits": 4, "type": "nf4", "double": True}),
+        "int4": config({"rank": 8}, groupwise),
+    }
+    assert told(arms) == [
+        ("quantizer", "bnb, bits 4, nf4", "none"),
+        ("quantizer", "bnb, bits 4, double, nf4", "none"),
+        ("quantizer", "groupwise, group_size 32, int4", "none"),
+    ]
+    alike = {name: arms[name] for name in ("nf4", "double")}
+    assert told(alike, "nf4") == [("quantizer", "double", "bnb")]

@@ -1,0 +1,244 @@
+"""Findings of several tasks, several factors and single test examples, from folders of records."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from peftlab.analysis.assess import assess
+from peftlab.analysis.assess_design import _over_tasks
+from peftlab.analysis.crossed import crossed_mean
+from peftlab.analysis.design import design
+from peftlab.analysis.findings import Findings
+from peftlab.analysis.frame import load_frame
+from peftlab.records.record import RunConfig
+from tests.report.fixtures import STUDY, Options, write_results
+
+ARMS: dict[str, Any] = {
+    "full": {"adapter": "full", "learning_rate": 3e-4},
+    "lora": {"adapter": {"name": "lora", "rank": [2, 4, 8], "targets": ["standard", "all-linear"]}},
+}
+LEVELS = {"full": (0.97, 0.003, 450_000, 66.0, 11.0)} | {
+    f"lora[rank={rank},targets={targets}]": (0.90 + 0.01 * step + bonus, 0.003, 1000 * rank, 40.0, 8.0)
+    for step, rank in enumerate((2, 4, 8))
+    for targets, bonus in (("standard", 0.0), ("all-linear", 0.02))
+}
+
+
+def study(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(STUDY), "arms": ARMS, "tune": None, **changes}
+
+
+def folder(root: Path, raw: dict[str, Any], **options: Any) -> Path:
+    raw = {key: value for key, value in raw.items() if value is not None}
+    return write_results(root, Options(study=raw, levels=LEVELS, failed=(), diverged=(), flags={}, **options))
+
+
+@pytest.fixture(scope="module")
+def factors(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return assess(load_frame(folder(tmp_path_factory.mktemp("factors"), study())))
+
+
+def test_rank_and_targets_and_how_they_depend_on_each_other(factors: Findings) -> None:
+    effects, (interaction,) = factors.of("effect"), factors.of("interaction")
+    by_factor = {f.details["contrasts"][0]["factor"]: f for f in effects}
+    assert set(by_factor) == {"adapter.rank", "adapter.targets"}
+    rank, targets = by_factor["adapter.rank"], by_factor["adapter.targets"]
+    assert rank.estimate == pytest.approx(0.01, abs=0.002) and rank.verdict == "better" and rank.details["contexts"] == 2
+    assert targets.estimate == pytest.approx(0.02, abs=0.003) and targets.details["contexts"] == 3
+    assert interaction.interval is not None and interaction.interval[0] < 0.0 < interaction.interval[1]
+    assert interaction.verdict == "no interaction shown" and "not evidence that it does not" in interaction.sentence
+    assert rank.p is not None and rank.p_adjusted is not None and rank.p_adjusted >= rank.p
+    assert "rank (per doubling): +" in rank.sentence and "averaged over 2 combinations" in rank.sentence
+    assert any("Holm over all effects" in line for line in factors.plan.further)
+
+
+def test_what_differs_in_two_things_is_no_factor(tmp_path: Path) -> None:
+    arms = {
+        "full": ARMS["full"],
+        "a": {"adapter": {"name": "lora", "rank": 2}},
+        "b": {"adapter": {"name": "lora", "rank": 8}, "epochs": 9},
+    }
+    levels = dict.fromkeys(arms, LEVELS["full"])
+    raw = {key: value for key, value in study(arms=arms).items() if value is not None}
+    found = assess(load_frame(write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))))
+    assert found.of("effect") == found.of("interaction") == [] and found.plan.further == []
+
+
+def matrix(tasks: int, seeds: int) -> dict[str, Any]:
+    sizes = [{"kind": "image-classification", "data": "digits", "image_size": 32 + 8 * i} for i in range(tasks)]
+    return study(matrix={"task": sizes}, seeds=list(range(seeds)), arms={"full": ARMS["full"], "lora": {"adapter": "lora"}})
+
+
+def over(root: Path, tasks: int, seeds: int, backbones: tuple[str, ...] = ()) -> Findings:
+    raw = {key: value for key, value in matrix(tasks, seeds).items() if value is not None}
+    if backbones:
+        raw["matrix"]["backbone"] = list(backbones)
+    levels = {"full": LEVELS["full"], "lora": (0.955, 0.003, 9000, 40.0, 8.0)}
+    return assess(load_frame(write_results(root, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))))
+
+
+def test_over_tasks_and_for_new_ones(tmp_path: Path) -> None:
+    found = over(tmp_path, 6, 3)
+    (fixed,), (new,), (share,) = found.of("over_tasks"), found.of("new_tasks"), found.of("improvement")
+    by_arm = {a.label: [] for a in found.arms}
+    for arm in found.arms:
+        by_arm[arm.label].append(arm.values)
+    expected = np.mean(np.array(by_arm["lora"], dtype=float) - np.array(by_arm["full"], dtype=float))
+    assert fixed.estimate == pytest.approx(expected) and new.estimate == pytest.approx(expected)
+    assert fixed.n == 3 and new.n == 6 and fixed.p_sign_flip == 2 / 2**3  # three draws, whatever the number of tasks
+    assert new.details["p_signed_rank"] == pytest.approx(2 / 2**6) and new.details["seeds"] == 3
+    assert share.estimate is not None and 0 <= share.estimate < 0.2
+    assert {f.arms[0] for f in found.of("interquartile_mean")} == {"full", "lora"}
+    assert "of which 6 are a sample" in new.sentence and "too narrow with few seeds" in share.sentence
+    assert "these 6 tasks:" in fixed.sentence and "no smaller one is possible than 0.25" in fixed.sentence
+    assert "on a task drawn from these 6 (" in share.sentence
+
+
+def test_two_tasks_and_one_seed_say_what_cannot_be_tested(tmp_path: Path) -> None:
+    found = over(tmp_path, 2, 1)
+    (fixed,), (new,) = found.of("over_tasks"), found.of("new_tasks")
+    assert fixed.verdict == new.verdict == "cannot be tested" and fixed.interval is None
+    assert "nothing says how much it varies" in fixed.sentence
+    assert "2 tasks do not show how much tasks vary; it takes 3." in new.sentence and new.n == 2
+    (new,) = over(tmp_path / "three", 3, 1).of("new_tasks")
+    assert new.verdict == "cannot be tested" and "two seeds" in new.sentence
+
+
+BACKBONES = ("bundled:vit-nano", "bundled:vit-pico")
+
+
+def test_backbones_are_no_tasks(tmp_path: Path) -> None:
+    one, three = over(tmp_path / "one", 1, 5, BACKBONES), over(tmp_path / "three", 3, 5, BACKBONES)
+    (fixed,), (new,), (share,) = one.of("over_tasks"), one.of("new_tasks"), one.of("improvement")
+    assert new.verdict == "cannot be tested" and new.n == 1 and "one task does not show" in new.sentence
+    assert "backbones are no tasks" in new.sentence
+    assert fixed.n == 5 and "these 2 backbones of one task" in fixed.sentence and "on a backbone drawn" in share.sentence
+    (fixed,), (new,), (share,) = three.of("over_tasks"), three.of("new_tasks"), three.of("improvement")
+    assert new.n == 3 and new.details["p_signed_rank"] is None and "of which 3 are a sample" in new.sentence
+    assert "mixed model, 3 tasks x 5 seeds" in new.sentence and new.verdict == "worse"
+    assert "these 3 tasks, the backbones of each averaged" in fixed.sentence and fixed.details["settings"] == 6
+    assert "on a pair of task and backbone drawn from these 6 (" in share.sentence
+    assert all("of 6 pairs of task and backbone (" in f.sentence for f in three.of("interquartile_mean"))
+    values = {(a.label, a.task, a.backbone): np.array(a.values, dtype=float) for a in three.arms}
+    gaps = [v - values["full", task, backbone] for (arm, task, backbone), v in values.items() if arm == "lora"]
+    assert fixed.estimate == new.estimate == pytest.approx(np.mean(gaps))
+
+
+def test_new_tasks_raise_no_more_alarms_than_they_may(factors: Findings) -> None:
+    """No difference on tasks in general, one on each (sd 1) that its three backbones share: they must not count as nine tasks."""
+    generator, alarms, as_nine, trials = np.random.default_rng(3), 0, 0, 150
+    for _ in range(trials):
+        shifts = generator.normal(size=3)
+        tables = {
+            (f"task {t}", f"backbone {b}"): pd.DataFrame(
+                {"full": generator.normal(0, 0.1, 4), "lora": shift + generator.normal(0, 0.1, 4)}
+            )
+            for t, shift in enumerate(shifts)
+            for b in range(3)
+        }
+        (new,) = (f for f in _over_tasks(tables, factors.plan, generator) if f.kind == "new_tasks")
+        alarms += new.verdict in ("better", "worse")
+        nine = crossed_mean([table["lora"] - table["full"] for table in tables.values()])
+        as_nine += nine is not None and nine.p is not None and nine.p <= 0.05
+    assert alarms / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+    assert as_nine / trials > 0.25  # docs/statistics.md: about every third time
+
+
+def test_bootstrap_intervals_have_the_declared_confidence(factors: Findings) -> None:
+    generator = np.random.default_rng(5)
+    tables = {(f"task {t}", "b"): pd.DataFrame(generator.normal(size=(9, 2)), columns=pd.Index(["full", "lora"])) for t in (0, 1)}
+
+    def widths(confidence: float) -> list[float]:
+        found = _over_tasks(tables, factors.plan.model_copy(update={"confidence": confidence}), np.random.default_rng(6))
+        return [f.interval[1] - f.interval[0] for f in found if f.kind in ("interquartile_mean", "improvement") and f.interval]
+
+    assert len(widths(0.95)) == 3
+    assert all(narrow < 0.75 * wide for narrow, wide in zip(widths(0.6), widths(0.95), strict=True))
+
+
+def predictions(folder: Path, rates: dict[str, float], items: int = 400) -> None:
+    generator = np.random.default_rng(8)
+    label = generator.integers(0, 10, items)
+    hard = generator.random(items)
+    for path in folder.glob("runs/*/*/results.json"):
+        right = hard < rates[path.parents[1].name] + 0.02 * generator.normal(size=items)
+        np.savez(path.with_name("predictions.npz"), label=label, prediction=np.where(right, label, (label + 1) % 10))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_test_examples_are_a_sample_too(tmp_path: Path, seeds: int) -> None:
+    raw = study(seeds=list(range(seeds)), arms={"full": ARMS["full"], "lora": {"adapter": "lora"}})
+    raw = {key: value for key, value in raw.items() if value is not None}
+    levels = {"full": LEVELS["full"], "lora": LEVELS["full"]}
+    made = write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))
+    assert assess(load_frame(made)).of("sampling") == []  # no single predictions were kept
+    predictions(made, {"full": 0.9, "lora": 0.8})
+    (found,) = assess(load_frame(made)).of("sampling")
+    assert found.estimate == pytest.approx(-0.1, abs=0.03) and found.details["examples"] == 400
+    if seeds == 1:
+        assert found.interval is None and "these two models" in found.sentence and "McNemar" in found.sentence
+    else:
+        assert found.interval is not None and found.interval[1] < 0 and found.verdict == "estimated"
+
+
+@pytest.mark.parametrize("broken", ["lora", "full"])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_survivors_are_not_compared_as_if_nothing_had_diverged(tmp_path: Path, broken: str, seeds: int) -> None:
+    arms = {"full": ARMS["full"], "lora": {"adapter": "lora"}, "bitfit": {"adapter": "bitfit"}}
+    raw = {key: value for key, value in study(seeds=list(range(seeds)), arms=arms).items() if value is not None}
+    levels = dict.fromkeys(arms, LEVELS["full"])
+    made = write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=((broken, 1),), flags={}))
+    predictions(made, {"full": 0.9, "lora": 0.8, "bitfit": 0.8})
+    found = assess(load_frame(made))
+    assert [f.arms for f in found.of("sampling")] == ([["bitfit", "full"]] if broken == "lora" else [])
+    assert any("Arms with diverged runs" in line for line in found.plan.further) == (broken == "lora")
+
+
+def test_mcnemars_test_is_for_two_arms_of_one_run_each(tmp_path: Path) -> None:
+    """One pair of an arm with one run and a baseline with three says nothing of the other two."""
+    raw = study(seeds=[0, 1, 2], arms={"full": ARMS["full"], "lora": {"adapter": "lora"}})
+    raw = {key: value for key, value in raw.items() if value is not None}
+    levels, skip = {"full": LEVELS["full"], "lora": LEVELS["full"]}, (("lora", 1), ("lora", 2))
+    made = write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), skip=skip, flags={}))
+    predictions(made, {"full": 0.9, "lora": 0.8})
+    assert assess(load_frame(made)).of("sampling") == []
+
+
+def config(adapter: dict[str, Any], quantizer: dict[str, Any], **more: Any) -> RunConfig:
+    return RunConfig(
+        study="s", arm="a", label="a", slug="a", backbone="b", backbone_fingerprint="", task={}, data_fingerprint="",
+        adapter=adapter, quantizer=quantizer, train={"epochs": 1, "learning_rate": 1e-3}, seed=0, **more,
+    )  # fmt: skip
+
+
+def test_options_of_different_components_become_words_of_theirs() -> None:
+    search = {"name": "top_k", "importance": {"name": "x"}}
+    found = design(
+        {
+            "lora": config({"name": "lora", "rank": 8}, {"name": "none"}),
+            "qlora": config({"name": "lora", "rank": 8}, {"name": "bnb", "bits": 4}, tuned={"learning_rate": 1e-3}),
+            "search": config({"name": "lora", "rank": 8}, {"name": "none"}, allocator=search),
+        }
+    )
+    assert found["lora"]["quantizer"] == "none" and found["qlora"]["quantizer"] == "bnb (bits 4)"
+    assert found["search"]["allocator"] == "top_k (importance x)" and found["lora"]["allocator"] == "none"
+    assert found["lora"]["adapter.rank"] == "8"
+
+
+def test_backbone_size_and_rank(tmp_path: Path) -> None:
+    """Between settings: the backbone as a factor, and whether the effect of the rank depends on it; data only in interactions."""
+    arms = {"full": ARMS["full"], "lora": {"adapter": {"name": "lora", "rank": [2, 8]}}}
+    raw = study(arms=arms, matrix={"backbone": ["bundled:vit-nano", "bundled:vit-pico"]})
+    raw = {key: value for key, value in raw.items() if value is not None and key != "backbone"} | {"backbone": "bundled:vit-nano"}
+    levels = {"full": LEVELS["full"], "lora[rank=2]": (0.92, 0.003, 9, 4.0, 8.0), "lora[rank=8]": (0.95, 0.003, 9, 4.0, 8.0)}
+    found = assess(load_frame(write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))))
+    between = [f for f in (*found.of("effect"), *found.of("interaction")) if not f.task]
+    told = {tuple(c["factor"] for c in f.details["contrasts"]): f for f in between if f.details["adapter"] == "lora"}
+    assert set(told) == {("backbone",), ("adapter.rank", "backbone")}
+    assert told["adapter.rank", "backbone"].verdict == "no interaction shown" and told["backbone",].details["contexts"] == 2

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import pearsonr
+from statsmodels.formula.api import ols
+
+from peftlab.analysis.correlations import between, pearson, within
+
+GENERATOR = np.random.default_rng(11)
+
+
+@pytest.mark.parametrize("n", [4, 5, 12, 60])
+def test_r_and_its_interval_are_scipys(n: int) -> None:
+    x = GENERATOR.normal(size=n)
+    y = 0.5 * x + GENERATOR.normal(size=n)
+    theirs, ours = pearsonr(x, y), pearson(x, y)
+    assert ours is not None and ours.interval is not None
+    assert ours.r == pytest.approx(theirs[0])
+    assert ours.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+
+
+def test_within_is_the_partial_correlation_given_the_groups() -> None:
+    """That of the residuals of two regressions on the groups, from statsmodels."""
+    groups = np.repeat(list("abcd"), 6)
+    shift = np.repeat([0.0, 5.0, -3.0, 9.0], 6)
+    table = pd.DataFrame({"g": groups, "x": shift + GENERATOR.normal(size=24), "y": -shift + GENERATOR.normal(size=24)})
+    left = [ols(f"{name} ~ C(g)", table).fit().resid for name in "xy"]
+    ours = within(table["x"], table["y"], list(groups))
+    assert ours is not None and ours.r == pytest.approx(np.corrcoef(*left)[0, 1]) and ours.n == 24
+    over = between(table["x"], table["y"], list(groups))
+    assert over is not None and over.n == 4 and over.r < -0.9
+
+
+def test_why_there_is_no_interval_within_groups() -> None:
+    """500 studies of 6 arms over the same 5 seeds, which shift all arms alike, r = 0 within: Fisher's covers far less."""
+    generator, hits = np.random.default_rng(5), 0
+    groups = [name for name in "abcdef" for _ in range(5)]
+    for _ in range(500):
+        x, y = (np.tile(generator.normal(size=5), 6) + 0.3 * generator.normal(size=30) for _ in range(2))
+        found = within(x + np.repeat(np.arange(6), 5), y, groups)
+        assert found is not None and found.interval is None and found.n == 30
+        half = 1.96 / np.sqrt(30 - 6 - 2)
+        hits += abs(np.arctanh(found.r)) <= half
+    assert hits / 500 < 0.75
+
+
+def test_what_has_no_correlation() -> None:
+    assert pearson([1, 2], [1, 2]) is None
+    assert pearson([1, 1, 1, 1], [1, 2, 3, 4]) is None
+    assert pearson([1, 2, np.nan, 4], [1, 2, 3, np.nan]) is None
+    whole = pearson([1, 2, 3, 4, 5], [2, 4, 6, 8, 10])
+    assert whole is not None and whole.interval == pytest.approx((1.0, 1.0))
+    assert pearson([1, 2, 3], [1, 3, 2]) == pearson([2, 4, 6], [1, 3, 2])

@@ -1,0 +1,109 @@
+"""A run in two processes, from the command to the record: as one, killed, continued, and refused where it cannot be had."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from peftlab.api.engines import Where
+from peftlab.errors import OptionError, PlanRefused
+from peftlab.execution.here import check_processes
+from peftlab.execution.local import execute
+from peftlab.execution.memory_guard import MemoryGuard
+from peftlab.execution.progress import NullListener
+from peftlab.execution.protocol import WorkerOptions
+from peftlab.records.record import RunConfig
+from peftlab.records.run_folder import RunFolder
+from tests.contracts.tiny import make
+from tests.execution.test_worker import config, folder, same_record
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light_fork_server() -> None:
+    """Here the real fork server is wanted, with everything preloaded."""
+
+
+class Killer(NullListener):
+    """Kills the run's first process once a checkpoint is there; remembers what the run consisted of."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.family = run, []
+
+    def message(self, config: RunConfig, message: object) -> None:
+        holder = self.run.holder()
+        if holder is not None and not self.family and any(self.run.checkpoints.glob("*/step-*")):
+            self.family = psutil.Process(holder.pid).children(recursive=True)
+            os.kill(holder.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_gives_the_record_of_one_and_survives_a_kill(tmp_path: Path) -> None:
+    wanted = config(str(make("vit", tmp_path / "vit")), epochs=3)
+    one = WorkerOptions(cache=tmp_path / "cache", checkpoint_every_steps=3, prefix_cache_mb=0.0)
+    two = dataclasses.replace(one, processes=2)
+    alone, quiet, killed = (folder(tmp_path / name) for name in ("alone", "quiet", "killed"))
+    for results, options in ((alone, one), (quiet, two)):
+        outcome = execute(results, [wanted], jobs=1, options=options, listener=NullListener())
+        assert [ending.how for ending in outcome.endings] == ["finished"], outcome.endings
+
+    run = killed.run(wanted)
+    killer = Killer(run)
+    outcome = execute(killed, [wanted], jobs=1, options=two, listener=killer)
+    assert [ending.how for ending in outcome.endings] == ["failed"] and killer.family
+    until = time.monotonic() + 60
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in killer.family):
+        assert time.monotonic() < until, "a process of the run outlived the first"
+        time.sleep(0.1)
+    outcome = execute(killed, [wanted], jobs=1, options=two, listener=NullListener(), retry_failed=True)
+    assert [ending.how for ending in outcome.endings] == ["finished"], outcome.endings
+    record = run.results()
+    assert record is not None and record.resumed == 1
+    same_record(quiet.run(wanted), run)
+
+    first, second = (results.run(wanted) for results in (alone, quiet))
+    losses = [[line.model_dump()["loss"] for line in made.metrics()] for made in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    weights = [load_file(next(made.adapter.glob("*.safetensors"))) for made in (first, second)]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-3)
+    assert json.loads((second.path / "environment.json").read_text())["processes"] == 2
+    told = second.results()
+    assert told is not None and told.time["processes"] == 2 and told.parameters == first.results().parameters  # pyright: ignore
+
+
+@pytest.mark.slow
+def test_continued_in_another_number_of_processes_is_said(tmp_path: Path) -> None:
+    wanted = config(str(make("vit", tmp_path / "vit")), epochs=3)
+    one = WorkerOptions(cache=tmp_path / "cache", checkpoint_every_steps=3, prefix_cache_mb=0.0)
+    results = folder(tmp_path / "results")
+    run = results.run(wanted)
+    execute(results, [wanted], jobs=1, options=one, listener=Killer(run))
+    execute(results, [wanted], jobs=1, options=dataclasses.replace(one, processes=2), listener=NullListener(), retry_failed=True)
+    record = run.results()
+    assert record is not None and "continued in another number of processes: 1 -> 2" in record.flags
+
+
+def test_what_cannot_have_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="one process"):
+        Where(engine="ray", processes=2).make(tmp_path, tmp_path)
+    with pytest.raises(PlanRefused, match="MPS has one process"):
+        check_processes(2, "mps")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(PlanRefused, match="2 processes need a GPU each, and there are 1"):
+        check_processes(2, "cuda")
+    check_processes(2, "cpu")
+
+
+def test_memory_is_needed_for_each_process_of_a_run_on_the_cpu() -> None:
+    needy = config("tiny").model_copy(update={"predicted": {"peak_mb": 300.0, "parts_mb": {"process": 100.0}}})
+    assert MemoryGuard("cpu", 1.0, 2).needed_mb(needy) == 400.0
+    assert MemoryGuard("cpu", 1.0).needed_mb(needy) == 200.0
