@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from peftlab.api.engines import Where
 from peftlab.errors import OptionError, PlanRefused
-from peftlab.execution.here import check_processes
+from peftlab.execution.here import check_processes, check_sharding
 from peftlab.execution.local import execute
 from peftlab.execution.memory_guard import MemoryGuard
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import WorkerOptions
+from peftlab.planning.plan import Plan, PlannedRun
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
 from tests.contracts.tiny import make
@@ -43,6 +44,14 @@ class Killer(NullListener):
         if holder is not None and not self.family and any(self.run.checkpoints.glob("*/step-*")):
             self.family = psutil.Process(holder.pid).children(recursive=True)
             os.kill(holder.pid, signal.SIGKILL)
+
+
+def planned(run: RunConfig, trainable: int = 10) -> Plan:
+    row = PlannedRun(
+        label=run.label, backbone=run.backbone, task="digits", seed=0, fold=0, purpose="evaluation", config=run, steps=9,
+        trainable=trainable, total_parameters=100, estimate=None, predicted_s=None,
+    )  # fmt: skip
+    return Plan(study="tiny", question="", tuning=(), runs=(row,), warnings=(), notes=(), machine={}, higher_is_better=True)
 
 
 @pytest.mark.slow
@@ -81,6 +90,23 @@ def test_a_run_in_two_processes_gives_the_record_of_one_and_survives_a_kill(tmp_
 
 
 @pytest.mark.slow
+def test_a_run_whose_frozen_weights_are_shared_gives_the_same_record(tmp_path: Path) -> None:
+    wanted = config(str(make("vit", tmp_path / "vit")), epochs=1)
+    options = WorkerOptions(cache=tmp_path / "cache", processes=2)
+    whole, shared = folder(tmp_path / "whole"), folder(tmp_path / "shared")
+    for results, given in ((whole, options), (shared, dataclasses.replace(options, shard=True))):
+        outcome = execute(results, [wanted], jobs=1, options=given, listener=NullListener())
+        assert [ending.how for ending in outcome.endings] == ["finished"], outcome.endings
+    same_record(whole.run(wanted), shared.run(wanted))
+    record = shared.run(wanted).results()
+    assert record is not None and record.time["sharded"]["blocks"] == 2
+    assert any(note.startswith("not with sharded weights: ") for note in record.notes)
+    full = config(wanted.backbone, "full", epochs=1)
+    outcome = execute(shared, [full], jobs=1, options=dataclasses.replace(options, shard=True), listener=NullListener())
+    assert "no frozen weights in blocks to shard" in outcome.endings[0].error["what"]
+
+
+@pytest.mark.slow
 def test_continued_in_another_number_of_processes_is_said(tmp_path: Path) -> None:
     wanted = config(str(make("vit", tmp_path / "vit")), epochs=3)
     one = WorkerOptions(cache=tmp_path / "cache", checkpoint_every_steps=3, prefix_cache_mb=0.0)
@@ -97,10 +123,18 @@ def test_what_cannot_have_several_processes_is_refused(tmp_path: Path, monkeypat
         Where(engine="ray", processes=2).make(tmp_path, tmp_path)
     with pytest.raises(PlanRefused, match="MPS has one process"):
         check_processes(2, "mps")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(PlanRefused, match="2 processes need a GPU each, and there are 1"):
+    with monkeypatch.context() as one, pytest.raises(PlanRefused, match="2 processes need a GPU each, and there are 1"):
+        one.setattr(torch.cuda, "device_count", lambda: 1)
         check_processes(2, "cuda")
     check_processes(2, "cpu")
+    check_sharding(2, planned(config("tiny")))
+    with pytest.raises(PlanRefused, match="nobody to share with"):
+        check_sharding(1, planned(config("tiny")))
+    with pytest.raises(PlanRefused, match="full trains all weights"):
+        check_sharding(2, planned(config("tiny", "full"), trainable=100))
+    quantized = config("tiny").model_copy(update={"quantizer": {"name": "groupwise"}, "backbone": str(make("vit", tmp_path))})
+    with pytest.raises(PlanRefused, match="lora has quantized weights"):
+        check_sharding(2, planned(quantized))
 
 
 def test_memory_is_needed_for_each_process_of_a_run_on_the_cpu() -> None:

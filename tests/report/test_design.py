@@ -73,6 +73,18 @@ def test_an_arm_that_a_task_lacks_is_named_and_the_contents_lead_there(built: tu
     assert {"#over-tasks", "#factors"} <= set(parser.addresses)
 
 
+def test_each_note_is_of_its_own_task(built: tuple[str, Findings]) -> None:
+    _, findings = built
+    assert len(findings.notes) == len(set(findings.notes))
+    sampled = [note for note in findings.notes if "is a sample as well" in note]
+    tasks = dict.fromkeys((a.task, a.backbone) for a in findings.arms)
+    for (task, backbone), note in zip(tasks, sampled, strict=True):
+        means = sorted(a.mean for a in findings.arms if (a.task, a.backbone) == (task, backbone) and a.mean is not None)
+        assert note.startswith(f"{task}, {backbone}: ") and show(means[len(means) // 2], "accuracy") in note
+    (beyond,) = [note for note in findings.notes if "reaches beyond" in note]
+    assert beyond.count(GONE) == 1
+
+
 def test_single_models_of_one_seed(tmp_path: Path) -> None:
     folder = write_design(tmp_path, seeds=1, tasks=2)
     page, findings = build_report(folder).read_text(encoding="utf-8"), read_findings(folder)

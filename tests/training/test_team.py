@@ -19,6 +19,7 @@ from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Trainer
+from peftlab.training.sharding import shard_frozen
 from peftlab.training.team import Team, _buckets
 from tests.contracts.tiny import make
 from tests.tasks.texts import shared_gpt2
@@ -41,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "qa-lora": {"adapter": {"name": "pooled", "rank": 4}, "quantizer": {"name": "groupwise", "group_size": 8}},
     "texts of unequal length": {"adapter": {"name": "lora"}, "texts": True, "train": {"batch_size": 4}},
 }
+UNSHARDED = {"full": "no frozen weights", "qa-lora": "quantized weights cannot be sharded"}
 STEPS = 8
 
 
@@ -75,20 +77,29 @@ def trainer(case: dict[str, Any], folder: Path, checkpoints: str, team: Team, **
     )  # fmt: skip
 
 
-def all_cases(team: Team, folder: Path) -> dict[str, Any]:
-    """Losses, weights and validation of every case."""
+def all_cases(team: Team, folder: Path, *, shard: bool = False) -> dict[str, Any]:
+    """Losses, weights and metrics of every case; of those that can be sharded, with ``shard``."""
     found = {}
+    team.together = False
     for name, case in CASES.items():
+        if shard and name in UNSHARDED:
+            continue
         lines = Lines()
-        made = trainer(case, folder, f"{name}-{team.size}", team, listener=lines)
+        made = trainer(case, folder, f"{name}-{team.size}-{shard}", team, listener=lines)
+        share = shard_frozen(made.adapted, CPU, team)["share"] if shard else 1.0
         fitted = made.fit()
         weights = {n: p.detach().clone() for n, p in made.trainable.items()}
-        found[name] = {"losses": lines.losses, "weights": weights, "metrics": fitted.selected.metrics, "steps": fitted.steps}
+        metrics = {**fitted.selected.metrics, **{f"test {k}": v for k, v in made.evaluate("test").compute().items()}}
+        found[name] = {"losses": lines.losses, "weights": weights, "metrics": metrics, "steps": fitted.steps, "share": share}
     return found
 
 
 def in_two(team: Team, folder: Path) -> None:
     all_cases(team, folder)
+    all_cases(team, folder, shard=True)
+    for name in UNSHARDED:
+        with pytest.raises(TrainingError):
+            shard_frozen(trainer(CASES[name], folder, "refused", team).adapted, CPU, team)
     with pytest.raises(Stopped):
         trainer(CASES["lora"], folder, "stopped", team).fit()
     trainer(CASES["lora"], folder, "stopped", team).fit()
@@ -99,7 +110,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("team")
     write_sources(folder)
     with crew(2, CPU, "test", in_two, (folder,)) as team:
-        two = all_cases(team, folder)
+        two, sharded = all_cases(team, folder), all_cases(team, folder, shard=True)
+        for name, words in UNSHARDED.items():
+            with pytest.raises(TrainingError, match=words):
+                shard_frozen(trainer(CASES[name], folder, "refused", team).adapted, CPU, team)
         asked = iter(range(100))
         lines = Lines()
         with pytest.raises(Stopped, match="after step 4 of 8"):
@@ -107,7 +121,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         again = trainer(CASES["lora"], folder, "stopped", team, listener=lines)
         again.fit()
         stopped = {"losses": lines.losses, "weights": {n: p.detach().clone() for n, p in again.trainable.items()}}
-    return {"one": all_cases(Team(), folder), "two": two, "stopped": stopped}
+    return {"one": all_cases(Team(), folder), "two": two, "sharded": sharded, "stopped": stopped}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -120,6 +134,18 @@ def test_two_processes_train_as_one_at_the_same_batch(found: dict[str, Any], nam
         # rates are 3e-3; what has no gradient but rounding (biases of keys) moves by it after Adam's division
         torch.testing.assert_close(two["weights"][key], weight, rtol=1e-4, atol=2e-4)
     assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in UNSHARDED])
+def test_sharding_the_frozen_weights_changes_no_number(found: dict[str, Any], name: str) -> None:
+    """To the bit where weights lie in memory as before; GPT-2's are transposed, and MKL sums those in another order."""
+    two, sharded = found["two"][name], found["sharded"][name]
+    exact = not CASES[name].get("texts")
+    assert sharded["share"] < 0.75  # blocks are most of these models, heads and embeddings stay whole
+    assert sharded["losses"] == (two["losses"] if exact else pytest.approx(two["losses"], rel=1e-6))
+    assert sharded["metrics"] == (two["metrics"] if exact else pytest.approx(two["metrics"], rel=1e-5))
+    for key, weight in two["weights"].items():
+        torch.testing.assert_close(sharded["weights"][key], weight, rtol=0, atol=0 if exact else 1e-6)
 
 
 def test_stopped_in_two_processes_and_continued_equals_uninterrupted_bit_for_bit(found: dict[str, Any]) -> None:

@@ -151,20 +151,22 @@ def notes(frame: Frame, settings: list[Any], summaries: list[ArmSummary], plan: 
             "Probabilities of being on a front, figures of layers and of what training changed take the seeds that there are."
         )
     for s in settings:
-        examples, base = s.runs["examples"].dropna(), [a.mean for a in summaries if a.mean is not None]
-        if len(examples) and base and is_share(plan.metric) and plan.metric.startswith(("accuracy", "top")) and s.folds == 1:
-            share, count = sorted(base)[len(base) // 2], int(examples.min())
+        here = [a.mean for a in summaries if a.mean is not None and (a.task, a.backbone) == (s.task, s.backbone)]
+        examples, where = s.runs["examples"].dropna(), f"{s.task}, {s.backbone}: " if len(settings) > 1 else ""
+        if len(examples) and here and is_share(plan.metric) and plan.metric.startswith(("accuracy", "top")) and s.folds == 1:
+            share, count = sorted(here)[len(here) // 2], int(examples.min())
             error = math.sqrt(max(share * (1 - share), 0) / count)
             found.append(
-                f"Intervals cover the randomness of training (seeds). The {plan.split} set is a sample as well: with {count:,} "
-                f"examples a value of {show(share, plan.metric)} has a standard error of {100 * error:.2f} percentage points "
-                "from sampling alone, shared by all arms."
+                f"{where}Intervals cover the randomness of training (seeds). The {plan.split} set is a sample as well: with "
+                f"{count:,} examples a value of {show(share, plan.metric)} has a standard error of {100 * error:.2f} percentage "
+                "points from sampling alone, shared by all arms."
             )
     if not plan.margin_declared:
         found.append("The margin was given after the runs, not declared in the study.")
     if any(s.imputed for s in summaries):
         found.append(f"Diverged runs count at {plan.imputed_at}; means and tests include them.")
-    beyond = [s.label for s in summaries if s.interval and is_share(plan.metric) and (s.interval[0] < 0 or s.interval[1] > 1)]
+    wide = [s.label for s in summaries if s.interval and is_share(plan.metric) and (s.interval[0] < 0 or s.interval[1] > 1)]
+    beyond = list(dict.fromkeys(wide))
     if beyond:
         found.append(
             f"The interval of {listed(beyond)} reaches beyond 0 or 100 %: its seeds are too unlike each other for a t interval; "

@@ -30,7 +30,7 @@ def show(value: float | None, metric: str = "", digits: int = 2, missing: str = 
     """A level: ``97.31 %``, or four significant digits."""
     if value is None or not math.isfinite(value):
         return missing
-    return f"{100 * value:.{digits}f} %" if is_share(metric) else f"{value:.4g}"
+    return (f"{100 * value:.{digits}f} %" if is_share(metric) else f"{value:.4g}").replace("-", "−")
 
 
 def show_difference(value: float | None, metric: str = "", digits: int = 2, missing: str = "–") -> str:
@@ -48,7 +48,7 @@ def show_interval(interval: tuple[float, float] | None, metric: str = "", differ
     if difference:
         return f"[{show_difference(interval[0], metric)}, {show_difference(interval[1], metric)}]"
     low, high = (f"{100 * v:.2f}" if is_share(metric) else f"{v:.4g}" for v in interval)
-    return f"[{low}, {high}]"
+    return f"[{low}, {high}]".replace("-", "−")
 
 
 def show_p(p: float | None, missing: str = "–") -> str:

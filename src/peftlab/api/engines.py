@@ -20,6 +20,7 @@ class Where:
     engine: str = "local"  #: or ray
     jobs: int | None = None  #: runs at the same time; None: what fits
     processes: int = 1  #: of each run, which share its batches
+    shard: bool = False  #: and its frozen weights
     address: str | None = None  #: of a Ray cluster; None: auto
     place: Sequence[str] = ()  #: which runs go to which nodes, WHAT=RESOURCE
     gpus: float | None = None  #: for each run; None: 1 where the cluster has any
@@ -43,13 +44,13 @@ class Where:
         for option, asked in {**given, "--no-shared-disk": not self.shared_disk}.items():
             if asked:
                 raise OptionError("this option is for another engine", where=option, remedy="add --engine ray, or leave it out")
-        return Here(cache=cache, jobs=self.jobs, starts=starts, processes=self.processes)
+        return Here(cache=cache, jobs=self.jobs, starts=starts, processes=self.processes, shard=self.shard)
 
     def _ray(self, folder: Path, cache: Path, starts: bool) -> Engine:
         from peftlab.execution.ray.engine import RayEngine
         from peftlab.execution.ray.place import Place
 
-        if self.processes > 1:
+        if self.processes > 1 or self.shard:
             remedy = "leave it out: on a cluster runs are spread over GPUs, one each"
             raise OptionError("a run on a Ray cluster has one process", where="--processes", remedy=remedy)
         return RayEngine(

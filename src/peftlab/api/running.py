@@ -51,6 +51,7 @@ def run(  # noqa: PLR0913
     output: Path = RESULTS,
     jobs: int | None = None,
     processes: int = 1,
+    shard: bool = False,
     retry_failed: bool = False,
     dry_run: bool = False,
     checkpoint_every_s: float = 30.0,
@@ -68,7 +69,8 @@ def run(  # noqa: PLR0913
     ``checkpoint_every_s``: what ``kill -9`` may cost each run; no result depends on it.
     ``prefix_cache``: whether runs share hidden states before the first trained layer, or at most how many megabytes of them.
     ``fused``: adapted layers compute base and update together, which gives the same numbers up to rounding and dropout's draws.
-    ``processes``: of each run; they share the examples of every batch (:mod:`peftlab.training.team`), one on each GPU.
+    ``processes``: of each run; they share the examples of every batch (:mod:`peftlab.training.team`), one on each GPU, and
+    with ``shard`` the frozen weights as well.
     ``engine``: ``local`` or ``ray``; what follows is for a Ray cluster (:class:`peftlab.api.engines.Where`).
     """
     name = load_study(study, overrides).study  # a mistake in it is told at once
@@ -84,7 +86,16 @@ def run(  # noqa: PLR0913
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-    where = Where(engine=engine, jobs=jobs, processes=processes, address=address, place=place, gpus=gpus, shared_disk=shared_disk)
+    where = Where(
+        engine=engine,
+        jobs=jobs,
+        processes=processes,
+        shard=shard,
+        address=address,
+        place=place,
+        gpus=gpus,
+        shared_disk=shared_disk,
+    )
     machines = where.make(Path(output) / name, cache_folder(), starts=not dry_run)
     with contextlib.closing(machines), contextlib.redirect_stdout(sys.stderr):  # Ray prints what its nodes die of
         told = list(machines.open())

@@ -79,6 +79,7 @@ def run(
     output: Output = RESULTS,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at the same time; default: what fits.")] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Of each run; they share its batches, a GPU each.")] = 1,
+    shard: Annotated[bool, typer.Option("--shard", help="The processes of a run share its frozen weights too.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
     engine: Annotated[str, typer.Option("--engine", metavar="local|ray", help="This machine, or a Ray cluster.")] = "local",
@@ -103,6 +104,7 @@ def run(
     options |= {
         "jobs": jobs,
         "processes": processes,
+        "shard": shard,
         "retry_failed": retry_failed,
         "dry_run": dry_run,
         "checkpoint_every_s": checkpoint_every,

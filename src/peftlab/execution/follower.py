@@ -18,6 +18,7 @@ from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Trainer
 from peftlab.training.quantization import Batches
+from peftlab.training.sharding import shard_frozen
 from peftlab.training.team import Team
 
 
@@ -27,8 +28,10 @@ def follow(team: Team, config: RunConfig, options: WorkerOptions, attempt: Attem
     ingredients = ingredients_of(config)
     ingredients = dataclasses.replace(ingredients, fused=fused, quantizer=attempt.quantizer or ingredients.quantizer)
     task = ingredients.task.prepare(ingredients.preprocessing(), options.cache)
-    adapted = build(ingredients, task, config, attempt)
-    Trainer(
+    adapted = build(ingredients, task, config, attempt, options)
+    if options.shard:
+        shard_frozen(adapted, attempt.device, team)
+    trainer = Trainer(
         adapted=adapted,
         task=task,
         splits=task.splits(config.seed, config.fold),
@@ -39,7 +42,10 @@ def follow(team: Team, config: RunConfig, options: WorkerOptions, attempt: Attem
         checkpoints=Checkpoints(checkpoints),
         hooks=adapted.hooks,
         team=team,
-    ).fit()
+    )
+    fitted = trainer.fit()
+    if options.shard and config.evaluate_test and fitted.diverged_at is None:
+        trainer.evaluate("test")  # the first cannot without our part of the weights
 
 
 def ingredients_of(config: RunConfig) -> Ingredients:
@@ -56,13 +62,22 @@ def ingredients_of(config: RunConfig) -> Ingredients:
 
 
 def build(
-    ingredients: Ingredients, task: PreparedTask, config: RunConfig, attempt: Attempt, batches: Batches | None = None
+    ingredients: Ingredients,
+    task: PreparedTask,
+    config: RunConfig,
+    attempt: Attempt,
+    options: WorkerOptions,
+    batches: Batches | None = None,
 ) -> Adapted:
-    """The model of a run. With ``batches`` of its task a hook reports what quantization did."""
+    """The model of a run: on its device, or where it will be sharded in main memory still.
+
+    With ``batches`` of its task a hook reports what quantization did.
+    """
     splits = task.splits(config.seed, config.fold)
     look = functools.partial(base_probe, task=task, splits=splits, train=attempt.train, seed=config.seed)
     reported = None if batches is None else task
-    return ingredients.build(task.info.outputs, config.seed, attempt.device, look, reported, batches or ())
+    device = torch.device("cpu") if options.shard else attempt.device
+    return ingredients.build(task.info.outputs, config.seed, device, look, reported, batches or ())
 
 
 def set_determinism(options: WorkerOptions) -> None:

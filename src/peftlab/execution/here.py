@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftlab.errors import PlanRefused
+from peftlab.execution.follower import ingredients_of
 from peftlab.execution.local import execute, warm_up
 from peftlab.execution.outcome import Outcome
 from peftlab.execution.progress import Listener
@@ -27,6 +28,7 @@ class Here:
     jobs: int | None = None  #: runs at once; None: what fits
     starts: bool = True  #: something will be run
     processes: int = 1  #: of each run, which share its batches
+    shard: bool = False  #: and its frozen weights
 
     @property
     def available_mb(self) -> None:
@@ -41,6 +43,8 @@ class Here:
         machine = Machine.here(self.cache)
         if self.processes > 1:
             check_processes(self.processes, machine.device)
+        if self.shard:
+            check_sharding(self.processes, plan)
         if self.jobs is not None:
             checked_jobs(self.jobs * self.processes, plan, machine)
         return ()
@@ -58,7 +62,7 @@ class Here:
         machine = Machine.here(self.cache)
         jobs = max(1, jobs_that_fit(plan, machine) // self.processes) if self.jobs is None else self.jobs  # checked before
         threads = 1 if machine.device == "cpu" else max(1, machine.cores // self.processes)
-        options = dataclasses.replace(options, threads=threads, device=machine.device, processes=self.processes)
+        options = dataclasses.replace(options, threads=threads, device=machine.device, processes=self.processes, shard=self.shard)
         return execute(folder, configs, jobs=jobs, options=options, listener=listener, retry_failed=retry_failed)
 
     def close(self) -> None:
@@ -92,6 +96,24 @@ def check_processes(processes: int, device: str) -> None:
         )
     if device == "mps":
         raise PlanRefused("a run on MPS has one process", where="--processes", remedy="leave it out")
+
+
+def check_sharding(processes: int, plan: Plan) -> None:
+    """Whether the frozen weights of every run can be divided.
+
+    Raises:
+        PlanRefused: there is one process, or nothing is frozen, or it is quantized.
+    """
+    if processes == 1:
+        raise PlanRefused("one process has nobody to share with", where="--shard", remedy="add --processes 2, or more")
+    for run in (*plan.tuning, *plan.runs):
+        if run.config is None or run.refusal:
+            continue
+        remedy = "leave out --shard, or these arms with --only"
+        if run.trainable == run.total_parameters:
+            raise PlanRefused(f"{run.label} trains all weights, and only frozen ones are sharded", where="--shard", remedy=remedy)
+        if ingredients_of(run.config).quantizer.quantizes:
+            raise PlanRefused(f"{run.label} has quantized weights, which cannot be sharded", where="--shard", remedy=remedy)
 
 
 def checked_jobs(jobs: int, plan: Plan, machine: Machine) -> int:

@@ -24,6 +24,7 @@ class WorkerOptions:
     cache: Path
     threads: int = 1  #: of each process
     processes: int = 1  #: that share the examples of every batch of a run (training/team.py); dropout's draws depend on it
+    shard: bool = False  #: and divide the frozen weights (training/sharding.py)
     device: str = "auto"
     checkpoint_every_s: float = 30.0
     checkpoint_every_steps: int | None = None

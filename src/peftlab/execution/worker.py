@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -20,9 +21,10 @@ from peftlab.errors import OutOfMemory, Stopped
 from peftlab.execution.crew import crew
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.follower import build, follow, ingredients_of, set_determinism
+from peftlab.execution.forward import Forward
 from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.execution.fused_record import FusedRecord
-from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
+from peftlab.execution.protocol import Channel, Finished, WorkerOptions
 from peftlab.execution.stop import StopFlag
 from peftlab.execution.tracking import Tracking
 from peftlab.nn.hooks import TrainingHook
@@ -37,11 +39,12 @@ from peftlab.tasks.contract import PreparedTask, Splits
 from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.evaluation import predictions
-from peftlab.training.loop import Cadence, Fitted, Listener, Trainer
+from peftlab.training.loop import Cadence, Fitted, Trainer
 from peftlab.training.memory import MemoryMeter
 from peftlab.training.precision import resolve_device, resolve_precision
 from peftlab.training.prefix_task import PrefixTask
 from peftlab.training.quantization import FILE, examine, first_batches
+from peftlab.training.sharding import shard_frozen
 from peftlab.training.team import Team
 
 
@@ -71,28 +74,6 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
     return 0
 
 
-class _Forward(Listener):
-    """From the loop to the record and to whoever watches. Trackers read the record."""
-
-    def __init__(self, folder: RunFolder, channel: Channel, memory: MemoryMeter, tracking: Tracking) -> None:
-        self.folder, self.channel, self.memory, self.tracking = folder, channel, memory, tracking
-
-    def on_step(self, step: int, total: int, loss: float, rate: float) -> None:
-        self.memory.sample()
-        self.channel.send(Step(step, total, loss, rate))
-
-    def on_metrics(self, line: dict[str, Any]) -> None:
-        self.folder.append_metrics([line], durable=False)
-        if line["split"] == "validation":
-            metrics = {k: v for k, v in line.items() if k not in ("step", "epoch", "split", "time_s")}
-            self.channel.send(Evaluated(metrics, step=line["step"]))
-
-    def on_truncate(self, step: int) -> None:
-        self.folder.truncate_metrics(step)
-        self.tracking.begin()
-        self.channel.send(Started(step))
-
-
 class _Run:
     """The life of one run."""
 
@@ -106,6 +87,8 @@ class _Run:
         self.tracking = Tracking((), folder, config, "")
         self.fused = FusedRecord(folder, options.fused)
         self.prefix = FrozenPrefix(config, folder, options, stop.check)
+        self.crew = contextlib.ExitStack()  #: the other processes of the run, while they are needed
+        self.sharded: dict[str, float] = {}
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
@@ -126,16 +109,8 @@ class _Run:
         ingredients = ingredients_of(self.config)
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
         adapted, trainer, fitted, memory = self._fit(ingredients, task)
-        validated = fitted.selected.metrics
-        metrics: dict[str, dict[str, float | None]] = {"validation": dict(validated)} if validated else {}
-        if fitted.diverged_at is not None:
-            self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
-            metrics = {}
-        else:
-            if ingredients.quantize == "after":
-                metrics["validation"] = self._quantize_merged(ingredients, trainer, task, fitted)
-            if self.config.evaluate_test:
-                metrics["test"] = self._test(trainer)
+        with self.crew:
+            metrics = self._metrics(ingredients, task, trainer, fitted)
         measured = memory.result(adapted, trainer.optimizer)
         if self.config.predicted:
             measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
@@ -172,6 +147,22 @@ class _Run:
             resumed=fitted.resumed,
         )
 
+    def _metrics(
+        self, ingredients: Ingredients, task: PreparedTask, trainer: Trainer, fitted: Fitted
+    ) -> dict[str, dict[str, float | None]]:
+        """By split."""
+        validated = fitted.selected.metrics
+        metrics: dict[str, dict[str, float | None]] = {"validation": dict(validated)} if validated else {}
+        if fitted.diverged_at is not None:
+            self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
+            metrics = {}
+        else:
+            if ingredients.quantize == "after":
+                metrics["validation"] = self._quantize_merged(ingredients, trainer, task, fitted)
+            if self.config.evaluate_test:
+                metrics["test"] = self._test(trainer)
+        return metrics
+
     def _say_environment(self) -> None:
         """A run that goes on under other versions keeps its work and says so: in every table, other source code in its notes."""
         now = {**environment(), "processes": self.options.processes}
@@ -203,6 +194,7 @@ class _Run:
                 if following is None:
                     return adapted, trainer, fitted, memory
                 del adapted, trainer
+            self.crew.close()
             self.prefix.release()
             self.notes += self.tracking.end("failed")
             self.attempt, flag = following
@@ -216,15 +208,22 @@ class _Run:
         self.notes += note
         checkpoints = self.folder.checkpoints / name
         given = (self.config, self.options, self.attempt, fused, checkpoints)
-        with crew(self.options.processes, self.attempt.device, self.config.label, follow, given) as team:
-            return self._train(dataclasses.replace(ingredients, fused=fused), task, Checkpoints(checkpoints), team)
+        with contextlib.ExitStack() as held:
+            others = crew(self.options.processes, self.attempt.device, self.config.label, follow, given)
+            team = held.enter_context(others)
+            trained = self._train(dataclasses.replace(ingredients, fused=fused), task, Checkpoints(checkpoints), team)
+            self.crew = held.pop_all()  # sharded weights are whole only among all of them
+            return trained
 
     def _train(
         self, ingredients: Ingredients, task: PreparedTask, checkpoints: Checkpoints, team: Team
     ) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         device = self.attempt.device
         memory, splits = MemoryMeter(device), task.splits(self.config.seed, self.config.fold)
-        adapted = build(ingredients, task, self.config, self.attempt, first_batches(task, splits.train, device))
+        batches = first_batches(task, splits.train, device)
+        adapted = build(ingredients, task, self.config, self.attempt, self.options, batches)
+        if self.options.shard:
+            self.sharded = shard_frozen(adapted, device, team)
         self.fused.write(adapted)
         hooks: list[TrainingHook] = [*adapted.hooks]
         hooks += self._watching(ingredients, task, splits, adapted)
@@ -241,7 +240,7 @@ class _Run:
             checkpoints=checkpoints,
             cadence=Cadence(seconds=self.options.checkpoint_every_s, steps=self.options.checkpoint_every_steps),
             hooks=hooks,
-            listener=_Forward(self.folder, self.channel, memory, self.tracking),
+            listener=Forward(self.folder, self.channel, memory, self.tracking),
             should_stop=self.stop,
             team=team,
         )
@@ -258,6 +257,9 @@ class _Run:
             fresh=functools.partial(ingredients.build, task.info.outputs, self.config.seed),
         )
         probes = [p for p in probes_of(self.options.probes) if p.in_tuning or self.config.purpose != "tuning"]
+        if self.options.shard and (without := [p.name for p in probes if p.needs_whole]):
+            self.notes.append(f"not with sharded weights: {', '.join(without)}")
+            probes = [p for p in probes if not p.needs_whole]
         return [hook for probe in probes if (hook := probe.hook(adapted, view)) is not None]
 
     def _quantize_merged(
@@ -303,6 +305,7 @@ class _Run:
             "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
             "threads": torch.get_num_threads(),
             "processes": self.options.processes,
+            **({"sharded": self.sharded} if self.sharded else {}),
             "device": self.attempt.device.type,
             "precision": self.attempt.precision,
             **self.fused.counts,

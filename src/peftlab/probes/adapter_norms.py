@@ -176,6 +176,7 @@ class AdapterNorms(Probe):
 
     name: ClassVar[str] = "adapter_norms"
     in_tuning: ClassVar[bool] = False
+    needs_whole: ClassVar[bool] = True
 
     def hook(self, adapted: Adapted, view: View) -> TrainingHook | None:
         parts = adapted.adapter.parts(adapted)

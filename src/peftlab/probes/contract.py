@@ -62,6 +62,7 @@ class Probe(Component, ABC):
     """A configured probe. Its hook's ``report`` is written as ``<name>.json``."""
 
     in_tuning: ClassVar[bool] = True  #: tuning runs are watched as well
+    needs_whole: ClassVar[bool] = False  #: reads frozen weights or computes outputs, which no process can alone that shares them
 
     @abstractmethod
     def hook(self, adapted: Adapted, view: View) -> TrainingHook | None:

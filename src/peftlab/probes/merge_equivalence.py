@@ -121,6 +121,7 @@ class MergeEquivalence(Probe):
 
     name: ClassVar[str] = "merge_equivalence"
     in_tuning: ClassVar[bool] = False
+    needs_whole: ClassVar[bool] = True
 
     batches: int = 4  #: of 8 validation examples; 0: not compared
     tolerance: float | None = None  #: of ``relative``; default the adapter's own

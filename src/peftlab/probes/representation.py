@@ -208,6 +208,7 @@ class Representation(Probe):
 
     name: ClassVar[str] = "representation"
     in_tuning: ClassVar[bool] = False
+    needs_whole: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{kornblith2019similarity,
   title = {Similarity of Neural Network Representations Revisited},
   author = {Kornblith, Simon and Norouzi, Mohammad and Lee, Honglak and Hinton, Geoffrey},

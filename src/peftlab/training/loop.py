@@ -176,12 +176,13 @@ class Trainer:
         batches = self.schedule.micro_batches(step, self.splits.train, self.seed, self.lengths)
         whole = sum(self.task.weight(indices) for indices in batches)
         total = 0.0
-        for number, indices in enumerate(map(self.team.share, batches)):
-            share = self.task.weight(indices) / whole
-            if not share:  # fewer examples than processes
+        for number, indices in enumerate(batches):
+            mine = self.team.share(indices)
+            share = self.task.weight(mine) / whole
+            if not share and not self.team.together:  # fewer examples than processes
                 continue
             random = generator(self.seed, "augment", step, number, *self.team.own)
-            loss = self._loss(to_device(self.task.batch(indices, random), self.device))
+            loss = self._loss(to_device(self.task.batch(mine if share else indices, random), self.device))
             self.scaler.scale(loss * share).backward()
             total += loss.item() * share
         total = self.team.sum([*self.trainable.values()], total, self.should_stop)

@@ -30,6 +30,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import stored_tensors
+from peftlab.training.sharding import is_sharded, own
 
 MB = 1e6
 #: parts of the peak, in measurement and prediction alike
@@ -204,7 +205,7 @@ class MemoryMeter:
         trainable = list(adapted.trainable().values())
         module = adapted.module
         stored = [tensor for _, tensor in stored_tensors(module)]
-        everything = tensor_mb([*module.parameters(), *module.buffers(), *stored])
+        everything = tensor_mb([*map(own, module.parameters()), *module.buffers(), *stored])
         adapter = tensor_mb(trainable)
         state = tensor_mb(v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v))
         peak = self._exact_peak if self._exact_peak is not None else self._peak()
@@ -255,7 +256,9 @@ class _MemoryHook(TrainingHook):
         if self.done == FIRST_STEP:
             self.meter.begin_peak()
         self.counted = min(SAVED_STEP, self.left - 1)
-        if self.done == self.counted:
+        if self.done == self.counted and is_sharded(self.adapted.module):
+            self.meter.notes.append("activations are not told from the workspace: weights are gathered and given back between")
+        elif self.done == self.counted:
             self.saved = {}
             self.known = {
                 t.untyped_storage().data_ptr() for t in (*self.adapted.module.parameters(), *self.adapted.module.buffers())

@@ -38,6 +38,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    together: bool = False  #: every process has to compute with every micro-batch, because others need its part of the weights
 
     @property
     def own(self) -> tuple[int, ...]:

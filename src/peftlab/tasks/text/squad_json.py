@@ -113,7 +113,7 @@ def _questions(content: Any) -> Iterator[dict[str, Any]]:
                 given = {key: asked.get(key) for key in ("answers", "is_impossible")}
                 texts = {key: asked[key] for key in ("id", "question")} | {"context": paragraph["context"]}
                 if odd := next((key for key, value in texts.items() if not isinstance(value, str)), None):
-                    raise TypeError(f"{odd} is no text")
+                    raise TypeError(f"{odd} is {type(texts[odd]).__name__} in place of a text")
                 answers = given["answers"] if given["answers"] is not None else []
                 if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
                     raise TypeError("answers is no list of objects")
