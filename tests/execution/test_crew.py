@@ -21,6 +21,7 @@ from peftlab.execution.local import execute
 from peftlab.execution.memory_guard import MemoryGuard
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import WorkerOptions
+from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlannedRun
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
@@ -44,6 +45,13 @@ class Killer(NullListener):
         if holder is not None and not self.family and any(self.run.checkpoints.glob("*/step-*")):
             self.family = psutil.Process(holder.pid).children(recursive=True)
             os.kill(holder.pid, signal.SIGKILL)
+
+
+def machine(device: str) -> Machine:
+    return Machine(
+        device=device, name="", cores=2, total_mb=8e3, available_mb=4e3, process_mb=300.0, product_flops_per_s=1e11,
+        bandwidth_bytes_per_s=1e10, overhead_s=1e-5, efficiency=1.0, devices=(device,),
+    )  # fmt: skip
 
 
 def planned(run: RunConfig, trainable: int = 10) -> Plan:
@@ -115,29 +123,62 @@ def test_continued_in_another_number_of_processes_is_said(tmp_path: Path) -> Non
     execute(results, [wanted], jobs=1, options=one, listener=Killer(run))
     execute(results, [wanted], jobs=1, options=dataclasses.replace(one, processes=2), listener=NullListener(), retry_failed=True)
     record = run.results()
-    assert record is not None and "continued in another number of processes: 1 -> 2" in record.flags
+    assert record is not None and "continued with another number of processes: 1 -> 2" in record.flags
 
 
-def test_what_cannot_have_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_have_several_processes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="one process"):
         Where(engine="ray", processes=2).make(tmp_path, tmp_path)
-    with pytest.raises(PlanRefused, match="MPS has one process"):
-        check_processes(2, "mps")
-    with monkeypatch.context() as one, pytest.raises(PlanRefused, match="2 processes need a GPU each, and there are 1"):
-        one.setattr(torch.cuda, "device_count", lambda: 1)
-        check_processes(2, "cuda")
-    check_processes(2, "cpu")
+    tiny = planned(config("tiny"))
+    for device, processes, there in (("mps", 2, "1"), ("cpu", 3, "2"), ("cuda", 2, "0")):
+        with pytest.raises(PlanRefused, match=f"{processes} processes need a .* each, and there (is|are) {there}"):
+            check_processes(processes, machine(device), tiny)
+    check_processes(2, machine("cpu"), tiny)
+    vit = config(str(make("vit", tmp_path / "vit")), {"name": "svd", "rank": 4})
+    alone = vit.model_copy(update={"allocator": {"name": "increlora", "budget": {"ranks": 6}}})
+    with pytest.raises(PlanRefused, match="increlora looks at single examples"):
+        check_processes(2, machine("cpu"), planned(alone))
+    dora = vit.model_copy(update={"adapter": {"name": "lora", "dora": True}})
+    with pytest.raises(PlanRefused, match="reads frozen weights when it is saved"):
+        check_sharding(2, planned(dora))
     check_sharding(2, planned(config("tiny")))
     with pytest.raises(PlanRefused, match="nobody to share with"):
         check_sharding(1, planned(config("tiny")))
     with pytest.raises(PlanRefused, match="full trains all weights"):
         check_sharding(2, planned(config("tiny", "full"), trainable=100))
-    quantized = config("tiny").model_copy(update={"quantizer": {"name": "groupwise"}, "backbone": str(make("vit", tmp_path))})
+    quantized = config("tiny").model_copy(update={"quantizer": {"name": "groupwise"}, "backbone": vit.backbone})
     with pytest.raises(PlanRefused, match="lora has quantized weights"):
         check_sharding(2, planned(quantized))
 
 
 def test_memory_is_needed_for_each_process_of_a_run_on_the_cpu() -> None:
     needy = config("tiny").model_copy(update={"predicted": {"peak_mb": 300.0, "parts_mb": {"process": 100.0}}})
-    assert MemoryGuard("cpu", 1.0, 2).needed_mb(needy) == 400.0
+    assert MemoryGuard("cpu", 1.0, 2).needed_mb(needy) == 500.0  # the second has its own libraries
     assert MemoryGuard("cpu", 1.0).needed_mb(needy) == 200.0
+
+
+class Terminator(NullListener):
+    """SIGTERM to every process of the run, as schedulers and `systemctl stop` send it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.sent = run, False
+
+    def message(self, config: RunConfig, message: object) -> None:
+        holder = self.run.holder()
+        if holder is not None and not self.sent and any(self.run.checkpoints.glob("*/step-*")):
+            self.sent = True
+            os.killpg(os.getpgid(holder.pid), signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_asked_to_stop_all_at_once_it_saves_and_goes_on(tmp_path: Path) -> None:
+    wanted = config(str(make("vit", tmp_path / "vit")), epochs=3)
+    options = WorkerOptions(cache=tmp_path / "cache", checkpoint_every_steps=3, processes=2)
+    results = folder(tmp_path / "results")
+    run = results.run(wanted)
+    outcome = execute(results, [wanted], jobs=1, options=options, listener=Terminator(run))
+    assert [ending.how for ending in outcome.endings] == ["interrupted"], outcome.endings
+    assert run.error() is None
+    outcome = execute(results, [wanted], jobs=1, options=options, listener=NullListener())
+    record = run.results()
+    assert record is not None and record.resumed == 1

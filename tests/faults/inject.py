@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.execution import worker
+from peftlab.execution.forward import Forward
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.records import commit, journal
 from peftlab.records.run_folder import RunFolder
@@ -56,7 +57,7 @@ def at_step(number: int, act: Callable[[], Any]) -> None:
         if step == number:
             act()
 
-    before(worker._Forward, "on_step", look)
+    before(Forward, "on_step", look)
 
 
 def kill(folder: RunFolder, step: int) -> None:

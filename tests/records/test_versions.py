@@ -15,14 +15,20 @@ def made_with(torch: str = "2.14.1", commit: str = "", dirty: bool = False, **mo
 
 def test_what_can_change_a_number_is_named() -> None:
     found = programs(made_with(commit="0123456789", dirty=True))
-    assert found == {"python": "3.11.7", "peftlab": "0.1.0 at commit 01234567 with changes", "torch": "2.14.1"}
-    assert programs({"packages": None, "git": 3}) == {}
+    known = {"python": "3.11.7", "peftlab": "0.1.0 at commit 01234567 with changes", "torch": "2.14.1", "processes": "1"}
+    assert found == known
+    assert programs({"packages": None, "git": 3}) == {"processes": "1"}
     assert {"python", "peftlab", "torch", "numpy"} <= set(programs(environment()))
 
 
 def test_runs_of_one_version_are_not_worth_a_word() -> None:
     assert mixed([made_with(), made_with(), {}]) == []
-    assert mixed([made_with(), made_with(torch="2.13.0"), made_with()]) == ["torch: 2.13.0 (1 run), 2.14.1 (2 runs)"]
+    assert mixed([made_with(), made_with(torch="2.13.0"), made_with()]) == [
+        "Runs were made with different versions of torch: 2.13.0 (1 run), 2.14.1 (2 runs)."
+    ]
+    assert mixed([made_with(), made_with(processes=1), made_with(processes=4)]) == [
+        "Runs had different numbers of processes, so that times and memory do not compare: 1 (2 runs), 4 (1 run)."
+    ]
 
 
 def test_a_run_remembers_the_programs_of_all_its_lives() -> None:

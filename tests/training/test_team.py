@@ -9,12 +9,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.distributed as distributed
 
 from peftlab.errors import Stopped, TrainingError, WorkerDied
-from peftlab.execution.crew import crew
+from peftlab.execution.crew import _store, crew
 from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
@@ -156,20 +157,20 @@ def test_stopped_in_two_processes_and_continued_equals_uninterrupted_bit_for_bit
 
 def disagree(team: Team) -> None:
     with pytest.raises(TrainingError, match="same model"):
-        team.align({"a": torch.zeros(3)}, "frozen")
+        team.align({"a": torch.zeros(3)}, "frozen", 0)
     with pytest.raises(TrainingError, match="different weights"):
         team.agree({"a": torch.zeros(2)})
-    team.align({"a": torch.zeros(2)}, "frozen")
+    team.align({"a": torch.zeros(2)}, "frozen", 0)
 
 
 def test_processes_that_differ_are_refused_and_begin_with_the_weights_of_the_first() -> None:
     ours = {"a": torch.ones(2)}
     with crew(2, CPU, "test", disagree, ()) as team:
         with pytest.raises(TrainingError, match="do not begin with the same model"):
-            team.align(ours, "frozen")
+            team.align(ours, "frozen", 0)
         with pytest.raises(TrainingError, match="ended with different weights"):
             team.agree(ours)
-        team.align(ours, "frozen")
+        team.align(ours, "frozen", 0)
     assert torch.equal(ours["a"], torch.ones(2))
 
 
@@ -177,17 +178,60 @@ def killed(team: Team) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def last_killed(team: Team) -> None:
+    if team.rank == team.size - 1:
+        killed(team)
+    summing(team)
+
+
+def summing(team: Team) -> None:
+    team.sum([torch.nn.Parameter(torch.zeros(2))], 0.0, lambda: False)
+
+
+class Unreadable:
+    """Ends whoever makes it again."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
 def short_of_memory(team: Team) -> None:
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
 
-def test_a_lost_process_is_named() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    with (
-        pytest.raises(WorkerDied, match="process 1 of 2 of the run was ended by SIGKILL"),
-        crew(2, CPU, "test", killed, ()) as team,
-    ):
-        team.sum([parameter], 0.0, lambda: False)
+@pytest.mark.parametrize(("size", "work", "words"), [(2, killed, "process 1 of 2"), (3, last_killed, "process 2 of 3")])
+def test_a_lost_process_is_named(size: int, work: Any, words: str) -> None:
+    named = pytest.raises(WorkerDied, match=f"{words} of the run was ended by SIGKILL")
+    with named, crew(size, CPU, "test", work, ()) as team:
+        summing(team)
+
+
+def test_an_error_of_the_first_process_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="CUDA error"), crew(2, CPU, "test", summing, ()):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def test_a_process_that_never_comes_is_named_at_once() -> None:
+    died = pytest.raises(WorkerDied, match="process 1 of 2 of the run ended with exit code 3")
+    with died, crew(2, CPU, "test", summing, (Unreadable(),)):
+        pytest.fail("they cannot have met")
+
+
+def test_the_wait_for_the_others_can_be_stopped() -> None:
+    asked = iter([False, True])
+
+    def stop() -> None:
+        if next(asked):
+            raise Stopped("asked to")
+
+    with pytest.raises(Stopped), crew(2, CPU, "test", summing, (), stop):
+        pytest.fail("they cannot have met")
+
+
+def test_they_meet_on_the_loopback_only() -> None:
+    store = _store()
+    ours = [c for c in psutil.Process().net_connections("tcp") if c.laddr.port == store.port and c.status == psutil.CONN_LISTEN]
+    assert [c.laddr.ip for c in ours] == ["127.0.0.1"]
 
 
 def test_memory_that_runs_out_in_another_process_lets_a_fallback_answer() -> None:

@@ -61,6 +61,11 @@ class Adapter(Component, ABC):
     takes_slices: ClassVar[bool] = False  #: adapts slices of fused layers as layers of their own (nn/surgery.py)
 
     @property
+    def reads_frozen(self) -> bool:
+        """Whether saving looks at frozen weights, which have to be whole then."""
+        return False
+
+    @property
     def needs_float(self) -> str:
         """Why it cannot stand on quantized weights (it changes them); empty where it leaves them as they are."""
         return ""

@@ -72,6 +72,10 @@ class Lora(PeftAdapter):
             raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
 
     @property
+    def reads_frozen(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.dora  # magnitudes of slices that are not adapted
+
+    @property
     def needs_float(self) -> str:
         if self.init in ("pissa", "olora"):
             return f"init: {self.init} moves a part of the weights into the adapter"

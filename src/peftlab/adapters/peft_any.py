@@ -56,6 +56,10 @@ class PeftTuner(PeftAdapter):
         reject_unknown(self._config_class(), self.config_options, "config_options")
 
     @property
+    def reads_frozen(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return True  # nobody knows what each tuner keeps
+
+    @property
     def zero_at_start(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """These tuners start from random updates [seen on PEFT 0.21.2]."""
         return self.type.upper() not in ("C3A", "FOURIERFT", "VBLORA")

@@ -40,6 +40,7 @@ class Allocator(Component, ABC):
     zero_at_start: ClassVar[bool] = True  #: leaves the adapter without effect before the first update, if the adapter is
     needs_probe: ClassVar[bool] = False  #: decides after a look at the base (:meth:`measure`); planned with equal ranks
     needs_gradients: ClassVar[bool] = False  #: that look takes gradients of the base's weights, which must be in float
+    needs_all_examples: ClassVar[bool] = False  #: looks at more than summed gradients: not where processes share a batch
     sets_factors: ClassVar[bool] = False  #: gives the adapter's A or B initial values of its own (:meth:`initialise`)
 
     @abstractmethod

@@ -47,6 +47,7 @@ class IncreLora(Allocator):
     """
 
     name: ClassVar[str] = "increlora"
+    needs_all_examples: ClassVar[bool] = True
     needs_triplets: ClassVar[bool] = True
     citation: ClassVar[str] = """@article{zhang2023increlora,
   title = {{IncreLoRA}: Incremental Parameter Allocation Method for Parameter-Efficient Fine-tuning},

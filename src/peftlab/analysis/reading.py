@@ -107,7 +107,7 @@ def read_runs(folder: Path) -> tuple[list[RunRecord], list[Problem], list[str]]:
         elif outcome.config.purpose == "evaluation":
             records.append(outcome)
     environments = [found for record in records if isinstance(found := read_json(record.folder / ENVIRONMENT), dict)]
-    warnings = [f"Runs were made with different versions of {which}." for which in mixed(environments)]
+    warnings = mixed(environments)
     return records, problems, warnings
 
 

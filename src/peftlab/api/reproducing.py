@@ -154,18 +154,25 @@ def _execute(frame: Any, chosen: Sequence[Any], target: Any, jobs: int) -> Any:
     from peftlab.training.prefix_store import LIMIT_MB
 
     warm_up()
-    groups: dict[tuple[bool, bool, int], list[Any]] = {}
+    groups: dict[tuple[bool, bool, int, int, bool], list[Any]] = {}
     for record in chosen:
         fused, prefix = (read_json(record.folder / name) or {} for name in ("fused.json", "prefix.json"))
-        threads = (read_json(record.folder / "environment.json") or {}).get("threads")
+        environment = read_json(record.folder / "environment.json") or {}
+        threads, processes = environment.get("threads"), environment.get("processes")
         used = threads.get("intra_op") if isinstance(threads, dict) else threads
-        how = (fused.get("asked") is True, prefix.get("used") is True, used if isinstance(used, int) and used > 0 else 1)
+        how = (
+            fused.get("asked") is True,
+            prefix.get("used") is True,
+            used if isinstance(used, int) and used > 0 else 1,
+            processes if isinstance(processes, int) and processes > 0 else 1,
+            "sharded" in record.results.time,
+        )
         groups.setdefault(how, []).append(record.config)
     listener, endings, stopped = listener_for(Console(stderr=True)), [], None
-    for (fused, shared, threads), configs in groups.items():
+    for (fused, shared, threads, processes, shard), configs in groups.items():
         options = WorkerOptions(
             cache=cache_folder(), threads=threads, fused=fused, prefix_cache_mb=LIMIT_MB if shared else 0.0,
-            probes=frame.study.probes,
+            probes=frame.study.probes, processes=processes, shard=shard,
         )  # fmt: skip
         outcome = execute(target, configs, jobs=jobs, options=options, listener=listener, retry_failed=True)
         endings += outcome.endings

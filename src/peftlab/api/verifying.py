@@ -61,7 +61,7 @@ def _notes(results: ResultsFolder) -> list[str]:
         held = megabytes(sum(item.bytes for item in left))
         notes.append(f"{len(left)} things nobody needs any more, {held}: `peftlab gc {root}` lists them.")
     environments = [found for run in results.runs() if isinstance(found := _environment(run), dict)]
-    return notes + [f"Runs were made with different versions of {which}." for which in mixed(environments)]
+    return notes + mixed(environments)
 
 
 def _environment(run: RunFolder) -> Any:

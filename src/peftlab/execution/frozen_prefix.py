@@ -52,6 +52,8 @@ class FrozenPrefix:
         begun = self._begun(attempt.name)
         self.record, self._attempt = {}, attempt.name
         try:
+            if self.options.processes > 1:
+                raise Uncut("the run has several processes")
             if begun is None:
                 self._check(ingredients, adapted)
             elif not begun["used"]:
@@ -111,8 +113,6 @@ class FrozenPrefix:
 
     def _check(self, ingredients: Ingredients, adapted: Adapted) -> None:
         """Raises Uncut for what speaks against it whatever the model is."""
-        if self.options.processes > 1:
-            raise Uncut("the run has several processes")
         planned = self.config.predicted.get("prefix", {})
         if self.options.prefix_cache_mb <= 0:
             raise Uncut("switched off")

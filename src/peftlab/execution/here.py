@@ -42,11 +42,11 @@ class Here:
     def check(self, plan: Plan) -> tuple[str, ...]:
         machine = Machine.here(self.cache)
         if self.processes > 1:
-            check_processes(self.processes, machine.device)
+            check_processes(self.processes, machine, plan)
         if self.shard:
             check_sharding(self.processes, plan)
         if self.jobs is not None:
-            checked_jobs(self.jobs * self.processes, plan, machine)
+            checked_jobs(self.jobs, plan, machine, self.processes)
         return ()
 
     def execute(
@@ -82,20 +82,24 @@ def jobs_that_fit(plan: Plan, machine: Machine) -> int:
     return max(1, by_memory)
 
 
-def check_processes(processes: int, device: str) -> None:
+def check_processes(processes: int, machine: Machine, plan: Plan) -> None:
     """Whether a run can have so many.
 
     Raises:
-        PlanRefused: there are not so many GPUs, or the device takes one process only.
+        PlanRefused: there are fewer GPUs or cores, the device takes one process only, or an allocator does.
     """
     import torch
 
-    if device == "cuda" and processes > (there := torch.cuda.device_count()):
-        raise PlanRefused(
-            f"{processes} processes need a GPU each, and there are {there}", where="--processes", remedy=f"use {there}"
-        )
-    if device == "mps":
-        raise PlanRefused("a run on MPS has one process", where="--processes", remedy="leave it out")
+    there = {"cuda": torch.cuda.device_count(), "cpu": machine.cores}.get(machine.device, 1)
+    if processes > there:
+        unit = {"cuda": "GPU", "cpu": "core"}.get(machine.device, machine.device)
+        what = f"{processes} processes need a {unit} each, and there {'is' if there == 1 else 'are'} {there}"
+        raise PlanRefused(what, where="--processes", remedy=f"use {there}")
+    for config in _configs(plan):
+        allocator = ingredients_of(config).allocator
+        if allocator is not None and allocator.needs_all_examples:
+            what = f"{config.label}: {allocator.name} looks at single examples, of which no process has all"
+            raise PlanRefused(what, where="--processes", remedy="leave it out, or these arms with --only")
 
 
 def check_sharding(processes: int, plan: Plan) -> None:
@@ -109,32 +113,42 @@ def check_sharding(processes: int, plan: Plan) -> None:
     for run in (*plan.tuning, *plan.runs):
         if run.config is None or run.refusal:
             continue
+        parts = ingredients_of(run.config)
         remedy = "leave out --shard, or these arms with --only"
         if run.trainable == run.total_parameters:
             raise PlanRefused(f"{run.label} trains all weights, and only frozen ones are sharded", where="--shard", remedy=remedy)
-        if ingredients_of(run.config).quantizer.quantizes:
+        if parts.adapter.reads_frozen:
+            raise PlanRefused(f"{run.label} reads frozen weights when it is saved", where="--shard", remedy=remedy)
+        if parts.quantizer.quantizes:
             raise PlanRefused(f"{run.label} has quantized weights, which cannot be sharded", where="--shard", remedy=remedy)
 
 
-def checked_jobs(jobs: int, plan: Plan, machine: Machine) -> int:
-    """``jobs``, unless so many runs at once are predicted not to fit even if all share the pages of the libraries.
+def checked_jobs(jobs: int, plan: Plan, machine: Machine, processes: int = 1) -> int:
+    """``jobs``, unless so many runs at once, of so many processes each, are predicted not to fit.
+
+    Even if all share the pages of the libraries; on accelerators each process has one for itself.
 
     Raises:
         PlanRefused: they are.
     """
-    at_once = min(jobs, max(len(plan.tuning), len(plan.runs)))
+    at_once = min(jobs, max(len(plan.tuning), len(plan.runs))) * (processes if machine.device == "cpu" else 1)
     largest = max(_estimates(plan), key=lambda found: found.peak_mb, default=None)
     if largest is None or at_once <= 1:
         return jobs
+    unit = "processes" if processes > 1 else "runs"
     shared_mb = largest.parts_mb.get("process", 0.0)
     needed_mb = shared_mb + at_once * (largest.peak_mb - shared_mb)
     if needed_mb > HEADROOM * machine.available_mb:
         raise PlanRefused(
-            f"{at_once} runs at once need up to {needed_mb:,.0f} MB (predicted) of {machine.available_mb:,.0f} MB free",
+            f"{at_once} {unit} at once need up to {needed_mb:,.0f} MB (predicted) of {machine.available_mb:,.0f} MB free",
             where="--jobs",
-            remedy=f"use --jobs {jobs_that_fit(plan, machine)}, or leave it out",
+            remedy=f"use --jobs {max(1, jobs_that_fit(plan, machine) // processes)}, or leave it out",
         )
     return jobs
+
+
+def _configs(plan: Plan) -> list[RunConfig]:
+    return [run.config for run in (*plan.tuning, *plan.runs) if run.config is not None and not run.refusal]
 
 
 def _estimates(plan: Plan) -> list[Estimate]:

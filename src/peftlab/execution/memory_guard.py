@@ -104,7 +104,10 @@ class MemoryGuard:
         """Predicted for all processes of a run on this device; on accelerators each has one of its own."""
         from peftlab.training.precision import resolve_device
 
-        return own_mb(config) * (self.processes if resolve_device(self.device).type == "cpu" else 1)
+        if self.processes == 1 or resolve_device(self.device).type != "cpu" or not (own := own_mb(config)):
+            return own_mb(config)
+        libraries = config.predicted.get("parts_mb", {}).get("process", 0.0)  # the others come from no fork server
+        return own * self.processes + libraries * (self.processes - 1)
 
     def look_again(self) -> None:
         """Something ended: there may be room now."""

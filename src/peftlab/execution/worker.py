@@ -112,12 +112,16 @@ class _Run:
         with self.crew:
             metrics = self._metrics(ingredients, task, trainer, fitted)
         measured = memory.result(adapted, trainer.optimizer)
-        if self.config.predicted:
+        if self.options.processes > 1:
+            measured["notes"] = [*measured["notes"], f"of the first of {self.options.processes} processes; nothing was predicted"]
+        elif self.config.predicted:
             measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
         self.fused.write(adapted)
         with disk_errors(self.folder.adapter):
             ingredients.adapter.save(adapted, self.folder.adapter)
         reports = trainer.chain.report()
+        if self.options.processes > 1:
+            reports["efficiency.json"] = {**reports.get("efficiency.json", {}), "first_of_processes": self.options.processes}
         for name, content in reports.items():
             self.folder.write_json(name, content)
         for name, arrays in trainer.chain.arrays().items():
@@ -168,14 +172,14 @@ class _Run:
         now = {**environment(), "processes": self.options.processes}
         if any(self.folder.checkpoints.glob("*/step-*")):
             before = self.folder.read_json("environment.json")
-            if isinstance(before, dict):
-                now = continued(before, now)
-                if (had := before.get("processes", 1)) != self.options.processes:
-                    self.flags.append(f"continued in another number of processes: {had} -> {self.options.processes}")
+            now = continued(before, now) if isinstance(before, dict) else now
         self.folder.write_json("environment.json", now)
         for change in continued_with(now):
             said = self.notes if change.startswith("peftlab ") else self.flags
-            said.append(f"continued with another version: {change}")
+            number = change.removeprefix("processes ")
+            said.append(
+                f"continued with another {f'version: {change}' if number == change else f'number of processes: {number}'}"
+            )
 
     def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         """Train; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
@@ -185,7 +189,7 @@ class _Run:
             tried = dataclasses.replace(ingredients, quantizer=self.attempt.quantizer or ingredients.quantizer)
             try:
                 adapted, trainer, fitted, memory = self._attempt(tried, task)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 following = self.attempt.after_error(error)
                 if following is None:
                     raise
@@ -209,7 +213,7 @@ class _Run:
         checkpoints = self.folder.checkpoints / name
         given = (self.config, self.options, self.attempt, fused, checkpoints)
         with contextlib.ExitStack() as held:
-            others = crew(self.options.processes, self.attempt.device, self.config.label, follow, given)
+            others = crew(self.options.processes, self.attempt.device, self.config.label, follow, given, self.stop.check)
             team = held.enter_context(others)
             trained = self._train(dataclasses.replace(ingredients, fused=fused), task, Checkpoints(checkpoints), team)
             self.crew = held.pop_all()  # sharded weights are whole only among all of them

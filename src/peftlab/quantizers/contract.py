@@ -66,6 +66,11 @@ class Quantizer(Component, ABC):
         return 1e-4
 
     @property
+    def gradient_tolerance(self) -> float:
+        """Largest difference of the gradient of an input from that through the rounded weights, relative to its largest entry."""
+        return 1e-4
+
+    @property
     def requantized_share(self) -> float:
         """Largest share of codes that change when the dequantized weight is quantized again."""
         return 0.0

@@ -16,6 +16,7 @@ def programs(environment: Mapping[str, Any]) -> dict[str, str]:
     packages = packages if isinstance(packages, Mapping) else {}
     found = {"python": environment.get("python"), "peftlab": environment.get("peftlab")}
     found |= {name: packages.get(name) for name in PACKAGES}
+    found["processes"] = environment.get("processes", 1)  #: of each run
     known = {name: str(version) for name, version in found.items() if version}
     if isinstance(git, Mapping) and git.get("commit"):
         changed = " with changes" if git.get("dirty") else ""
@@ -28,16 +29,20 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def mixed(environments: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Programs of which the runs used more than one version, ``torch: 2.13.0 (3 runs), 2.14.1 (5 runs)``."""
+    """A sentence for everything of which the runs used more than one, ``... of torch: 2.13.0 (3 runs), 2.14.1 (5 runs).``"""
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     for environment in environments:
         for name, version in programs(environment).items():
             seen[name][version] += 1
     several = {name: versions for name, versions in seen.items() if len(versions) > 1}
-    return [
-        f"{name}: " + ", ".join(f"{version} ({count} run{'s' if count > 1 else ''})" for version, count in sorted(counts.items()))
-        for name, counts in several.items()
-    ]
+    told = []
+    for name, counts in several.items():
+        which = ", ".join(f"{value} ({count} run{'s' if count > 1 else ''})" for value, count in sorted(counts.items()))
+        if name == "processes":
+            told.append(f"Runs had different numbers of processes, so that times and memory do not compare: {which}.")
+        else:
+            told.append(f"Runs were made with different versions of {name}: {which}.")
+    return told
 
 
 def continued(before: Mapping[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Trainer:
         base = frozen_hash(self.adapted.module)
         self.chain.start(self.schedule.total, self.optimizer)
         self._resume(base)
-        self.team.align(self.trainable, base)
+        self.team.align(self.trainable, base, self.step)
         unproved = self.step < Movement.updates <= self.schedule.total - self.step
         movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
@@ -177,7 +177,7 @@ class Trainer:
         whole = sum(self.task.weight(indices) for indices in batches)
         total = 0.0
         for number, indices in enumerate(batches):
-            mine = self.team.share(indices)
+            mine = self.team.share(indices, number)
             share = self.task.weight(mine) / whole
             if not share and not self.team.together:  # fewer examples than processes
                 continue
@@ -185,6 +185,10 @@ class Trainer:
             loss = self._loss(to_device(self.task.batch(mine if share else indices, random), self.device))
             self.scaler.scale(loss * share).backward()
             total += loss.item() * share
+        if self.scaler.is_enabled():
+            self.scaler.scale(
+                torch.zeros((), device=self.device)
+            )  # it wants to have been used, and there may have been no example
         total = self.team.sum([*self.trainable.values()], total, self.should_stop)
         self.scaler.unscale_(self.optimizer)
         self.chain.after_backward(step)
@@ -237,6 +241,7 @@ class Trainer:
     def _validate(self) -> None:
         if len(self.splits.validation):
             meter = self.evaluate("validation")
+            self.team.same(meter.compute())
             self._line("validation", self.selector.observe(self.step, meter, self.trainable))
 
     def _log_train(self) -> None:

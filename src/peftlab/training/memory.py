@@ -268,7 +268,7 @@ class _MemoryHook(TrainingHook):
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if self.saved is not None and tensor.device == self.meter.device and storage.data_ptr() not in self.known:
+        if self.saved is not None and tensor.device.type == self.meter.device.type and storage.data_ptr() not in self.known:
             self.saved[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # the tensor itself would keep its own graph alive in a cycle that nothing collects
 

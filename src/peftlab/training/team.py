@@ -18,6 +18,7 @@ Gradients are summed after the backward pass and not during it: adapters have fe
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -29,7 +30,8 @@ import torch.distributed as distributed
 from peftlab.errors import TrainingError
 
 BUCKET_BYTES = 25 * 2**20  #: gradients that are sent together
-PATIENCE = datetime.timedelta(minutes=30)  #: for another process, which may be filling a cache
+#: for another process, which may be preparing data; between GPUs nobody notices sooner that one is gone
+PATIENCE = datetime.timedelta(minutes=10)
 T = TypeVar("T")
 
 
@@ -45,9 +47,9 @@ class Team:
         """What this process adds to the path of a seed; nothing for the first, which draws as one alone would."""
         return (self.rank,) if self.rank else ()
 
-    def share(self, indices: np.ndarray) -> np.ndarray:
-        """This process's examples of a micro-batch."""
-        return indices[self.rank :: self.size]
+    def share(self, indices: np.ndarray, number: int) -> np.ndarray:
+        """This process's examples of the micro-batch with this number; small ones go round."""
+        return indices[(self.rank + number) % self.size :: self.size]
 
     def sum(self, parameters: Sequence[torch.Tensor], loss: float, should_stop: Callable[[], bool]) -> float:
         """Sum gradients in place, and losses; on the way all learn whether one of them is asked to stop."""
@@ -61,11 +63,18 @@ class Team:
         """``look`` in rank 0, then in the others."""
         return look()
 
-    def align(self, tensors: Mapping[str, torch.Tensor], frozen: str) -> None:
+    def align(self, tensors: Mapping[str, torch.Tensor], frozen: str, step: int) -> None:
         """Give every process the tensors of rank 0.
 
         Raises:
-            TrainingError: the processes do not hold the same model.
+            TrainingError: the processes do not hold the same model, or not at the same step.
+        """
+
+    def same(self, found: Mapping[str, float]) -> None:
+        """Look whether all processes found this.
+
+        Raises:
+            TrainingError: they did not.
         """
 
     def agree(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -111,11 +120,13 @@ class Several(Team):
         distributed.barrier()
         return look()
 
-    def align(self, tensors: Mapping[str, torch.Tensor], frozen: str) -> None:
+    def same(self, found: Mapping[str, float]) -> None:
+        self._compare(sorted(found.items()), "validate differently, and would not stop or select alike")
+
+    def align(self, tensors: Mapping[str, torch.Tensor], frozen: str, step: int) -> None:
         shapes = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()}
-        self._compare(
-            (shapes, frozen), "do not begin with the same model: its frozen weights or the shapes of its adapter differ"
-        )
+        what = "do not begin with the same model: frozen weights, the adapter's shapes or checkpoints differ"
+        self._compare((sorted(shapes.items()), frozen, step), what)
         with torch.no_grad():
             for tensor in tensors.values():
                 whole = tensor.detach().contiguous()
@@ -125,13 +136,15 @@ class Several(Team):
     def agree(self, tensors: Mapping[str, torch.Tensor]) -> None:
         from peftlab.training.proof import tensor_hash
 
-        hashes = {name: tensor_hash(tensor) for name, tensor in tensors.items()}
+        hashes = [(name, tensor_hash(tensor)) for name, tensor in sorted(tensors.items())]
         self._compare(hashes, "ended with different weights, though they summed the same gradients")
 
     def _compare(self, mine: Any, complaint: str) -> None:
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, mine)
-        if any(other != mine for other in found):
+        """By digests: what comes over a network is never unpickled."""
+        digest = torch.frombuffer(bytearray(hashlib.sha256(repr(mine).encode()).digest()), dtype=torch.uint8).to(self.device)
+        found = [torch.empty_like(digest) for _ in range(self.size)]
+        distributed.all_gather(found, digest)
+        if any(not torch.equal(other, digest) for other in found):
             remedy = "use devices of one kind, or --processes 1; if they are of one kind, report this fault"
             raise TrainingError(f"the processes of the run {complaint}", where=f"{self.size} processes", remedy=remedy)
 
@@ -143,8 +156,13 @@ def joined(rank: int, size: int, store: Any, device: torch.device) -> Iterator[S
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield Several(rank, size, device)
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        if backend == "nccl":  # the others may never come to an end that all have to come to
+            distributed.distributed_c10d._abort_process_group()  # pyright: ignore
+        else:
+            distributed.destroy_process_group()
+        raise
+    distributed.destroy_process_group()
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -16,6 +16,8 @@ from peftlab.execution.ray.mailbox import NAMESPACE
 from peftlab.execution.ray.passport import differences, passport, survey, watched
 from peftlab.records.record import RunConfig
 
+#: a head starts a server of its own for each ray:// program, which fails where that is slow or the next port is taken
+_TRIES, _NO_SERVER = 3, re.compile("Starting Ray client server failed")
 _ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _REACH_S, _SURVEY_S = 5.0, 180.0
 
@@ -70,13 +72,17 @@ def connect(address: str) -> bool:
         return False
     if address != "auto" and not reachable(address):
         raise _unreachable(address, "nobody answers")
-    try:
-        with _handlers_kept():
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
-        with suppress(Exception), _handlers_kept():
-            ray.shutdown()
-        raise _unreachable(address, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    for left in reversed(range(_TRIES)):
+        try:
+            with _handlers_kept():
+                ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+            with suppress(Exception), _handlers_kept():
+                ray.shutdown()
+            if not left or not _NO_SERVER.search(str(error)):
+                raise _unreachable(address, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        else:
+            break
     return True
 
 
