@@ -126,7 +126,8 @@ def test_two_that_do_not_fit_together_run_one_after_the_other_and_a_smaller_one_
     order = Order()
     outcome = execute(results_folder, configs, jobs=2, options=options, listener=order, target=WORK)
     assert outcome.counts == {"finished": 4}
-    assert order.started == [0, 3, 2, 1], "the larger of the small ones first, the large one once there is room"
+    assert {*order.started[:2]} == {0, 3}, "the larger of the small ones beside it (either may be the first to say so)"
+    assert order.started[2:] == [2, 1], "then the other, the large one once there is room"
 
 
 def test_a_run_that_never_fits_is_left_for_another_time_and_the_others_are_done(
