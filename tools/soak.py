@@ -151,14 +151,23 @@ def _kill(pid: int, number: int) -> None:
 
 
 def differences(quiet: ResultsFolder, stormy: ResultsFolder) -> list[str]:
-    """What of the stormy study is lost, more, twice or other than in the quiet one, in words."""
+    """What of the stormy study is lost, more, twice or other than in the quiet one, in words; :func:`left_behind` apart."""
     runs = [{run.path.relative_to(folder.path).as_posix(): run for run in folder.runs()} for folder in (quiet, stormy)]
     found = [f"{name}: lost" for name in runs[0].keys() - runs[1].keys()]
-    found += [f"{name}: there is no such run in the quiet study" for name in runs[1].keys() - runs[0].keys()]
+    more = runs[1].keys() - runs[0].keys() - {*left_behind(stormy)}
+    found += [f"{name}: there is no such run in the quiet study" for name in more]
     for name in sorted(runs[0].keys() & runs[1].keys()):
         found += [f"{name}/{what}" for what in unlike(runs[0][name], runs[1][name])]
     chosen = [json.loads((folder.path / "tuning.json").read_text()) for folder in (quiet, stormy)]
     return found + (["tuning.json: differs"] if _computed(chosen[0]) != _computed(chosen[1]) else [])
+
+
+def left_behind(stormy: ResultsFolder) -> list[str]:
+    """Runs that were begun with a value chosen while a tuning run was lost with its worker, and that the study, once that was
+    tried again, does not ask for any more. No analysis counts them; ``peftlab verify`` and ``gc`` name them."""
+    asked = (stormy.path / "plan.json").read_text()
+    runs = [run for run in stormy.runs() if f'"{run.run_id}"' not in asked]
+    return [run.path.relative_to(stormy.path).as_posix() for run in runs]
 
 
 def unlike(one: RunFolder, two: RunFolder) -> list[str]:
@@ -247,6 +256,7 @@ def main() -> int:
         "runs": len(runs),
         "finished": sum(run.status() == "finished" for run in runs),
         "continued_from_a_checkpoint": sum(results.resumed for run in runs if (results := run.results()) is not None),
+        "begun_and_no_more_asked_for": sum(len(left_behind(results)) for results in stormy),
         "problems": {name: problems for name, problems in found.items() if problems},
         "minutes": round((time.monotonic() - began) / 60, 1),
         "versions": {key: environment()[key] for key in ("peftlab", "python", "cpu", "git")},
