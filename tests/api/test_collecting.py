@@ -205,6 +205,20 @@ def test_verify_names_what_nobody_asks_for_any_more(folder: ResultsFolder) -> No
     ]
 
 
+def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: ResultsFolder) -> None:
+    begun, asked, waiting = (
+        configuration(seed=seed, train={"learning_rate": rate}, tuned={"learning_rate": rate})
+        for seed, rate in ((0, 0.01), (0, 0.001), (1, 0.01))
+    )
+    for config in (begun, asked, waiting):
+        folder.run(config).create(config)
+    rows = [(asked, asked.run_id), (waiting, None)]
+    plan = {"runs": [{"purpose": c.purpose, "label": c.label, "seed": c.seed, "run_id": run_id} for c, run_id in rows]}
+    (folder.path / "plan.json").write_text(json.dumps(plan))
+    [note] = api.verify(folder.path)["notes"]
+    assert note.endswith("1 run kept, but tuning does not choose learning_rate 0.01 any more")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from peftlab.errors import PeftlabError
 from peftlab.records.record import RunConfig
@@ -24,13 +27,35 @@ def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:
 
 
 def _orphans(results: ResultsFolder, study: Study, labels: set[str]) -> Iterator[tuple[Path, str]]:
+    planned = _planned(results)
     for run in results.runs():
         try:
             config = run.config()
         except PeftlabError:
             continue
-        if not config.adapter.get("source") and (why := _why(config, study, labels)):
+        if not config.adapter.get("source") and (why := _why(config, study, labels) or _not_chosen(config, planned)):
             yield run.path, why
+
+
+def _planned(results: ResultsFolder) -> Mapping[tuple[str, int], set[str | None]]:
+    """(label, seed) -> ids of its evaluation runs in the last plan; None for one that still waits for its tuning."""
+    try:
+        rows: Any = json.loads((results.path / "plan.json").read_text())["runs"]
+    except (OSError, ValueError, KeyError, TypeError):  # no plan yet; a damaged one is told as a problem
+        return {}
+    found = defaultdict[tuple[str, int], set[str | None]](set)
+    for row in rows:
+        if row["purpose"] == "evaluation":
+            found[row["label"], row["seed"]].add(row["run_id"])
+    return found
+
+
+def _not_chosen(config: RunConfig, planned: Mapping[tuple[str, int], set[str | None]]) -> str:
+    """An evaluation run with values that tuning chose once and, with runs that were tried again, chooses no more."""
+    ids = planned.get((config.label, config.seed), set())
+    if config.purpose != "evaluation" or not config.tuned or not ids or ids & {None, config.run_id}:
+        return ""
+    return f"tuning does not choose {', '.join(f'{key} {value}' for key, value in config.tuned.items())} any more"
 
 
 def _why(config: RunConfig, study: Study, labels: set[str]) -> str:
