@@ -214,6 +214,17 @@ def test_a_changed_study_keeps_the_earlier_text(folder: ResultsFolder) -> None:
     assert len(list(folder.path.iterdir())) == 3
 
 
+def test_what_follows_from_a_study_is_not_written_over_that_of_a_changed_one(folder: ResultsFolder) -> None:
+    """Two processes on one folder: the second has a changed study, and the first ends last."""
+    assert not folder.superseded
+    folder.write_state("plan.json", "first")
+    second = ResultsFolder(folder.path).open_or_create(STUDY + "seeds: [0, 1]\n")
+    second.write_state("plan.json", "second")
+    assert folder.superseded and not second.superseded and not ResultsFolder(folder.path).superseded
+    folder.write_state("plan.json", "first again")
+    assert (folder.path / "plan.json").read_text() == "second"
+
+
 def test_another_study_is_refused(folder: ResultsFolder) -> None:
     with pytest.raises(RecordError, match="'first', not 'second'"):
         folder.open_or_create("study: 'second'\n")

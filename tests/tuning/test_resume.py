@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,35 @@ def test_killed_and_run_again_the_tuning_ends_the_same(file: Path, cache: Path, 
         assert [(trial.params, trial.value) for trial in kept.trials] == [(run["values"], run["value"]) for run in runs]
     page = (tmp_path / "cut" / "tuned" / "report" / "index.html").read_text()
     assert "drawn by the tree-structured Parzen estimator" in page and "has no adapter.rank" in page
+
+
+@pytest.mark.slow
+def test_a_study_changed_while_it_runs_loses_nothing_and_ends_as_the_changed_one(file: Path, cache: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    first = start(file, output, cache)
+    while not list(output.glob("tuned/tuning/*/*/metrics.jsonl")):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.02)
+    family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+    for process in family:  # held up, so that it is the first that ends last
+        process.suspend()
+    study = YAML().load(file.read_text())
+    del study["arms"]["full"]
+    study["arms"]["lora"]["adapter"] = {"name": "lora", "rank": 2}
+    study["analysis"]["baseline"] = "lora"
+    del study["tune"]
+    with file.open("w") as stream:
+        YAML().dump(study, stream)
+    second = start(file, output, cache)
+    said = [second.communicate()[1]]
+    for process in reversed(family):
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+    said.append(first.communicate()[1])
+    assert (second.returncode, first.returncode) == (0, 0), said
+    assert "another process has changed the study" in said[1] and "another process" not in said[0]
+    plan = json.loads((output / "tuned" / "plan.json").read_text())
+    assert {row["label"] for row in plan["runs"]} == {"lora"} and not (output / "tuned" / "tuning.json").exists()
+    assert len(list(output.glob("tuned/runs/*/*/results.json"))) == 3, "two arms of the first, one of the second"
+    shown = subprocess.run([sys.executable, "-m", "peftlab", "verify", str(output / "tuned")], capture_output=True, text=True)
+    assert shown.returncode == 0 and "the study has no arm 'full' any more" in shown.stdout, shown.stdout

@@ -53,6 +53,7 @@ class ResultsFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._opened_with: str | None = None
 
     def __repr__(self) -> str:
         return f"ResultsFolder({str(self.path)!r})"
@@ -69,6 +70,7 @@ class ResultsFolder:
         if has_secret(study_yaml_text):
             remedy = "take the token out of the study; log in with `hf auth login` or an environment variable"
             raise RecordError("the study holds what looks like a secret", where=str(self.path), remedy=remedy)
+        self._opened_with = study_yaml_text
         path = self.path / "study.yaml"
         with commit.disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,19 @@ class ResultsFolder:
             commit.write_atomic(self.path / f"study-{digest}.yaml", before)
         commit.write_atomic(path, study_yaml_text)
         return self
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another process has changed the study since this one opened it."""
+        return self._opened_with is not None and self.study_text() != self._opened_with
+
+    def write_state(self, name: str, content: str) -> None:
+        """What is derived from the study and its records (``plan.json``, ``tuning.json``, ``racing.json``).
+
+        Not written once the study is :attr:`superseded`, so that these files always belong to ``study.yaml``.
+        """
+        if not self.superseded:
+            commit.write_atomic(self.path / name, content)
 
     def study_text(self) -> str:
         """The study as run last.

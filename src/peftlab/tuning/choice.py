@@ -12,7 +12,6 @@ from typing import Any
 from peftlab.errors import RecordError
 from peftlab.planning.plan import Plan, PlannedRun
 from peftlab.planning.search import Key, Search, Values, shown
-from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Range, Study
@@ -189,7 +188,7 @@ def save(
         "trials": [dataclasses.asdict(run) for run in found],
         "chosen": [dataclasses.asdict(choice) for choice in chosen],
     }
-    write_atomic(folder.path / FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    folder.write_state(FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return content
 
 

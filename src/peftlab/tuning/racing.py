@@ -15,7 +15,6 @@ from peftlab.analysis.reading import RunRecord, read_json
 from peftlab.analysis.words import equation_p, is_share, show_difference, show_margin
 from peftlab.errors import RecordError, StudyError, nearest
 from peftlab.planning.plan import Plan, task_name
-from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig, RunError, to_json
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
@@ -227,7 +226,7 @@ def save(folder: ResultsFolder, study: Study, found: Sequence[Heat]) -> dict[str
         "confidence": study.analysis.confidence,
         "heats": [_as_dict(heat, study.analysis.metric) for heat in found],
     }
-    write_atomic(folder.path / FILE, to_json(content))
+    folder.write_state(FILE, to_json(content))
     return content
 
 

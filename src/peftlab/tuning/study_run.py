@@ -15,13 +15,18 @@ from peftlab.execution.progress import Listener
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.planning.plan import Plan
 from peftlab.planning.planner import Planner
-from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Study
 from peftlab.tuning import choice, racing
 from peftlab.tuning.search import Progress, follow
 from peftlab.tuning.store import Store
+
+
+_SUPERSEDED = (
+    "another process has changed the study of this folder; this one still does the runs it was asked for, which lose and change "
+    "nothing, but plan.json, tuning.json and the report are of the changed study"
+)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -40,6 +45,7 @@ class StudyRun:
     say: Callable[[str], None]  #: is given what the tuning chose, and what an arm did not get, a sentence at a time
     said: list[str] = dataclasses.field(default_factory=list)
     raced: list[str] = dataclasses.field(default_factory=list)  #: which arms left the race, and why
+    superseded: bool = False  #: whether it was told that another process changed the study
 
     def run(self) -> Outcome:
         """Everything that is not done yet.
@@ -103,6 +109,8 @@ class StudyRun:
         tune = self.study.tune
         if tune is None or tune.sampler == "halving" or (tune.sampler == "grid" and find_spec("optuna") is None):
             return
+        if self.folder.superseded:
+            return
         Store(self.folder.path, self.study, self.plan.higher_is_better).write(self.progress.entries())
 
     def _conclude(self) -> None:
@@ -113,9 +121,12 @@ class StudyRun:
             self.say(sentence)
 
     def _write_plan(self) -> None:
-        write_atomic(self.folder.path / "plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
+        self.folder.write_state("plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
 
     def _execute(self, configs: list[RunConfig]) -> Outcome:
+        if self.folder.superseded and not self.superseded:
+            self.superseded = True
+            self.say(_SUPERSEDED)
         options = WorkerOptions(
             cache=self.cache,
             checkpoint_every_s=self.checkpoint_every_s,
