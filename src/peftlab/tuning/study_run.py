@@ -22,7 +22,6 @@ from peftlab.tuning import choice, racing
 from peftlab.tuning.search import Progress, follow
 from peftlab.tuning.store import Store
 
-
 _SUPERSEDED = (
     "another process has changed the study of this folder; this one still does the runs it was asked for, which lose and change "
     "nothing, but plan.json, tuning.json and the report are of the changed study"
