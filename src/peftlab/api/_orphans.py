@@ -10,6 +10,7 @@ from typing import Any
 
 from peftlab.errors import PeftlabError
 from peftlab.records.record import RunConfig
+from peftlab.records.regular import read_regular
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.load import parse_yaml, validate_study
@@ -39,14 +40,14 @@ def _orphans(results: ResultsFolder, study: Study, labels: set[str]) -> Iterator
 
 def _planned(results: ResultsFolder) -> Mapping[tuple[str, int], set[str | None]]:
     """(label, seed) -> ids of its evaluation runs in the last plan; None for one that still waits for its tuning."""
-    try:
-        rows: Any = json.loads((results.path / "plan.json").read_text())["runs"]
-    except (OSError, ValueError, KeyError, TypeError):  # no plan yet; a damaged one is told as a problem
-        return {}
     found = defaultdict[tuple[str, int], set[str | None]](set)
-    for row in rows:
-        if row["purpose"] == "evaluation":
+    try:
+        plan: Any = json.loads(read_regular(results.path / "plan.json"))
+        rows = [row for row in plan["runs"] if row["purpose"] == "evaluation"]
+        for row in rows:
             found[row["label"], row["seed"]].add(row["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):  # no plan yet, or not one of ours; a damaged one is told as a problem
+        return {}
     return found
 
 
