@@ -19,13 +19,14 @@ from peftlab.execution.fallback import Attempt
 from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener
-from peftlab.execution.protocol import Message, Step, WorkerOptions
+from peftlab.execution.protocol import WorkerOptions
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients
 from peftlab.training.prefix_task import PrefixTask
+from tests.faults import inject
 
 TASK = {"kind": "image-classification", "data": "digits", "train_size": 120, "validation_size": 40, "test_size": 40}
 PROBE, TOP = {"name": "linear-probe"}, {"name": "lora", "rank": 4, "targets": "q,v,blocks:2-3"}
@@ -162,19 +163,13 @@ def test_a_stop_is_heard_while_hidden_states_are_computed(tmp_path: Path) -> Non
     assert not list((tmp_path / "cache" / "prefixes").glob("*.rows"))
 
 
-def results_of(path: Path, wanted: RunConfig, options: WorkerOptions, listener: Any = None) -> Any:
+def results_of(path: Path, wanted: RunConfig, options: WorkerOptions, stop_at: int = 0) -> Any:
     folder = ResultsFolder(path).open_or_create("study: prefix\n")
-    execute(folder, [wanted], jobs=1, options=options, listener=listener or NullListener())
+    if stop_at:
+        asked = {"fault": "ask_to_stop", "step": stop_at, "number": int(signal.SIGINT), "starter": os.getpid()}
+        inject.order(path).write_text(json.dumps(asked))
+    execute(folder, [wanted], jobs=1, options=options, listener=NullListener(), target="tests.faults.inject:main")
     return folder.run(wanted)
-
-
-class Interrupter(NullListener):
-    sent = False
-
-    def message(self, config: RunConfig, message: Message) -> None:
-        if isinstance(message, Step) and message.step >= 20 and not self.sent:
-            self.sent = True
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.slow
@@ -184,7 +179,8 @@ def test_digits_from_end_to_end(tmp_path: Path, adapter: dict[str, Any]) -> None
     options = WorkerOptions(cache=tmp_path / "cache")
     ordinary = results_of(tmp_path / "a", wanted, WorkerOptions(cache=tmp_path / "cache", prefix_cache_mb=0.0))
     shared = results_of(tmp_path / "b", wanted, options)
-    cut = results_of(tmp_path / "c", wanted, options, Interrupter())
+    cut = results_of(tmp_path / "c", wanted, options, stop_at=20)
+    assert cut.status() == "interrupted"
     for file in (tmp_path / "cache" / "prefixes").glob("*.rows"):
         file.unlink()
     cut = results_of(tmp_path / "c", wanted, options)

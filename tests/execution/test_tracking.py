@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener
-from peftlab.execution.protocol import Message, Step, WorkerOptions
+from peftlab.execution.protocol import WorkerOptions
 from peftlab.records.record import RunConfig
 from peftlab.records.store import verify
 from peftlab.registry import components
 from tests.contracts.tiny import make
 from tests.execution.test_worker import Killer, config, folder, same_record
+from tests.faults import inject
 from tests.trackers.records import STEPS, begun, record, results, store, track, train
 from tests.trackers.stores import READERS, tensorboard_runs
 
@@ -107,16 +109,9 @@ def test_an_interrupted_run_does_not_wait_for_its_trackers(tmp_path: Path, backb
     cut = folder(tmp_path / "cut")
     wanted = config(backbone)
     options = WorkerOptions(cache=tmp_path / "cache", trackers=({"name": "tensorboard"},))
-
-    class Interrupter(NullListener):
-        sent = False
-
-        def message(self, config: RunConfig, message: Message) -> None:
-            if isinstance(message, Step) and message.step >= 10 and not self.sent:
-                self.sent = True
-                os.kill(os.getpid(), signal.SIGINT)
-
-    assert execute(cut, [wanted], jobs=1, options=options, listener=Interrupter()).interrupted
+    fault = {"fault": "ask_to_stop", "step": 10, "number": int(signal.SIGINT), "starter": os.getpid()}
+    inject.order(cut.path).write_text(json.dumps(fault))
+    assert execute(cut, [wanted], jobs=1, options=options, listener=NullListener(), target="tests.faults.inject:main").interrupted
     assert not execute(cut, [wanted], jobs=1, options=options, listener=NullListener()).failed
     (found,) = tensorboard_runs(store(cut.path))
     steps = [step for step, _ in found.points["train/epoch"]]
