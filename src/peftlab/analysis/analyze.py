@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.heap import few_collections
 from peftlab.analysis.summaries import write_summaries
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, write_atomic
@@ -34,7 +36,8 @@ def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
     Raises:
         RecordError: no results folder, no readable ``study.yaml``, or ``analysis/`` cannot be written.
     """
-    return analyze_frame(load_frame(folder), seed=seed)
+    with few_collections():
+        return analyze_frame(load_frame(folder), seed=seed)
 
 
 def analyze_frame(
@@ -46,21 +49,37 @@ def analyze_frame(
     quantized: QuantizationTables | None = None,
     diagnosed: DiagnosticTables | None = None,
 ) -> Findings:
-    """:func:`analyze` for a frame that has been read already; layers, gradients and the like may be assessed already."""
+    """:func:`analyze` for a frame that has been read already; what is given has been assessed and :func:`written` already."""
+    layers = layers or written(assess_layers(frame, seed=seed), frame)
+    flow = flow or written(assess_flow(frame), frame)
+    quantized = quantized or written(assess_quantization(frame), frame)
+    diagnosed = diagnosed or written(assess_diagnostics(frame), frame)
     findings = assess(frame, seed=seed)
-    layers, flow = layers or assess_layers(frame, seed=seed), flow or assess_flow(frame)
-    quantized, diagnosed = quantized or assess_quantization(frame), diagnosed or assess_diagnostics(frame)
     target = frame.folder / "analysis"
     refuse_links(target)
     with disk_errors(target):
         frame.write(target)
         write_atomic(target / "findings.json", to_json(findings))
-        layers.write(frame)
-        flow.write(frame)
-        quantized.write(frame)
-        diagnosed.write(frame)
         write_summaries(frame, findings, layers.layers, quantized.quantization)
     return findings
+
+
+class Tables(Protocol):
+    """What is said about one side of the records, and the tables beneath it."""
+
+    def write(self, frame: Frame) -> None: ...
+
+
+Some = TypeVar("Some", bound=Tables)
+
+
+def written(tables: Some, frame: Frame) -> Some:
+    """The same, written into ``analysis/``."""
+    target = frame.folder / "analysis"
+    refuse_links(target)
+    with disk_errors(target):
+        tables.write(frame)
+    return tables
 
 
 def read_findings(folder: str | Path) -> Findings:

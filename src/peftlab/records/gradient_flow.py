@@ -81,10 +81,11 @@ def _judged(steps: Sequence[int], values: Mapping[str, Sequence[float | None]]) 
         if norm is None or broken > 0:
             first.setdefault("non-finite", step)
             continue
-        usual = _middle(history) if len(history) >= HISTORY else None
-        if usual is not None and norm > EXPLODES * usual:
+        judged = len(history) >= HISTORY  # the median lies between the ends of the history: most points need none
+        if judged and norm > EXPLODES * history[0] and norm > EXPLODES * _middle(history):
             first.setdefault("explosion", step)
-        low = low + 1 if number > 0 and (norm == 0 or (usual is not None and norm < VANISHES * usual)) else 0
+        small = judged and norm < VANISHES * history[-1] and norm < VANISHES * _middle(history)
+        low = low + 1 if number > 0 and (norm == 0 or small) else 0
         if low == IN_A_ROW:
             first.setdefault("vanishing", step)
         if norm > 0:

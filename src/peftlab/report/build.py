@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftlab.analysis.analyze import analyze_frame
+from peftlab.analysis.analyze import analyze_frame, written
 from peftlab.analysis.arms import ArmFindings
 from peftlab.analysis.assess_arms import METHOD
 from peftlab.analysis.assess_diagnostics import assess_diagnostics
 from peftlab.analysis.assess_flow import assess_flow
-from peftlab.analysis.assess_layers import assess_layers
+from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.heap import few_collections
 from peftlab.analysis.literature import beside_literature
 from peftlab.analysis.raced import race_table
 from peftlab.records.commit import disk_errors, write_atomic
@@ -33,6 +34,7 @@ from peftlab.report.figures.contract import Bundle
 from peftlab.report.helper import MANY, Helper, helping
 from peftlab.report.html.data import page_data
 from peftlab.report.html.render import mini, render
+from peftlab.report.html.runs import told_by
 from peftlab.report.paper.tables import write_tables
 from peftlab.report.tables import as_csv, rows
 from peftlab.report.tuning import tuning
@@ -54,16 +56,19 @@ def build_report(folder: str | Path, *, seed: int = 0, eps: bool = False) -> Pat
     Raises:
         RecordError: no results folder, or it cannot be written.
     """
-    frame = load_frame(folder)
-    with helping(len(frame.records) >= MANY) as helper:
-        return _build(frame, helper, seed, eps)
+    with few_collections():
+        many = len(list(itertools.islice(Path(folder).glob("runs/*/*"), MANY))) == MANY
+        with helping(many) as helper:
+            return _build(load_frame(folder), helper, seed, eps)
 
 
 def _build(frame: Frame, helper: Helper, seed: int, eps: bool) -> Path:
     slim = frame if frame.study.search else dataclasses.replace(frame, records=())  # only races look at them again
-    helper.start(functools.partial(assess_layers, seed=seed), slim)
-    flow, quantized, diagnosed = assess_flow(frame), assess_quantization(frame), assess_diagnostics(frame)
+    helper.start(_layers, slim, seed)
+    flow, quantized = written(assess_flow(frame), frame), written(assess_quantization(frame), frame)
+    diagnosed = written(assess_diagnostics(frame), frame)
     tables = helper.result()
+    helper.start(told_by, frame.records)
     findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized, diagnosed=diagnosed)
     target = frame.folder / "report"
     refuse_links(target, target / "figures", target / "tables")
@@ -74,38 +79,39 @@ def _build(frame: Frame, helper: Helper, seed: int, eps: bool) -> Path:
     with disk_errors(target):
         write_atomic(frame.folder / "analysis" / "arms.json", to_json(compared))
         work = list(zip(gathered, suffixes, strict=True)), target / "figures", eps, helper.folder
+        told = helper.result()
         helper.start(draw_unclaimed, *work, True)
         csv = [as_csv(rows(findings, b.task, b.backbone), findings) for b in gathered]
-        data = page_data(frame, findings, gathered, csv)
+        data = page_data(frame, findings, gathered, csv, told)
+        yaml, sha = facts.study_text(frame)
+        said = {
+            "environment": facts.environment(frame),
+            "tuning": tuning(frame),
+            "race": race_table(frame.race),
+            "fingerprints": facts.fingerprints(frame),
+            "study_yaml": yaml,
+            "study_sha": sha,
+            "sentences": tables.layers.sentences,
+            "method": tables.layers.method,
+            "layer_notes": tables.layers.notes,
+            "flow": None if flow.empty else flow.flow,
+            "quantized": None if quantized.empty else quantized.quantization,
+            "diagnosed": None if diagnosed.empty else diagnosed.diagnostics,
+            "beside": beside_literature(frame, findings),
+        }
         drawn = draw_unclaimed(*work)
         drawn |= helper.result()
         for bundle, suffix in work[0]:
             settings.append(_setting(bundle, findings, target, suffix, drawn, eps))
-        yaml, sha = facts.study_text(frame)
-        page = render(
-            findings,
-            settings,
-            {
-                "environment": facts.environment(frame),
-                "tuning": tuning(frame),
-                "race": race_table(frame.race),
-                "fingerprints": facts.fingerprints(frame),
-                "study_yaml": yaml,
-                "study_sha": sha,
-                "sentences": tables.layers.sentences,
-                "method": tables.layers.method,
-                "layer_notes": tables.layers.notes,
-                "flow": None if flow.empty else flow.flow,
-                "quantized": None if quantized.empty else quantized.quantization,
-                "diagnosed": None if diagnosed.empty else diagnosed.diagnostics,
-                "beside": beside_literature(frame, findings),
-            },
-            data,
-        )
+        page = render(findings, settings, said, data)
         (target / "figures").mkdir(parents=True, exist_ok=True)
         write_atomic(target / "figures" / FIGURES, json.dumps([entry for s in settings for entry in s["drawn"]], indent=1) + "\n")
         write_atomic(target / "index.html", page)
     return target / "index.html"
+
+
+def _layers(frame: Frame, seed: int) -> LayerTables:
+    return written(assess_layers(frame, seed=seed), frame)
 
 
 def _setting(

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from peftlab.analysis.heap import few_collections
+
 MANY = 300  #: runs from which it pays
 
 
@@ -64,7 +66,9 @@ def helping(wanted: bool) -> Iterator[Helper]:
 
 
 def _process() -> subprocess.Popen[bytes] | None:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from peftlab.report.helper import serve; serve()"
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; import peftlab.report.build; from peftlab.report.helper import serve; serve()"
+    )
     try:
         return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError:
@@ -73,9 +77,10 @@ def _process() -> subprocess.Popen[bytes] | None:
 
 def serve() -> None:
     """Carry out jobs, one path a line, until the input ends."""
-    for line in sys.stdin:
-        job = Path(line.strip())
-        function, arguments = pickle.loads(job.read_bytes())  # noqa: S301 (our own)
-        job.with_suffix(".out").write_bytes(pickle.dumps(function(*arguments), protocol=5))
-        sys.stdout.write("done\n")
-        sys.stdout.flush()
+    with few_collections():
+        for line in sys.stdin:
+            job = Path(line.strip())
+            function, arguments = pickle.loads(job.read_bytes())  # noqa: S301 (our own)
+            job.with_suffix(".out").write_bytes(pickle.dumps(function(*arguments), protocol=5))
+            sys.stdout.write("done\n")
+            sys.stdout.flush()

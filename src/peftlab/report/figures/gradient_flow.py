@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import ClassVar
 
 import numpy as np
@@ -38,8 +39,8 @@ class GradientFlow(Figure):
         return ("gradients",)
 
     def draw(self, bundle: Bundle) -> Canvas:
-        norms = block_norms(bundle)
         arms = _arms(bundle)[:MOST_ARMS]
+        norms = block_norms(bundle, arms)
         columns = min(COLUMNS, len(arms))
         rows = -(-len(arms) // columns)
         figure = Canvas(figsize=(WIDE_IN, 2.4 * rows + 0.7), layout="constrained")
@@ -76,14 +77,15 @@ class GradientFlow(Figure):
             f"the lowest to the highest run (band, no interval); {bundle.count}."
         )
         left = _arms(bundle)[MOST_ARMS:]
-        if len(set(block_norms(bundle)["place"]) - {HEAD}) > MOST_BLOCKS:
+        if len(set(block_norms(bundle, _arms(bundle)[:MOST_ARMS])["place"]) - {HEAD}) > MOST_BLOCKS:
             text += f" {MOST_BLOCKS} blocks, evenly spread in depth, stand for all."
         return text + (f" Not drawn, in analysis/gradient_flow.csv: {plural(len(left), 'arm')}." if left else "")
 
 
-def block_norms(bundle: Bundle) -> pd.DataFrame:
+def block_norms(bundle: Bundle, arms: Collection[str]) -> pd.DataFrame:
     """arm, seed, fold, step, place (block number, or the head), norm: modules of a block taken together; zeros left out."""
-    table = bundle.gradients if bundle.gradients is not None else pd.DataFrame(columns=["block", "role", "norm"])
+    table = bundle.gradients if bundle.gradients is not None else pd.DataFrame(columns=["arm", "block", "role", "norm"])
+    table = table[table["arm"].isin(arms)]
     place = table["block"].astype(object).where(table["role"] != HEAD, HEAD)
     kept = table.assign(place=place, square=table["norm"] ** 2)[place.notna() & table["norm"].notna()]
     sums = kept.groupby(["arm", "seed", "fold", "step", "place"], sort=False)["square"].sum().reset_index()
