@@ -7,6 +7,7 @@ one is used.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,11 @@ _VERBS = frozenset(
     "init list doctor check plan run status analyze report choose choose_ranks export import_results".split()
     + "bundle gc load_packed paper power predict reproduce verify".split()
 )
+
+#: What bitsandbytes logs and nobody can act on: at import (peft's, too) that a kernel from a hub is missing, which is not used
+#: here; at every 8-bit product that float32 is cast to float16, which is how LLM.int8 is defined.
+for _name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 # importlib and not `import`: the layers (records and below) may read __version__ here without depending on the api.
 

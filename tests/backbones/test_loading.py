@@ -360,3 +360,11 @@ def test_shared_preprocessing_is_that_of_its_config() -> None:
         (0.5, 0.5, 0.5),
         (0.5, 0.5, 0.5),
     )
+
+
+def test_a_name_that_nothing_accepts_is_told_the_forms(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"no such backbone\n.*bundled:NAME, timm/NAME.* save_pretrained wrote"):
+        source_of(str(tmp_path / "nowhere"))
+    (tmp_path / "vit-tiny").mkdir()
+    with pytest.raises(BackboneError, match=r"Did you mean 'vit-tiny'\?.*bundled:NAME"):
+        source_of(str(tmp_path / "vit-tyni"))

@@ -47,6 +47,21 @@ def test_a_scheme_that_does_not_fit_a_layer(backbone: str, cache: Path, quantize
     assert run.refusal is None
 
 
+@pytest.mark.parametrize(
+    ("adapter", "where"),
+    [
+        ({"name": "lora", "targets": ["nothing_here"]}, "arms.arm.adapter.targets"),
+        ({"name": "pooled", "group_size": 24}, "arms.arm.adapter.group_size, "),
+    ],
+)
+def test_an_option_that_does_not_fit_the_backbone_names_its_arm(
+    backbone: str, cache: Path, adapter: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        planned(backbone, cache, {"adapter": adapter})
+    assert caught.value.where.startswith(where)
+
+
 def test_a_quantization_schedule_that_the_selected_weights_may_not_have_seen_to_its_end(backbone: str, cache: Path) -> None:
     arm = {"adapter": "lora", "quantizer": {"name": "groupwise", "schedule": "linear", "end": 0.8}}
     assert planned(backbone, cache, arm).runs

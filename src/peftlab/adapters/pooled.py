@@ -19,6 +19,7 @@ from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused, fuse_layers
+from peftlab.nn.groups import check_group_size
 from peftlab.nn.packed import PackedLinear
 from peftlab.nn.pooled import Pooled, PooledLinear, PooledTriplets
 from peftlab.nn.quantized import make_dense, restore_conv1d
@@ -104,12 +105,7 @@ class PooledLora(Adapter):
     def sites(self, backbone: Backbone) -> list[Site]:
         g, sites = self._group(), []
         for site in select(backbone.roles, self.targets, where="adapter.targets"):
-            if site.d_in % g:
-                raise OptionError(
-                    f"group size {g} does not divide the {site.d_in} inputs of {site.name}",
-                    where="adapter.group_size",
-                    remedy="use a divisor",
-                )
+            check_group_size(site.d_in, g, f"adapter.group_size, {site.name}")
             sites.append(dataclasses.replace(site, d_in=site.d_in // g))
         check_ranks(sites, dict.fromkeys((s.name for s in sites), self.rank), "adapter.rank")
         return sites

@@ -9,6 +9,8 @@ from peftlab.backbones.contract import BackboneSource
 from peftlab.errors import BackboneError, nearest
 from peftlab.registry import components
 
+FORMS = "A backbone is bundled:NAME, timm/NAME, a transformers hub id (owner/name) or a folder that save_pretrained wrote."
+
 
 def source_of(name: str) -> type[BackboneSource]:
     """The backbone source for ``bundled:NAME``, a local folder, ``timm/NAME`` or a transformers hub id.
@@ -30,4 +32,5 @@ def source_of(name: str) -> type[BackboneSource]:
             remedy="name the folder that save_pretrained wrote",
         )
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    raise BackboneError("no such backbone", where=name, remedy=nearest(path.name, siblings))
+    known = f"{nearest(path.name, siblings)} " if siblings else ""
+    raise BackboneError("no such backbone", where=name, remedy=f"{known}{FORMS}")

@@ -13,7 +13,7 @@ from peftlab.planning.machine import Machine
 from peftlab.planning.plan import PlanOptions, task_name
 from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
 from peftlab.study.expand import Cell
-from peftlab.study.schema import Require, Study, Train
+from peftlab.study.schema import Arm, Require, Study, Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
 
@@ -53,6 +53,16 @@ class Arms:
         self._variants: dict[str, Ready] = {}
 
     def ready(self, cell: Cell) -> Ready:
+        try:
+            return self._ready(cell)
+        except OptionError as error:  # found where the arm's name is not known, in one of its options or in a layer
+            key = error.where.partition(".")[0]
+            if key in Study.model_fields:
+                raise
+            place = f"arms.{cell.arm}{'.' if key in Arm.model_fields else ', '}{error.where}"
+            raise OptionError(error.what, where=place, remedy=error.remedy) from error
+
+    def _ready(self, cell: Cell) -> Ready:
         ingredients = dataclasses.replace(Ingredients.of_cell(cell), fused=self.options.fused)
         task_key, task = task_name(cell.task), ingredients.task
         place = (task_key, cell.backbone)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
@@ -19,8 +18,6 @@ from peftlab.quantizers.contract import Quantizer
 
 BLOCK, BLOCK_OF_BLOCKS = 64, 256  #: weights with one absmax; absmaxes with one absmax of their own (double quantization)
 _LARGEST_GAP = {"nf4": 0.15191, "fp4": 1 / 6}  #: half of the largest distance between neighbours of the code book
-#: bitsandbytes tells at every product that it casts float32 to float16, which is how LLM.int8 is defined
-logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
