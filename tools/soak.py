@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from peftlab.api._orphans import orphans
 from peftlab.records.environment import environment
 from peftlab.records.store import ResultsFolder, RunFolder, verify
 
@@ -164,10 +165,10 @@ def differences(quiet: ResultsFolder, stormy: ResultsFolder) -> list[str]:
 
 def left_behind(stormy: ResultsFolder) -> list[str]:
     """Runs that were begun with a value chosen while a tuning run was lost with its worker, and that the study, once that was
-    tried again, does not ask for any more. No analysis counts them; ``peftlab verify`` and ``gc`` name them."""
-    asked = (stormy.path / "plan.json").read_text()
-    runs = [run for run in stormy.runs() if f'"{run.run_id}"' not in asked]
-    return [run.path.relative_to(stormy.path).as_posix() for run in runs]
+    tried again, does not ask for any more, as ``peftlab verify`` names them. No analysis counts them beside those that it asks
+    for."""
+    runs = [path for path, why in orphans(stormy) if why.startswith("tuning does not choose")]
+    return [path.relative_to(stormy.path).as_posix() for path in runs]
 
 
 def unlike(one: RunFolder, two: RunFolder) -> list[str]:

@@ -16,9 +16,12 @@ import pytest
 from peftlab import api
 from peftlab.api import collecting
 from peftlab.errors import RecordError
+from peftlab.planning.plan import task_name
 from peftlab.records.commit import commit_folder
 from peftlab.records.lease import Lease
 from peftlab.records.store import ResultsFolder, RunFolder
+from peftlab.study.load import parse_yaml, validate_study
+from peftlab.tuning import choice
 from tests.records.examples import configuration, failure, results
 
 STUDY = """study: tests
@@ -206,17 +209,32 @@ def test_verify_names_what_nobody_asks_for_any_more(folder: ResultsFolder) -> No
 
 
 def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: ResultsFolder) -> None:
-    begun, asked, waiting = (
-        configuration(seed=seed, train={"learning_rate": rate}, tuned={"learning_rate": rate})
-        for seed, rate in ((0, 0.01), (0, 0.001), (1, 0.01))
-    )
-    for config in (begun, asked, waiting):
+    """Whatever else of them has changed, and whatever part of the study was run last."""
+    arm = configuration()
+    choice.save(
+        folder, validate_study(parse_yaml(STUDY)), [], [],
+        [choice.Choice(
+            label=arm.label, backbone=arm.backbone, task=task_name(arm.task), values={"learning_rate": 0.001}, mean=0.9, trials=2,
+            different=2, runs=2, lost=0, tied=1, at_edge=(), lacks=(), time_s=1.0,
+        )],
+    )  # fmt: skip
+    for rate, changed in (
+        (0.01, {}),
+        (0.001, {"seed": 1}),
+        (0.001, {"seed": 1, "fold": 1}),
+        (0.001, {"seed": 1, "train": {"learning_rate": 0.001, "epochs": 7}}),
+        (0.01, {"seed": 2, "backbone": "another"}),
+    ):
+        config = configuration(**{"train": {"learning_rate": rate}, "tuned": {"learning_rate": rate}, **changed})
         folder.run(config).create(config)
-    rows = [(asked, asked.run_id), (waiting, None)]
-    plan = {"runs": [{"purpose": c.purpose, "label": c.label, "seed": c.seed, "run_id": run_id} for c, run_id in rows]}
-    (folder.path / "plan.json").write_text(json.dumps(plan))
     [note] = api.verify(folder.path)["notes"]
     assert note.endswith("1 run kept, but tuning does not choose learning_rate 0.01 any more")
+
+
+def test_a_record_of_the_tuning_that_is_not_ours_stops_nobody(folder: ResultsFolder, unfinished: RunFolder) -> None:
+    for content in ("[" * 100_000, "[]", '{"chosen": [1, {"values": 2}]}'):
+        (folder.path / "tuning.json").write_text(content)
+        assert api.verify(folder.path)["notes"] == [], content
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,12 @@ def test_what_follows_from_a_study_is_not_written_over_that_of_a_changed_one(fol
     assert (folder.path / "plan.json").read_text() == "second"
 
 
+def test_the_same_study_given_otherwise_is_no_other(folder: ResultsFolder) -> None:
+    """Once with ``--set``, which is said in comments, and once from a file that has the value."""
+    ResultsFolder(folder.path).open_or_create("# overridden on the command line: train.epochs=1\n" + STUDY)
+    assert not folder.superseded
+
+
 def test_another_study_is_refused(folder: ResultsFolder) -> None:
     with pytest.raises(RecordError, match="'first', not 'second'"):
         folder.open_or_create("study: 'second'\n")

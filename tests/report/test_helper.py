@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from peftlab.analysis.analyze import read_findings
+from peftlab.errors import RecordError
 from peftlab.report import build
 from peftlab.report.helper import Helper, helping
 from tests.report.fixtures import STUDY, Options, write_results
@@ -34,6 +36,34 @@ def test_a_helper_that_dies_is_replaced() -> None:
             helper.result()
         helper.start(math.sqrt, 16.0)
         assert helper.result() == 4.0
+
+
+def test_what_is_raised_by_rule_is_raised_here_and_ends_nothing() -> None:
+    with helping(True) as helper:
+        process = helper._process
+        helper.start(read_findings, "nowhere")
+        with pytest.raises(RecordError, match="cannot be read as findings"):
+            helper.result()
+        helper.start(math.sqrt, 16.0)
+        assert helper.result() == 4.0 and helper._process is process is not None
+
+
+def test_what_a_job_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    with helping(True) as helper:
+        process = helper._process
+        helper.start(print, "done")
+        assert helper.result() is None and helper._process is process is not None
+    assert capfd.readouterr().err == "done\n"
+
+
+def test_where_nothing_can_be_sent_the_work_is_done_here(tmp_path: Path) -> None:
+    with helping(True) as helper:
+        helper.folder = tmp_path / "not there"
+        helper.start(math.sqrt, 16.0)
+        assert helper.result() == 4.0
+    with helping(True) as helper:
+        helper.start(lambda: 5)  # cannot be sent
+        assert helper.result() == 5
 
 
 def test_the_report_is_the_same_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peftlab.errors import PlanRefused
 from peftlab.execution.here import Here, checked_jobs, jobs_that_fit
+from peftlab.execution.outcome import Outcome
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan, PlannedRun
 from peftlab.records.store import ResultsFolder
+from peftlab.tuning.search import follow
+from peftlab.tuning.study_run import StudyRun
+from tests.tuning import studies
 
 MACHINE = Machine(
     device="cpu", name="", cores=8, total_mb=4000.0, available_mb=2000.0, process_mb=600.0, product_flops_per_s=1e9,
@@ -65,3 +70,30 @@ def test_what_was_checked_before_the_first_run_is_not_refused_in_the_midst_of_a_
     options = WorkerOptions(cache=tmp_path)
     outcome = engine.execute(ResultsFolder(tmp_path), [], too_large, options, NullListener(), retry_failed=False)
     assert outcome.exit_code == 0 and not outcome.endings
+
+
+class Beside(Here):
+    """The machine here, and another process that changes the study while its runs are done."""
+
+    def execute(self, folder: ResultsFolder, *rest: Any, **options: Any) -> Outcome:
+        outcome = Here.execute(self, folder, *rest, **options)
+        ResultsFolder(folder.path).open_or_create("study: tuned\nseeds: [1]\n")
+        return outcome
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_study_changed_during_its_last_round_is_told(backbone: str, cache: Path, tmp_path: Path, changed: bool) -> None:
+    asked = studies.study(backbone, tune=None)
+    folder = ResultsFolder(tmp_path / "tuned").open_or_create("study: tuned\nseeds: [0]\n")
+    planner = studies.planner(asked, cache)
+    progress = follow(folder, asked, planner)
+    for run in progress.plan.runs:
+        assert run.config is not None
+        studies.finish(folder, run.config, lambda _: 0.5)
+    said: list[str] = []
+    outcome = StudyRun(
+        folder=folder, study=asked, planner=planner, progress=progress, cache=cache, retry_failed=False,
+        engine=(Beside if changed else Here)(cache=cache, jobs=1), listener=NullListener, say=said.append,
+    ).run()  # fmt: skip
+    assert outcome.exit_code == 0 and len(outcome.endings) == 2
+    assert folder.superseded == changed == any("another process has changed the study" in sentence for sentence in said)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from peftlab.analysis.assess import assess
-from peftlab.analysis.assess_diagnostics import DiagnosticTables, assess_diagnostics
-from peftlab.analysis.assess_flow import FlowTables, assess_flow
+from peftlab.analysis.assess_diagnostics import assess_diagnostics
+from peftlab.analysis.assess_flow import assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
-from peftlab.analysis.heap import few_collections
+from peftlab.analysis.garbage_collection import few_collections
+from peftlab.analysis.output import analysis_folder
 from peftlab.analysis.summaries import write_summaries
 from peftlab.errors import RecordError
-from peftlab.records.commit import disk_errors, write_atomic
+from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
-from peftlab.records.regular import refuse_links
 
 
 def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
@@ -40,46 +39,28 @@ def analyze(folder: str | Path, *, seed: int = 0) -> Findings:
         return analyze_frame(load_frame(folder), seed=seed)
 
 
-def analyze_frame(
-    frame: Frame,
-    *,
-    seed: int = 0,
-    layers: LayerTables | None = None,
-    flow: FlowTables | None = None,
-    quantized: QuantizationTables | None = None,
-    diagnosed: DiagnosticTables | None = None,
-) -> Findings:
-    """:func:`analyze` for a frame that has been read already; what is given has been assessed and :func:`written` already."""
-    layers = layers or written(assess_layers(frame, seed=seed), frame)
-    flow = flow or written(assess_flow(frame), frame)
-    quantized = quantized or written(assess_quantization(frame), frame)
-    diagnosed = diagnosed or written(assess_diagnostics(frame), frame)
+def analyze_frame(frame: Frame, *, seed: int = 0) -> Findings:
+    """:func:`analyze` for a frame that has been read already."""
+    layers, flow = assess_layers(frame, seed=seed), assess_flow(frame)
+    quantized, diagnosed = assess_quantization(frame), assess_diagnostics(frame)
+    findings = conclude(frame, layers, quantized, seed=seed)
+    for tables in (layers, flow, quantized, diagnosed):
+        tables.write(frame)
+    return findings
+
+
+def conclude(frame: Frame, layers: LayerTables, quantized: QuantizationTables, *, seed: int = 0) -> Findings:
+    """What the declared plan finds, written with the rows beneath it and the summaries.
+
+    Raises:
+        RecordError: ``analysis/`` cannot be written.
+    """
     findings = assess(frame, seed=seed)
-    target = frame.folder / "analysis"
-    refuse_links(target)
-    with disk_errors(target):
+    with analysis_folder(frame.folder) as target:
         frame.write(target)
         write_atomic(target / "findings.json", to_json(findings))
         write_summaries(frame, findings, layers.layers, quantized.quantization)
     return findings
-
-
-class Tables(Protocol):
-    """What is said about one side of the records, and the tables beneath it."""
-
-    def write(self, frame: Frame) -> None: ...
-
-
-Some = TypeVar("Some", bound=Tables)
-
-
-def written(tables: Some, frame: Frame) -> Some:
-    """The same, written into ``analysis/``."""
-    target = frame.folder / "analysis"
-    refuse_links(target)
-    with disk_errors(target):
-        tables.write(frame)
-    return tables
 
 
 def read_findings(folder: str | Path) -> Findings:

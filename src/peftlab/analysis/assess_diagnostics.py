@@ -20,6 +20,7 @@ from peftlab.analysis.layers import ModuleMap
 from peftlab.analysis.maps import Place, mean_of
 from peftlab.analysis.means import Mean
 from peftlab.analysis.means import mean_of as over_seeds
+from peftlab.analysis.output import analysis_folder
 from peftlab.analysis.words import plural
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
@@ -56,12 +57,11 @@ class DiagnosticTables:
         """Nothing is written where nothing was recorded."""
         if self.empty:
             return
-        target = frame.folder / "analysis"
-        target.mkdir(parents=True, exist_ok=True)
-        for name, table in (("representation", self.representation), ("adapter_norms", self.norms)):
-            safe = table.map(safe_cell)
-            safe.to_csv(target / f"{name}.csv", index=False)
-        write_atomic(target / "diagnostics.json", to_json(self.diagnostics))
+        with analysis_folder(frame.folder) as target:
+            for name, table in (("representation", self.representation), ("adapter_norms", self.norms)):
+                safe = table.map(safe_cell)
+                safe.to_csv(target / f"{name}.csv", index=False)
+            write_atomic(target / "diagnostics.json", to_json(self.diagnostics))
 
 
 def assess_diagnostics(frame: Frame) -> DiagnosticTables:

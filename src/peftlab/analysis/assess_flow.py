@@ -18,6 +18,7 @@ from peftlab.analysis.findings import Form, alpha_of
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.gradient_flow import FLOAT, Event, FlowRun, events_of, flow_runs, flow_table, write_table
 from peftlab.analysis.means import Mean, bounds, mean_of
+from peftlab.analysis.output import analysis_folder
 from peftlab.analysis.stability import best_of, stops_at
 from peftlab.analysis.words import listed, plural, show_p
 from peftlab.records.commit import write_atomic
@@ -122,10 +123,9 @@ class FlowTables:
         """Nothing is written where nothing was recorded."""
         if self.empty:
             return
-        target = frame.folder / "analysis"
-        target.mkdir(parents=True, exist_ok=True)
-        write_table(self.table, target)
-        write_atomic(target / "gradient_flow.json", to_json(self.flow))
+        with analysis_folder(frame.folder) as target:
+            write_table(self.table, target)
+            write_atomic(target / "gradient_flow.json", to_json(self.flow))
 
 
 def assess_flow(frame: Frame) -> FlowTables:

@@ -15,6 +15,7 @@ from peftlab.analysis.frame import Frame
 from peftlab.analysis.importance import Group, module_map
 from peftlab.analysis.layers import Agreement, Contrast, Layers
 from peftlab.analysis.maps import importance_table, module_runs, rank_table, share_maps
+from peftlab.analysis.output import analysis_folder
 from peftlab.analysis.ranks import adaptive_rows, rank_groups
 from peftlab.analysis.safe_csv import write_csv
 from peftlab.analysis.words import listed
@@ -50,11 +51,10 @@ class LayerTables:
         """Nothing is written where nothing was recorded."""
         if self.empty:
             return
-        target = frame.folder / "analysis"
-        target.mkdir(parents=True, exist_ok=True)
-        for name, table in (("importance", self.importance), ("ranks", self.ranks)):
-            write_csv(table, target / f"{name}.csv")
-        write_atomic(target / "importance.json", to_json(self.layers))
+        with analysis_folder(frame.folder) as target:
+            for name, table in (("importance", self.importance), ("ranks", self.ranks)):
+                write_csv(table, target / f"{name}.csv")
+            write_atomic(target / "importance.json", to_json(self.layers))
 
 
 def assess_layers(frame: Frame, *, seed: int = 0) -> LayerTables:

@@ -18,6 +18,7 @@ from peftlab.analysis.frame import Frame
 from peftlab.analysis.interaction import slope, two_way
 from peftlab.analysis.literature_weights import elsewhere, weights_beside
 from peftlab.analysis.means import Mean, bounds, mean_of
+from peftlab.analysis.output import analysis_folder
 from peftlab.analysis.quantization import Cell, Effect, Interaction, QuantizationFindings, TwoWayTest
 from peftlab.analysis.quantization_words import METHOD, RACED, sentences
 from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs, safe_csv
@@ -43,10 +44,9 @@ class QuantizationTables:
         """Nothing is written where nothing was quantized."""
         if self.empty:
             return
-        target_folder = frame.folder / "analysis"
-        target_folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(target_folder / "quantization.csv", safe_csv(self.table))
-        write_atomic(target_folder / "quantization.json", to_json(self.quantization))
+        with analysis_folder(frame.folder) as target:
+            write_atomic(target / "quantization.csv", safe_csv(self.table))
+            write_atomic(target / "quantization.json", to_json(self.quantization))
 
 
 def assess_quantization(frame: Frame) -> QuantizationTables:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftlab.analysis.reading import read_json
+from peftlab.analysis.tuned import Arm, arm_of, entries
 from peftlab.errors import PeftlabError
+from peftlab.planning.plan import task_name
 from peftlab.records.record import RunConfig
-from peftlab.records.regular import read_regular
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.load import parse_yaml, validate_study
@@ -28,35 +28,29 @@ def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:
 
 
 def _orphans(results: ResultsFolder, study: Study, labels: set[str]) -> Iterator[tuple[Path, str]]:
-    planned = _planned(results)
+    chosen = _chosen(results) if study.tune is not None else {}
     for run in results.runs():
         try:
             config = run.config()
         except PeftlabError:
             continue
-        if not config.adapter.get("source") and (why := _why(config, study, labels) or _not_chosen(config, planned)):
+        if not config.adapter.get("source") and (why := _why(config, study, labels) or _not_chosen(config, chosen)):
             yield run.path, why
 
 
-def _planned(results: ResultsFolder) -> Mapping[tuple[str, int], set[str | None]]:
-    """(label, seed) -> ids of its evaluation runs in the last plan; None for one that still waits for its tuning."""
-    found = defaultdict[tuple[str, int], set[str | None]](set)
-    try:
-        plan: Any = json.loads(read_regular(results.path / "plan.json"))
-        rows = [row for row in plan["runs"] if row["purpose"] == "evaluation"]
-        for row in rows:
-            found[row["label"], row["seed"]].add(row["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):  # no plan yet, or not one of ours; a damaged one is told as a problem
-        return {}
-    return found
+def _chosen(results: ResultsFolder) -> Mapping[Arm, Mapping[str, Any]]:
+    """Arm -> the values that tuning chose for it, as far as they were recorded; a damaged record is told as a problem."""
+    tuning = read_json(results.path / "tuning.json")
+    return {arm_of(entry): entry["values"] for entry in entries(tuning.get("chosen") if isinstance(tuning, Mapping) else None)}
 
 
-def _not_chosen(config: RunConfig, planned: Mapping[tuple[str, int], set[str | None]]) -> str:
+def _not_chosen(config: RunConfig, chosen: Mapping[Arm, Mapping[str, Any]]) -> str:
     """An evaluation run with values that tuning chose once and, with runs that were tried again, chooses no more."""
-    ids = planned.get((config.label, config.seed), set())
-    if config.purpose != "evaluation" or not config.tuned or not ids or ids & {None, config.run_id}:
+    now = chosen.get((config.label, config.backbone, task_name(config.task)))
+    if config.purpose != "evaluation" or now is None:
         return ""
-    return f"tuning does not choose {', '.join(f'{key} {value}' for key, value in config.tuned.items())} any more"
+    gone = [f"{key} {value}" for key, value in config.tuned.items() if key in now and now[key] != value]
+    return f"tuning does not choose {', '.join(gone)} any more" if gone else ""
 
 
 def _why(config: RunConfig, study: Study, labels: set[str]) -> str:

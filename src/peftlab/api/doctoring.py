@@ -21,6 +21,7 @@ from typing import Any
 from peftlab.api._tools import COMPILER, Line, tools
 from peftlab.api._trials import CLASHING, REINSTALL, UNNEEDED
 from peftlab.api.answers import Answer, lines, megabytes, table
+from peftlab.records.environment import usable_cores
 
 HUB_TIMEOUT_S = 4.0
 TRIAL_LIMIT_S = 120.0  #: of one process of trials; a cold disk makes importing torch slow
@@ -75,8 +76,7 @@ def _machine() -> Iterator[Line]:
 
 
 def _processors() -> Line:
-    seen = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else seen
+    seen, usable = os.cpu_count() or 1, usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS")
     found = f"{usable} of {seen} processors usable; OMP_NUM_THREADS {threads or 'not set'} (a run gets one thread either way)"
     return Line(group="machine", name="threads", state="ok", found=found)

@@ -121,7 +121,7 @@ def run(  # noqa: PLR0913
         )
         outcome = execution.run()
     data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
-    if execution.superseded:
+    if folder.superseded:
         data["superseded"] = True
     if execution.said:
         data["tuning"] = execution.said

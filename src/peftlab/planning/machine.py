@@ -20,6 +20,7 @@ from peftlab.errors import PeftlabError
 from peftlab.nn.memory import memory_mb
 from peftlab.planning.estimate import Estimate, largest_batch, refusal, roofline_s
 from peftlab.planning.trace import Operation
+from peftlab.records.environment import usable_cores
 from peftlab.training.precision import resolve_device
 
 _DECIDES = ("torch", "transformers", "peft", "timm", "scikit-learn", "numpy", "peftlab")
@@ -58,7 +59,7 @@ class Machine:
         return cls(
             device=chosen,
             name=torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=usable_cores(),
             total_mb=total,
             available_mb=available,
             devices=tuple(name for name in ("cpu", "cuda", "mps") if _has(name)),

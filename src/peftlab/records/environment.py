@@ -112,14 +112,18 @@ def cpu_model() -> str:
     return platform.processor()
 
 
+def usable_cores() -> int:
+    """Logical processors that this process may use: where a batch system or a container gives it some, those."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _machine_size() -> dict[str, Any]:
     import psutil
 
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(),
-        "cores_usable": affinity,
+        "cores_usable": usable_cores(),
         "memory_mb": round(psutil.virtual_memory().total / 2**20),
         "memory_limit_mb": _memory_limit_mb(),
     }

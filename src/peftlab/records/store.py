@@ -59,7 +59,7 @@ class ResultsFolder:
         return f"ResultsFolder({str(self.path)!r})"
 
     def open_or_create(self, study_yaml_text: str) -> ResultsFolder:
-        """Keep the study's text as ``study.yaml``.
+        """Keep the study's text as ``study.yaml``; with it :attr:`superseded` compares from now on.
 
         A changed study is no danger to what is there: run ids are hashes of what determines a run, so runs that did not
         change are reused and changed ones are new runs. The earlier text is kept as ``study-<hash>.yaml``.
@@ -88,8 +88,12 @@ class ResultsFolder:
 
     @property
     def superseded(self) -> bool:
-        """Whether another process has changed the study since this one opened it."""
-        return self._opened_with is not None and self.study_text() != self._opened_with
+        """Whether another process has changed the study since this one opened it; comments do not count.
+
+        Raises:
+            RecordError: the study is not there any more.
+        """
+        return self._opened_with is not None and _content(self.study_text()) != _content(self._opened_with)
 
     def write_state(self, name: str, content: str) -> None:
         """What is derived from the study and its records (``plan.json``, ``tuning.json``, ``racing.json``).
@@ -200,6 +204,11 @@ def _row(run: RunFolder) -> RunStatus:
         detail = f"{failure.error.get('type', '')}: {failure.error.get('what', '')}"
     where = (config.label, config.seed, config.fold, config.purpose, config.backbone)
     return RunStatus(run.run_id, *where, status, step, detail)
+
+
+def _content(study_yaml_text: str) -> list[str]:
+    """Without the comments, which say how a study was given: with ``--set``, or in its file."""
+    return [line for line in study_yaml_text.splitlines() if not line.startswith("#")]
 
 
 def _study_name(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftlab.analysis.analyze import analyze_frame, written
+from peftlab.analysis.analyze import conclude
 from peftlab.analysis.arms import ArmFindings
 from peftlab.analysis.assess_arms import METHOD
 from peftlab.analysis.assess_diagnostics import assess_diagnostics
@@ -20,7 +20,7 @@ from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import assess_quantization
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
-from peftlab.analysis.heap import few_collections
+from peftlab.analysis.garbage_collection import few_collections
 from peftlab.analysis.literature import beside_literature
 from peftlab.analysis.raced import race_table
 from peftlab.records.commit import disk_errors, write_atomic
@@ -34,9 +34,9 @@ from peftlab.report.figures.contract import Bundle
 from peftlab.report.helper import MANY, Helper, helping
 from peftlab.report.html.data import page_data
 from peftlab.report.html.render import mini, render
-from peftlab.report.html.runs import told_by
+from peftlab.report.html.runs import run_details
 from peftlab.report.paper.tables import write_tables
-from peftlab.report.tables import as_csv, rows
+from peftlab.report.tables import Row, as_csv, rows
 from peftlab.report.tuning import tuning
 
 FIGURES = "figures.json"  #: what lies in report/figures, with its captions
@@ -58,52 +58,54 @@ def build_report(folder: str | Path, *, seed: int = 0, eps: bool = False) -> Pat
     """
     with few_collections():
         many = len(list(itertools.islice(Path(folder).glob("runs/*/*"), MANY))) == MANY
-        with helping(many) as helper:
+        with helping(many, preload=__name__) as helper:
             return _build(load_frame(folder), helper, seed, eps)
 
 
 def _build(frame: Frame, helper: Helper, seed: int, eps: bool) -> Path:
     slim = frame if frame.study.search else dataclasses.replace(frame, records=())  # only races look at them again
     helper.start(_layers, slim, seed)
-    flow, quantized = written(assess_flow(frame), frame), written(assess_quantization(frame), frame)
-    diagnosed = written(assess_diagnostics(frame), frame)
-    tables = helper.result()
-    helper.start(told_by, frame.records)
-    findings = analyze_frame(frame, seed=seed, layers=tables, flow=flow, quantized=quantized, diagnosed=diagnosed)
+    flow, quantized, diagnosed = assess_flow(frame), assess_quantization(frame), assess_diagnostics(frame)
+    for assessed in (flow, quantized, diagnosed):
+        assessed.write(frame)
+    layers = helper.result()
+    helper.start(run_details, frame.records)
+    findings = conclude(frame, layers, quantized, seed=seed)
     target = frame.folder / "report"
     refuse_links(target, target / "figures", target / "tables")
-    settings, gathered = [], bundles(frame, findings, tables, flow, quantized, diagnosed)
+    settings, gathered = [], bundles(frame, findings, layers, flow, quantized, diagnosed)
     compared = ArmFindings(settings=[b.compared for b in gathered if b.compared], method=METHOD)
     several = len(frame.settings) > 1
     suffixes = [f"-{_slug(f'{b.task}-{b.backbone}')}-{i}" if several else "" for i, b in enumerate(gathered)]
     with disk_errors(target):
         write_atomic(frame.folder / "analysis" / "arms.json", to_json(compared))
-        work = list(zip(gathered, suffixes, strict=True)), target / "figures", eps, helper.folder
-        told = helper.result()
-        helper.start(draw_unclaimed, *work, True)
-        csv = [as_csv(rows(findings, b.task, b.backbone), findings) for b in gathered]
-        data = page_data(frame, findings, gathered, csv, told)
+        named = list(zip(gathered, suffixes, strict=True))
+        drawing = named, target / "figures", eps, helper.folder
+        details = helper.result()
+        helper.start(draw_unclaimed, *drawing, True)
+        tables = [rows(findings, b.task, b.backbone) for b in gathered]
+        data = page_data(frame, findings, gathered, [as_csv(table, findings) for table in tables], details)
         yaml, sha = facts.study_text(frame)
-        said = {
+        about = {
             "environment": facts.environment(frame),
             "tuning": tuning(frame),
             "race": race_table(frame.race),
             "fingerprints": facts.fingerprints(frame),
             "study_yaml": yaml,
             "study_sha": sha,
-            "sentences": tables.layers.sentences,
-            "method": tables.layers.method,
-            "layer_notes": tables.layers.notes,
+            "sentences": layers.layers.sentences,
+            "method": layers.layers.method,
+            "layer_notes": layers.layers.notes,
             "flow": None if flow.empty else flow.flow,
             "quantized": None if quantized.empty else quantized.quantization,
             "diagnosed": None if diagnosed.empty else diagnosed.diagnostics,
             "beside": beside_literature(frame, findings),
         }
-        drawn = draw_unclaimed(*work)
+        drawn = draw_unclaimed(*drawing)
         drawn |= helper.result()
-        for bundle, suffix in work[0]:
-            settings.append(_setting(bundle, findings, target, suffix, drawn, eps))
-        page = render(findings, settings, said, data)
+        for (bundle, suffix), table in zip(named, tables, strict=True):
+            settings.append(_setting(bundle, table, findings, target, suffix, drawn, eps))
+        page = render(findings, settings, about, data)
         (target / "figures").mkdir(parents=True, exist_ok=True)
         write_atomic(target / "figures" / FIGURES, json.dumps([entry for s in settings for entry in s["drawn"]], indent=1) + "\n")
         write_atomic(target / "index.html", page)
@@ -111,14 +113,21 @@ def _build(frame: Frame, helper: Helper, seed: int, eps: bool) -> Path:
 
 
 def _layers(frame: Frame, seed: int) -> LayerTables:
-    return written(assess_layers(frame, seed=seed), frame)
+    found = assess_layers(frame, seed=seed)
+    found.write(frame)
+    return found
 
 
 def _setting(
-    bundle: Bundle, findings: Findings, target: Path, suffix: str, made: Mapping[str, dict[str, Any]], eps: bool
+    bundle: Bundle,
+    table: list[Row],
+    findings: Findings,
+    target: Path,
+    suffix: str,
+    made: Mapping[str, dict[str, Any]],
+    eps: bool,
 ) -> dict[str, Any]:
     """Figures and tables of one task and backbone, written and ready for the page."""
-    table = rows(findings, bundle.task, bundle.backbone)
     write_tables(table, findings, target / "tables" / f"results{suffix}")
     drawn: dict[str, list[dict[str, Any]]] = defaultdict(list)
     absent: dict[str, list[str]] = defaultdict(list)

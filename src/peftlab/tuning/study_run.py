@@ -44,7 +44,7 @@ class StudyRun:
     say: Callable[[str], None]  #: is given what the tuning chose, and what an arm did not get, a sentence at a time
     said: list[str] = dataclasses.field(default_factory=list)
     raced: list[str] = dataclasses.field(default_factory=list)  #: which arms left the race, and why
-    superseded: bool = False  #: whether it was told that another process changed the study
+    _superseded_said: bool = dataclasses.field(default=False, init=False)
 
     def run(self) -> Outcome:
         """Everything that is not done yet.
@@ -123,9 +123,7 @@ class StudyRun:
         self.folder.write_state("plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
 
     def _execute(self, configs: list[RunConfig]) -> Outcome:
-        if self.folder.superseded and not self.superseded:
-            self.superseded = True
-            self.say(_SUPERSEDED)
+        self._say_if_superseded()
         options = WorkerOptions(
             cache=self.cache,
             checkpoint_every_s=self.checkpoint_every_s,
@@ -134,4 +132,11 @@ class StudyRun:
             fused=self.planner.options.fused,
             prefix_cache_mb=self.planner.options.prefix_cache_mb,
         )
-        return self.engine.execute(self.folder, configs, self.plan, options, self.listener(), retry_failed=self.retry_failed)
+        outcome = self.engine.execute(self.folder, configs, self.plan, options, self.listener(), retry_failed=self.retry_failed)
+        self._say_if_superseded()
+        return outcome
+
+    def _say_if_superseded(self) -> None:
+        if not self._superseded_said and self.folder.superseded:
+            self._superseded_said = True
+            self.say(_SUPERSEDED)

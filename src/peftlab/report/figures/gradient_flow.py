@@ -76,16 +76,22 @@ class GradientFlow(Figure):
             "Norm of the gradient of all that is trained in a block, before clipping: mean over runs (line) and the range from "
             f"the lowest to the highest run (band, no interval); {bundle.count}."
         )
-        left = _arms(bundle)[MOST_ARMS:]
-        if len(set(block_norms(bundle, _arms(bundle)[:MOST_ARMS])["place"]) - {HEAD}) > MOST_BLOCKS:
+        drawn, left = _arms(bundle)[:MOST_ARMS], _arms(bundle)[MOST_ARMS:]
+        table = recorded(bundle, drawn)
+        if table.loc[(table["role"] != HEAD) & (table["norm"] > 0), "block"].nunique() > MOST_BLOCKS:
             text += f" {MOST_BLOCKS} blocks, evenly spread in depth, stand for all."
         return text + (f" Not drawn, in analysis/gradient_flow.csv: {plural(len(left), 'arm')}." if left else "")
 
 
+def recorded(bundle: Bundle, arms: Collection[str]) -> pd.DataFrame:
+    """Rows of these arms, one a module and step (analysis/gradient_flow.py)."""
+    assert bundle.gradients is not None, "the figure is absent where there are none"
+    return bundle.gradients.loc[bundle.gradients["arm"].isin(arms)]
+
+
 def block_norms(bundle: Bundle, arms: Collection[str]) -> pd.DataFrame:
     """arm, seed, fold, step, place (block number, or the head), norm: modules of a block taken together; zeros left out."""
-    table = bundle.gradients if bundle.gradients is not None else pd.DataFrame(columns=["arm", "block", "role", "norm"])
-    table = table[table["arm"].isin(arms)]
+    table = recorded(bundle, arms)
     place = table["block"].astype(object).where(table["role"] != HEAD, HEAD)
     kept = table.assign(place=place, square=table["norm"] ** 2)[place.notna() & table["norm"].notna()]
     sums = kept.groupby(["arm", "seed", "fold", "step", "place"], sort=False)["square"].sum().reset_index()

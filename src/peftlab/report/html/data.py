@@ -39,9 +39,9 @@ _ANY_HIDDEN = re.compile(f"[{re.escape(''.join(map(chr, _HIDDEN)))}]")
 
 
 def page_data(
-    frame: Frame, findings: Findings, bundles: Sequence[Bundle], tables: Sequence[str], told: Mapping[Path, Mapping[str, Any]]
+    frame: Frame, findings: Findings, bundles: Sequence[Bundle], tables: Sequence[str], details: Mapping[Path, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Everything the script reads. ``tables``: of each setting, as CSV; ``told``: what runs say of themselves."""
+    """Everything the script reads. ``tables``: of each setting, as CSV; ``details``: of each run (html/runs.py)."""
     plan = findings.plan
     return {
         "study": findings.study, "metric": plan.metric, "share": is_share(plan.metric), "higher": plan.higher_is_better,
@@ -50,7 +50,7 @@ def page_data(
         "test": f"{plan.p_word}paired t test", "pairs_declared": plan.pairs_declared,
         "costs": [{"key": k, "name": n, "unit": u} for k, (n, u) in COSTS.items()],
         "settings": [_setting(findings, bundle) for bundle in bundles], "tables": list(tables),
-        **runs_data(frame, bundles, told),
+        **runs_data(frame, bundles, details),
     }  # fmt: skip
 
 

@@ -48,13 +48,13 @@ class Pool:
         return self._places[key]
 
 
-def told_by(records: Iterable[RunRecord]) -> dict[Path, dict[str, Any]]:
+def run_details(records: Iterable[RunRecord]) -> dict[Path, dict[str, Any]]:
     """Run folder -> what the run says of itself; most of the work, and none of it needs the findings."""
-    return {record.folder: _said(record) for record in records}
+    return {record.folder: _details(record) for record in records}
 
 
-def runs_data(frame: Frame, bundles: Sequence[Bundle], told: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
-    """``runs`` in the order of settings, arms and seeds, and the pools they point into. ``told``: by :func:`told_by`."""
+def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
+    """``runs`` in the order of settings, arms and seeds, and the pools they point into. ``details``: by :func:`run_details`."""
     pools = {name: Pool() for name in ("keys", "configs", "environments", "packages", "ranks")}
     places = {(b.task, b.backbone): i for i, b in enumerate(bundles)}
     arms = [{arm.label: k for k, arm in enumerate(b.arms)} for b in bundles]
@@ -71,7 +71,7 @@ def runs_data(frame: Frame, bundles: Sequence[Bundle], told: Mapping[Path, Mappi
             "id": record.folder.name, "s": setting, "a": arms[setting].get(config.label, -1) if setting >= 0 else -1,
             "arm": config.label, "task": task, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
             "where": record.folder.relative_to(frame.folder).as_posix(), **_status(record), **outcomes.get(unit[:5], {}),
-            **_pooled(told[record.folder], pools), "curves": curves.get(unit) or _broken_off(record, frame.metric),
+            **_interned(details[record.folder], pools), "curves": curves.get(unit) or _broken_off(record, frame.metric),
             "gradients": norms.get(unit), "ranks": ranks.get(unit),
         }  # fmt: skip
         key = (setting if setting >= 0 else len(bundles), order.get(config.label, len(order)), config.seed, config.fold)
@@ -109,15 +109,15 @@ def _outcomes(frame: Frame) -> dict[Any, dict[str, Any]]:
     }
 
 
-def _pooled(told: Mapping[str, Any], pools: Mapping[str, Pool]) -> dict[str, Any]:
+def _interned(details: Mapping[str, Any], pools: Mapping[str, Pool]) -> dict[str, Any]:
     """With what many runs have in common kept once."""
-    facts = [part for key, value in told["facts"].items() for part in (pools["keys"].place(key), value)]
-    modules = None if told["modules"] is None else pools["ranks"].place(told["modules"])
-    common = {name: pools[f"{name}s"].place(told[name]) for name in ("config", "environment")}
-    return {**told, **common, "packages": pools["packages"].place(told["packages"]), "facts": facts, "modules": modules}
+    facts = [part for key, value in details["facts"].items() for part in (pools["keys"].place(key), value)]
+    modules = None if details["modules"] is None else pools["ranks"].place(details["modules"])
+    common = {name: pools[f"{name}s"].place(details[name]) for name in ("config", "environment")}
+    return {**details, **common, "packages": pools["packages"].place(details["packages"]), "facts": facts, "modules": modules}
 
 
-def _said(record: RunRecord) -> dict[str, Any]:
+def _details(record: RunRecord) -> dict[str, Any]:
     """Configuration, environment, facts, flags, notes and error."""
     results, folder = record.results, record.folder
     config = record.config.model_dump(mode="json")
