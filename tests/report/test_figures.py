@@ -150,6 +150,33 @@ def test_what_is_needed_and_absent_is_said(cls: type[Figure], bundle: Bundle) ->
     assert "no " in cls().absent(bare)
 
 
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_no_label_of_an_axis_is_cut_off(cls: type[Figure], bundle: Bundle) -> None:
+    with style():
+        figure = settle(cls().draw(bundle))
+        canvas = FigureCanvasAgg(figure)
+        whole = figure.bbox
+        for label in (text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label) if text.get_text()):
+            box = label.get_window_extent(canvas.get_renderer())
+            inside = box.x0 >= whole.x0 - 1 and box.y0 >= whole.y0 - 1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1
+            assert inside, f"{label.get_text()!r} at {box} of {whole}"
+
+
+def test_gradients_of_the_blocks_of_drawn_arms_only(bundle: Bundle) -> None:
+    """A seventh arm, deeper than those that have a panel, is named in the caption and changes no panel."""
+    assert bundle.gradients is not None
+    one = bundle.gradients[bundle.gradients["arm"] == "lora-all"]
+    labels = [arm.label for arm in bundle.arms]
+    assert len(labels) > 6
+    tables = [one.assign(arm=label) for label in labels[:6]]
+    deep = one.assign(arm=labels[6], block=one["block"] + 100)
+    figure = next(cls for cls in FIGURES if cls.name == "gradient_flow")()
+    six, seven = (dataclasses.replace(bundle, gradients=pd.concat(these)) for these in (tables, [*tables, deep]))
+    assert np.array_equal(pixels(figure, six), pixels(figure, seven))
+    assert "Not drawn" not in figure.caption(six)
+    assert figure.caption(seven) == figure.caption(six) + " Not drawn, in analysis/gradient_flow.csv: 1 arm."
+
+
 def test_ranks_of_all_arms_lie_within_the_axis_they_share(bundle: Bundle) -> None:
     assert bundle.ranks is not None
     grown = bundle.ranks.assign(arm="lora-all", rank=10 * bundle.ranks["rank"])

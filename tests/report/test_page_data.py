@@ -49,10 +49,11 @@ def test_every_run_is_there_with_what_it_left(tmp_path: Path) -> None:
         if run["status"] == "completed":
             results = json.loads((folder / run["where"] / "results.json").read_text())
             assert run["metrics"]["test"]["accuracy"] == pytest.approx(results["metrics"]["test"]["accuracy"], rel=1e-5)
-            assert len(run["curves"]["train"][0]) == len(run["curves"]["validation"][2]) == 5
-    told = {data["keys"][k]: v for k, v in zip(*[iter(run_of(runs, "lora-all")["facts"])] * 2, strict=True)}
+            assert len(data["steps"][run["curves"]["train"][0]]) == len(run["curves"]["validation"][2]) == 5
+    place, *values = run_of(runs, "lora-all")["facts"]
+    told = dict(zip(data["keys"][place], values, strict=True))
     assert told["base_check.unchanged"] is True and told["memory.measured_peak_mb"] > 50
-    assert len(run_of(runs, "lora[rank=2]")["gradients"][0]) == 18
+    assert len(data["steps"][run_of(runs, "lora[rank=2]")["gradients"][0]]) == 18
 
 
 def run_of(runs: dict[str, Any], arm: str) -> dict[str, Any]:

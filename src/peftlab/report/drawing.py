@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.collections import QuadMesh
+
 from peftlab.registry import components
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
@@ -34,7 +36,7 @@ def draw(figure: Figure, bundle: Bundle, target: Path, suffix: str, eps: bool) -
         "caption": caption,
         "panels": figure.panels,
         "svg": svg,
-        "heat": "<image" in svg or "QuadMesh" in svg,
+        "heat": any(axes.images or any(isinstance(c, QuadMesh) for c in axes.collections) for axes in canvas.axes),
         "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
         "wide": bool(canvas.get_figwidth() > COLUMN_WIDTH_IN),
     }

@@ -46,8 +46,8 @@ class QuantizationSavings(Figure):
         left, right = figure.subplots(1, 2, sharey=True)
         _panel(left, said.effects, _stored, colors, markers)
         _panel(right, said.effects, _peak, colors, markers)
-        left.set_xlabel("stored model: bytes saved (%)")
-        right.set_xlabel("training peak, process apart: saved (%)")
+        left.set_xlabel("stored bytes saved (%)")
+        right.set_xlabel("training peak saved (%)")
         left.set_ylabel(f"change of {said.metric.replace('_', ' ')}{' (points)' if is_share(said.metric) else ''}")
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, said.metric)))
         handles: list[Artist] = [Patch(color=color, label=short(scheme, 24)) for scheme, color in colors.items()]

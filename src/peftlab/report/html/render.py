@@ -133,8 +133,8 @@ def _seeds(findings: Findings) -> str:
 
 def _run_row(run: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """One row of the table of runs."""
-    facts = run.get("facts", [])
-    by_key = {keys[k]: value for k, value in zip(facts[::2], facts[1::2], strict=True)}
+    facts = run.get("facts")
+    by_key = dict(zip(keys[facts[0]], facts[1:], strict=True)) if facts else {}
     error = run.get("error")
     told = "; ".join([*run.get("flags", []), *([f"{error.get('type', '')}: {error.get('what', '')}"] if error else [])])
     kept = {key: run.get(key) for key in ("id", "arm", "task", "backbone", "seed", "fold", "status", "value", "s", "a")}

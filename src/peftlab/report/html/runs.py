@@ -19,6 +19,7 @@ from peftlab.analysis.reading import RunRecord, flatten, metric_lines, read_json
 from peftlab.report.figures.contract import Bundle
 
 MOST_POINTS = 80  #: of a curve; longer ones are thinned, first and last kept
+CURVE_DIGITS = 5  #: significant digits of its values
 MOST_ENTRIES = 20  #: of a table inside a diagnostic; larger ones are only counted
 MOST_LEAVES = 48  #: single values in it and below it
 MOST_BYTES = 16_384  #: a diagnostic larger than this is named, not shown
@@ -55,7 +56,7 @@ def run_details(records: Iterable[RunRecord]) -> dict[Path, dict[str, Any]]:
 
 def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
     """``runs`` in the order of settings, arms and seeds, and the pools they point into. ``details``: by :func:`run_details`."""
-    pools = {name: Pool() for name in ("keys", "configs", "environments", "packages", "ranks")}
+    pools = {name: Pool() for name in ("keys", "steps", "configs", "environments", "packages", "ranks")}
     places = {(b.task, b.backbone): i for i, b in enumerate(bundles)}
     arms = [{arm.label: k for k, arm in enumerate(b.arms)} for b in bundles]
     names = task_names(record.config.task for record in frame.records)
@@ -71,8 +72,11 @@ def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Ma
             "id": record.folder.name, "s": setting, "a": arms[setting].get(config.label, -1) if setting >= 0 else -1,
             "arm": config.label, "task": task, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
             "where": record.folder.relative_to(frame.folder).as_posix(), **_status(record), **outcomes.get(unit[:5], {}),
-            **_interned(details[record.folder], pools), "curves": curves.get(unit) or _broken_off(record, frame.metric),
-            "gradients": norms.get(unit), "ranks": ranks.get(unit),
+            **_interned(details[record.folder], pools),
+            "gradients": _at(norms.get(unit), pools), "ranks": _at(ranks.get(unit), pools),
+            "curves": {
+                split: _at(columns, pools) for split, columns in (curves.get(unit) or _broken_off(record, frame.metric)).items()
+            },
         }  # fmt: skip
         key = (setting if setting >= 0 else len(bundles), order.get(config.label, len(order)), config.seed, config.fold)
         found.append((key, {name: value for name, value in entry.items() if value not in (None, [], "", {})}))
@@ -111,10 +115,15 @@ def _outcomes(frame: Frame) -> dict[Any, dict[str, Any]]:
 
 def _interned(details: Mapping[str, Any], pools: Mapping[str, Pool]) -> dict[str, Any]:
     """With what many runs have in common kept once."""
-    facts = [part for key, value in details["facts"].items() for part in (pools["keys"].place(key), value)]
+    facts = [pools["keys"].place(list(details["facts"])), *details["facts"].values()]
     modules = None if details["modules"] is None else pools["ranks"].place(details["modules"])
     common = {name: pools[f"{name}s"].place(details[name]) for name in ("config", "environment")}
     return {**details, **common, "packages": pools["packages"].place(details["packages"]), "facts": facts, "modules": modules}
+
+
+def _at(columns: list[list[Any]] | None, pools: Mapping[str, Pool]) -> list[Any] | None:
+    """Columns of a curve, the steps among those of all runs: most runs were measured at the same."""
+    return columns and [pools["steps"].place(columns[0]), *columns[1:]]
 
 
 def _details(record: RunRecord) -> dict[str, Any]:
@@ -205,12 +214,11 @@ def _curves(bundles: Iterable[Bundle]) -> dict[Unit, dict[str, Any]]:
     return found
 
 
-def _broken_off(record: RunRecord, metric: str) -> dict[str, Any] | None:
+def _broken_off(record: RunRecord, metric: str) -> dict[str, Any]:
     """Curves of a run that failed: they are in no table, but show how far it came."""
     if record.results is not None:
-        return None
-    lines = [line for line in metric_lines(record.folder / "metrics.jsonl") if isinstance(line.get("step"), int)]
-    return _of_lines(lines, metric) if lines else None
+        return {}
+    return _of_lines([x for x in metric_lines(record.folder / "metrics.jsonl") if isinstance(x.get("step"), int)], metric)
 
 
 def _of_lines(lines: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -219,11 +227,11 @@ def _of_lines(lines: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
     validation = thinned([line for line in lines if line["split"] == "validation"])
     found: dict[str, Any] = {}
     if train:
-        found["train"] = [[int(line["step"]) for line in train], [number(line.get("loss")) for line in train]]
+        found["train"] = [[int(line["step"]) for line in train], [number(line.get("loss"), CURVE_DIGITS) for line in train]]
     if validation:
-        values = [number(line.get(metric)) for line in validation]
+        values = [number(line.get(metric), CURVE_DIGITS) for line in validation]
         found["validation"] = [
-            [int(line["step"]) for line in validation], [number(line.get("loss")) for line in validation],
+            [int(line["step"]) for line in validation], [number(line.get("loss"), CURVE_DIGITS) for line in validation],
             values if metric != "loss" and any(v is not None for v in values) else [],
         ]  # fmt: skip
     return found
@@ -263,7 +271,7 @@ def _collect(found: dict[Unit, list[list[Any]]], bundle: Bundle, series: pd.Seri
     runs: dict[Unit, list[tuple[int, float | None]]] = {}
     for (arm, seed, fold, step), value in zip(series.index, series.tolist(), strict=True):
         unit = (bundle.task, bundle.backbone, str(arm), int(seed), int(fold))
-        runs.setdefault(unit, []).append((int(step), number(value)))
+        runs.setdefault(unit, []).append((int(step), number(value, CURVE_DIGITS)))
     for unit, points in runs.items():
         kept = thinned(sorted(points, key=lambda point: point[0]))
         found[unit] = [[step for step, _ in kept], [value for _, value in kept]]

@@ -30,7 +30,7 @@ function curveSpec(title, series, label, format) {
     series,
   };
 }
-const zip = (columns, k) => columns[0].map((x, i) => [x, columns[k][i]]);
+const zip = (columns, k) => data.steps[columns[0]].map((x, i) => [x, columns[k][i]]);
 
 function curvesOf(run) {
   const { train, validation } = run.curves || {}, specs = [];
@@ -57,11 +57,12 @@ function rival(run) {
 
 function factGroups(run) {
   const groups = new Map();
-  for (let i = 0; i < (run.facts || []).length; i += 2) {
-    const [group, ...rest] = data.keys[run.facts[i]].split(".");
+  const [place, ...values] = run.facts || [];
+  values.forEach((value, i) => {
+    const [group, ...rest] = data.keys[place][i].split(".");
     const name = rest.length ? group : "run";
-    groups.set(name, [...(groups.get(name) || []), [rest.length ? rest.join(".") : group, run.facts[i + 1]]]);
-  }
+    groups.set(name, [...(groups.get(name) || []), [rest.length ? rest.join(".") : group, value]]);
+  });
   return groups;
 }
 
