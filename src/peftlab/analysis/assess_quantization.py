@@ -20,8 +20,9 @@ from peftlab.analysis.literature_weights import elsewhere, weights_beside
 from peftlab.analysis.means import Mean, bounds, mean_of
 from peftlab.analysis.quantization import Cell, Effect, Interaction, QuantizationFindings, TwoWayTest
 from peftlab.analysis.quantization_words import METHOD, RACED, sentences
-from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs, safe_csv
+from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs
 from peftlab.analysis.race_tests import differences
+from peftlab.analysis.safe_csv import quoted
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
 
@@ -45,7 +46,7 @@ class QuantizationTables:
             return
         target_folder = frame.folder / "analysis"
         target_folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(target_folder / "quantization.csv", safe_csv(self.table))
+        write_atomic(target_folder / "quantization.csv", quoted(self.table).to_csv(index=False))
         write_atomic(target_folder / "quantization.json", to_json(self.quantization))
 
 
