@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from peftlab.analysis.frame import COLUMNS, load_frame, safe_cell
+from peftlab.analysis.frame import load_frame
 from peftlab.analysis.planned import covers, task_names
 from peftlab.errors import RecordError
 from tests.report.fixtures import STUDY, Options, write_results
@@ -25,46 +25,6 @@ def folder(tmp_path: Path) -> Path:
 
 def one_run(folder: Path, slug: str = "full") -> Path:
     return sorted((folder / "runs" / slug).iterdir())[0]
-
-
-def test_a_row_per_run_split_and_metric(folder: Path) -> None:
-    frame = load_frame(folder)
-    assert list(frame.rows.columns) == [*COLUMNS, "factor.rank"]
-    keys = ["label", "task", "backbone", "seed", "fold", "split", "metric"]
-    assert not frame.rows.duplicated(keys).any()
-    full = frame.rows[frame.rows["label"] == "full"]
-    assert len(full) == 5 * (3 + 2)  # seeds x (test metrics + validation metrics)
-    raw = json.loads((one_run(folder) / "results.json").read_text())
-    row = frame.primary().set_index("run_id").loc[raw["run_id"]]
-    assert row["value"] == raw["metrics"]["test"]["accuracy"]
-    assert row["trainable"] == raw["parameters"]["trainable"]
-    assert frame.arms == ["full", "linear-probe", "bitfit", "lora[rank=2]", "lora[rank=8]", "lora[rank=32]", "lora-all"]
-
-
-def test_a_diverged_run_is_an_outcome_at_chance(folder: Path) -> None:
-    frame = load_frame(folder)
-    rows = frame.primary()
-    rows = rows[rows["label"] == "lora[rank=32]"]
-    assert len(rows) == 5
-    broken = rows[rows["imputed"]]
-    assert list(broken["seed"]) == [4] and list(broken["value"]) == [0.1] and list(broken["status"]) == ["diverged"]
-    assert [(p.label, p.seed) for p in frame.problems if p.kind == "diverged"] == [("lora[rank=32]", 4)]
-
-
-def test_a_non_finite_error_is_a_divergence_too(folder: Path) -> None:
-    run = one_run(folder)
-    (run / "results.json").unlink()
-    about = {"type": "NonFinite", "what": "the loss became NaN in step 3", "where": "", "remedy": ""}
-    (run / "error.json").write_text(json.dumps({"run_id": run.name, "error": about}))
-    row = load_frame(folder).primary().set_index("run_id").loc[run.name]
-    assert row["imputed"] and row["value"] == 0.1
-
-
-def test_failed_runs_are_listed_and_not_imputed(folder: Path) -> None:
-    frame = load_frame(folder)
-    failed = [p for p in frame.problems if p.kind == "failed"]
-    assert [(p.label, p.seed, p.remedy) for p in failed] == [("bitfit", 3, "halve batch_size")]
-    assert 3 not in set(frame.primary().query("label == 'bitfit'")["seed"])
 
 
 def test_planned_runs_without_a_trace_are_missing(tmp_path: Path) -> None:
@@ -158,12 +118,6 @@ def test_written_files_hold_the_frame(folder: Path, tmp_path: Path) -> None:
     with (tmp_path / "out" / "results.csv").open() as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == len(rows) and lines[0]["label"] == "'=HYPERLINK(1)"
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
-def test_formula_cells_are_quoted(text: str) -> None:
-    assert safe_cell(text) == "'" + text
-    assert safe_cell("lora[rank=2]") == "lora[rank=2]"
 
 
 def test_tasks_that_share_a_name_are_told_apart() -> None:

@@ -23,7 +23,6 @@ from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.importance import Group, contrasts, module_map
 from peftlab.analysis.maps import Place
-from peftlab.analysis.safe_csv import write_csv
 from peftlab.study.schema import Racing
 from tests.report.fixtures import Options, write_results
 from tests.report.layers import BLOCKS, METRICS, SITES, STEPS, price, write_layers
@@ -233,14 +232,3 @@ def test_taus_at_once_are_those_one_by_one(gap: bool) -> None:
     assert taus_with(rows, last) == [tau_b(row, last) for row in rows]
     assert taus_with(rows[:, :2], last[:2]) == [None] * 6
     assert taus_with(rows[:0], last) == [], "one map, and none before it"
-
-
-def test_a_table_is_written_and_read_alike(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {"arm": ["=1+1", 'a, "b"', None], "value": [0.1, np.nan, 1e-17], "block": pd.array([1, None, 3], dtype="Int64")}
-    )
-    write_csv(table, tmp_path / "t.csv")
-    read = pd.read_csv(tmp_path / "t.csv")
-    assert read["arm"].tolist()[:2] == ["'=1+1", 'a, "b"'] and pd.isna(read["arm"][2])
-    assert read["value"].tolist()[::2] == [0.1, 1e-17] and pd.isna(read["value"][1])
-    assert read["block"].tolist()[::2] == [1, 3]

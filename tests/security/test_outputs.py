@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from peftlab.analysis.frame import safe_cell
+from peftlab.analysis.safe_csv import safe_cell
 
 pytestmark = pytest.mark.slow
 

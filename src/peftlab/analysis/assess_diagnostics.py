@@ -14,13 +14,14 @@ import pandas as pd
 
 from peftlab.analysis.diagnosed import DiagnosedRun, RecordedSpectrum, diagnosed_runs
 from peftlab.analysis.diagnostics import Base, BlockPoint, Blocks, Diagnostics, Latency, Merge, Norms, Spectrum
-from peftlab.analysis.frame import Frame, safe_cell
+from peftlab.analysis.frame import Frame
 from peftlab.analysis.importance import Group, module_map
 from peftlab.analysis.layers import ModuleMap
 from peftlab.analysis.maps import Place, mean_of
 from peftlab.analysis.means import Mean
 from peftlab.analysis.means import mean_of as over_seeds
 from peftlab.analysis.output import analysis_folder
+from peftlab.analysis.safe_csv import quoted
 from peftlab.analysis.words import plural
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
@@ -59,8 +60,7 @@ class DiagnosticTables:
             return
         with analysis_folder(frame.folder) as target:
             for name, table in (("representation", self.representation), ("adapter_norms", self.norms)):
-                safe = table.map(safe_cell)
-                safe.to_csv(target / f"{name}.csv", index=False)
+                quoted(table).to_csv(target / f"{name}.csv", index=False)
             write_atomic(target / "diagnostics.json", to_json(self.diagnostics))
 
 

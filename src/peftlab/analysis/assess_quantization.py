@@ -21,8 +21,9 @@ from peftlab.analysis.means import Mean, bounds, mean_of
 from peftlab.analysis.output import analysis_folder
 from peftlab.analysis.quantization import Cell, Effect, Interaction, QuantizationFindings, TwoWayTest
 from peftlab.analysis.quantization_words import METHOD, RACED, sentences
-from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs, safe_csv
+from peftlab.analysis.quantized import FLOAT, QuantizedRun, quantization_table, quantized_runs
 from peftlab.analysis.race_tests import differences
+from peftlab.analysis.safe_csv import quoted
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import to_json
 
@@ -45,7 +46,7 @@ class QuantizationTables:
         if self.empty:
             return
         with analysis_folder(frame.folder) as target:
-            write_atomic(target / "quantization.csv", safe_csv(self.table))
+            write_atomic(target / "quantization.csv", quoted(self.table).to_csv(index=False))
             write_atomic(target / "quantization.json", to_json(self.quantization))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from peftlab.analysis.convergence import Curve
-from peftlab.analysis.frame import Frame, safe_cell
+from peftlab.analysis.frame import Frame
 from peftlab.analysis.gradient_flow import FLOAT as UNQUANTIZED
 from peftlab.analysis.planned import distinguished
 from peftlab.analysis.quantization_history import FILE as HISTORY
@@ -222,9 +222,3 @@ def quantization_table(runs: Sequence[QuantizedRun]) -> pd.DataFrame:
         table[column] = pd.to_numeric(table[column]).astype("float64")
     table["rank"] = pd.to_numeric(table["rank"]).astype("Int64")
     return table
-
-
-def safe_csv(table: pd.DataFrame) -> str:
-    """Cells that would start a formula in a spreadsheet are quoted."""
-    text = ("arm", "task", "backbone", "treatment", "scheme")
-    return table.assign(**{c: table[c].map(safe_cell) for c in text}).to_csv(index=False)

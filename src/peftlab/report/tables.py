@@ -8,7 +8,7 @@ import io
 from typing import Any
 
 from peftlab.analysis.findings import ArmSummary, Finding, Findings
-from peftlab.analysis.frame import safe_cell
+from peftlab.analysis.safe_csv import safe_cell
 from peftlab.analysis.words import show_count
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 from peftlab.errors import DataError
 from peftlab.tasks._metrics import chance_levels, class_metrics, majority_levels
 from peftlab.tasks._split_task import SplitTask, places
-from peftlab.tasks._splits import Splitter, some
+from peftlab.tasks._splits import Splitter
+from peftlab.tasks._wording import counted
 from peftlab.tasks.contract import PreparedTask, Splits, TaskInfo
 
 
@@ -69,12 +70,12 @@ def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None
             absent = [names[label] for label in np.flatnonzero(counts == 0)]
             if absent and split == "train":
                 raise DataError(
-                    f"{prefix}{some(absent, 'class has', 'classes have')} no training example",
+                    f"{prefix}{counted(absent, 'class has', 'classes have')} no training example",
                     where="data",
                     remedy="add examples, remove the class, or raise train_size",
                 )
             if absent:
-                warnings.append(f"{prefix}{some(absent, 'class has', 'classes have')} no {split} example")
+                warnings.append(f"{prefix}{counted(absent, 'class has', 'classes have')} no {split} example")
     splits = splitter.splits(0)
     train, test = (np.bincount(splitter.labels[splits[split]], minlength=len(names)) for split in ("train", "test"))
     return TaskInfo(

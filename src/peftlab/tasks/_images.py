@@ -12,7 +12,7 @@ import numpy as np
 
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._cache import replace
-from peftlab.tasks._splits import some
+from peftlab.tasks._wording import counted
 from peftlab.tasks.contract import Preprocessing
 from peftlab.tasks.data.contract import Examples
 
@@ -106,7 +106,7 @@ def corrupt_note(examples: Examples, images: PreparedImages) -> str | None:
     broken = images.used[images.digests == UNREADABLE]
     if not len(broken):
         return None
-    return some([examples.where(int(index)) for index in broken], "corrupt image was", "corrupt images were") + " skipped"
+    return counted([examples.where(int(index)) for index in broken], "corrupt image was", "corrupt images were") + " skipped"
 
 
 def _check(preprocessing: Preprocessing) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from peftlab.errors import DataError
-from peftlab.tasks._splits import some
 from peftlab.tasks._squad_metrics import by_kind, exact_match, f1, words
+from peftlab.tasks._wording import counted
 from peftlab.tasks.text.contract import Rows
 
 
@@ -86,7 +86,7 @@ def read_questions(rows: Rows, columns: Mapping[str, str]) -> Questions:
         )
     warnings = []
     if lost:
-        which = some([ids[i] for i in lost], "question is", "questions are")
+        which = counted([ids[i] for i in lost], "question is", "questions are")
         warnings.append(f"{which} left out: no answer lies in the paragraph at its answer_start")
     blank = sum(not question.strip() for question in questions)
     used = {*columns.values(), "id", "title"}

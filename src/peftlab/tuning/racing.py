@@ -151,7 +151,7 @@ def _table(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
     """(values [seeds, arms], whether ended, half a step of the metric).
 
-    A seed's value is the mean over its folds. A diverged run counts at chance level, as everywhere (analysis/frame.py), and
+    A seed's value is the mean over its folds. A diverged run counts at chance level, as everywhere (analysis/rows.py), and
     where no record states it as the worst seen; one that failed is no outcome of the arm and gives none.
     """
     results = [record.results for record in records.values() if record is not None and record.results is not None]

@@ -1,0 +1,81 @@
+"""A row per run, split and metric; runs that diverged and runs that failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftlab.analysis.frame import load_frame
+from peftlab.analysis.planned import task_names
+from peftlab.analysis.reading import read_runs
+from peftlab.analysis.rows import COLUMNS, tidy_rows
+from tests.report.fixtures import write_results
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_results(tmp_path)
+
+
+def one_run(folder: Path, slug: str = "full") -> Path:
+    return sorted((folder / "runs" / slug).iterdir())[0]
+
+
+def test_a_row_per_run_split_and_metric(folder: Path) -> None:
+    frame = load_frame(folder)
+    assert list(frame.rows.columns) == [*COLUMNS, "factor.rank"]
+    keys = ["label", "task", "backbone", "seed", "fold", "split", "metric"]
+    assert not frame.rows.duplicated(keys).any()
+    full = frame.rows[frame.rows["label"] == "full"]
+    assert len(full) == 5 * (3 + 2)  # seeds x (test metrics + validation metrics)
+    raw = json.loads((one_run(folder) / "results.json").read_text())
+    row = frame.primary().set_index("run_id").loc[raw["run_id"]]
+    assert row["value"] == raw["metrics"]["test"]["accuracy"]
+    assert row["trainable"] == raw["parameters"]["trainable"]
+    assert frame.arms == ["full", "linear-probe", "bitfit", "lora[rank=2]", "lora[rank=8]", "lora[rank=32]", "lora-all"]
+
+
+def test_a_diverged_run_is_an_outcome_at_chance(folder: Path) -> None:
+    frame = load_frame(folder)
+    rows = frame.primary()
+    rows = rows[rows["label"] == "lora[rank=32]"]
+    assert len(rows) == 5
+    broken = rows[rows["imputed"]]
+    assert list(broken["seed"]) == [4] and list(broken["value"]) == [0.1] and list(broken["status"]) == ["diverged"]
+    assert [(p.label, p.seed) for p in frame.problems if p.kind == "diverged"] == [("lora[rank=32]", 4)]
+
+
+def test_a_non_finite_error_is_a_divergence_too(folder: Path) -> None:
+    run = one_run(folder)
+    (run / "results.json").unlink()
+    about = {"type": "NonFinite", "what": "the loss became NaN in step 3", "where": "", "remedy": ""}
+    (run / "error.json").write_text(json.dumps({"run_id": run.name, "error": about}))
+    row = load_frame(folder).primary().set_index("run_id").loc[run.name]
+    assert row["imputed"] and row["value"] == 0.1
+
+
+def test_failed_runs_are_listed_and_not_imputed(folder: Path) -> None:
+    frame = load_frame(folder)
+    failed = [p for p in frame.problems if p.kind == "failed"]
+    assert [(p.label, p.seed, p.remedy) for p in failed] == [("bitfit", 3, "halve batch_size")]
+    assert 3 not in set(frame.primary().query("label == 'bitfit'")["seed"])
+
+
+def test_where_no_record_states_chance_the_worst_value_seen_stands_in(folder: Path) -> None:
+    for path in folder.glob("runs/*/*/results.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "chance": {}}))
+    records, _, _ = read_runs(folder)
+    table, problems, warnings = tidy_rows(records, task_names(r.config.task for r in records), "accuracy")
+    values = [v["accuracy"] for r in records if r.results and not r.diverged for v in r.results.metrics.values()]
+    imputed = table[table["imputed"]]
+    assert set(imputed["split"]) == {"test", "validation"} and set(imputed["value"]) == {min(values)}
+    assert imputed["chance"].isna().all()
+    assert sorted(p.kind for p in problems) == ["diverged", "failed"]
+    assert len(warnings) == 1 and warnings[0].startswith("lora[rank=32] seed 4 diverged and no record of the task states")
+
+
+def test_without_records_the_table_has_its_columns() -> None:
+    table, problems, warnings = tidy_rows([], {}, "accuracy")
+    assert list(table.columns) == COLUMNS and table.empty and not problems and not warnings

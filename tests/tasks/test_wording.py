@@ -1,0 +1,10 @@
+"""Words of notes, warnings and errors about data."""
+
+from __future__ import annotations
+
+from peftlab.tasks._wording import counted
+
+
+def test_counted_and_named():
+    assert counted(["a"], "class has", "classes have") == "1 class has ('a')"
+    assert counted(list("abcdefg"), "class", "classes").startswith("7 classes ('a', 'b', 'c', 'd', 'e', ...")
