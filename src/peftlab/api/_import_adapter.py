@@ -22,8 +22,8 @@ from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import DataError, RecordError
 from peftlab.probes.parameters import count_parameters
-from peftlab.records.commit import file_hash
 from peftlab.records.environment import environment
+from peftlab.records.manifest import file_hash
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
 from peftlab.registry import create

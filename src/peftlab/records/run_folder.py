@@ -15,10 +15,12 @@ from peftlab.errors import RecordError
 from peftlab.records import commit, journal
 from peftlab.records.lease import FILE as LEASE
 from peftlab.records.lease import Holder, Lease, holder
+from peftlab.records.manifest import MANIFEST, check_manifest, files_below, manifest, read_manifest
 from peftlab.records.migration import lifted
 from peftlab.records.record import MetricLine, RunConfig, RunError, RunResults, to_json
 from peftlab.records.redact import has_secret, redact_all
 from peftlab.records.regular import read_regular
+from peftlab.records.temporaries import is_left_over
 
 Status = Literal["new", "running", "interrupted", "finished", "failed"]
 CONFIG, RESULTS, ERROR, METRICS, ENVIRONMENT = "config.json", "results.json", "error.json", "metrics.jsonl", "environment.json"
@@ -114,7 +116,7 @@ class RunFolder:
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half written; for the holder of the lease."""
-        deeper = [path for path in self.checkpoints.glob("*") if path.is_dir() and not commit.is_left_over(path.name)]
+        deeper = [path for path in self.checkpoints.glob("*") if path.is_dir() and not is_left_over(path.name)]
         return [name for folder in (self.path, self.checkpoints, *deeper) for name in commit.sweep(folder)]
 
     def write_json(self, name: str, data: BaseModel | Mapping[str, Any] | list[Any]) -> None:
@@ -123,7 +125,7 @@ class RunFolder:
         Raises:
             RecordError: the run is finished and this would change its record, or ``name`` has its own method.
         """
-        if not _JSON_NAME.fullmatch(name) or name in (CONFIG, RESULTS, ERROR, commit.MANIFEST.lower(), LEASE):
+        if not _JSON_NAME.fullmatch(name) or name in (CONFIG, RESULTS, ERROR, MANIFEST.lower(), LEASE):
             raise RecordError(f"{name!r} cannot be written with write_json", where=str(self.path), remedy="choose another name")
         text = _text(redact_all(journal.plain(data)))
         path = self.path / name
@@ -177,9 +179,9 @@ class RunFolder:
         with commit.disk_errors(self.path):
             for name in (final := self._final_files()):
                 commit.fsync_folder(self.path / name)
-            listed = commit.manifest(self.path, final)
+            listed = manifest(self.path, final)
         listed["files"][RESULTS] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
-        commit.write_atomic(self.path / commit.MANIFEST, _text(listed))
+        commit.write_atomic(self.path / MANIFEST, _text(listed))
         commit.write_atomic(path, text)
 
     def fail(self, error: RunError) -> None:
@@ -225,14 +227,14 @@ class RunFolder:
             return [f"{Path(error.where).name}: {error.what}"]
         if not finished:
             return []
-        listed = commit.read_manifest(self.path)
+        listed = read_manifest(self.path)
         if isinstance(listed, str):
             return [listed]
         extra = sorted(set(self._final_files()) - set(listed))
-        return commit.check_manifest(self.path, listed) + [f"{name}: added after the run was finished" for name in extra]
+        return check_manifest(self.path, listed) + [f"{name}: added after the run was finished" for name in extra]
 
     def _final_files(self) -> list[str]:
-        names = commit.files_below(self.path)
+        names = files_below(self.path)
         return [n for n in names if n not in (RESULTS, LEASE, LOG) and not n.startswith(f"{CHECKPOINTS}/")]
 
 
