@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -95,8 +94,7 @@ def evaluate_adapter(folder: Path, arm: Arm) -> tuple[RunConfig, RunResults]:
         run.write_json("environment.json", environment())
         run.write_json("imported.json", {"source": folder.resolve().name, "sha256": digests})
         run.write_json("evaluation.json", meters["test"].details())
-        found = predictions(prepared, splits.test, meters["test"])
-        np.savez_compressed(run.path / "predictions.npz", **found)  # pyright: ignore[reportArgumentType]
+        run.write_arrays("predictions.npz", predictions(prepared, splits.test, meters["test"]))
         run.adapter.mkdir(exist_ok=True)
         for file in files:
             shutil.copyfile(file, run.adapter / file.name)

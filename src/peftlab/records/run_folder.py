@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +21,9 @@ from peftlab.records.record import MetricLine, RunConfig, RunError, RunResults, 
 from peftlab.records.redact import has_secret, redact_all
 from peftlab.records.regular import read_regular
 from peftlab.records.temporaries import is_left_over
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["new", "running", "interrupted", "finished", "failed"]
 CONFIG, RESULTS, ERROR, METRICS, ENVIRONMENT = "config.json", "results.json", "error.json", "metrics.jsonl", "environment.json"
@@ -134,6 +137,17 @@ class RunFolder:
                 return
             raise RecordError(f"the run is finished; {name} cannot change", where=str(self.path), remedy=_IMMUTABLE)
         commit.write_atomic(path, text)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays, of any shapes, as a compressed ``.npz`` file; for the numbers of which JSON would be too large.
+
+        Raises:
+            RecordError: the disk is full, the folder read-only.
+        """
+        import numpy as np  # here: those who only read records need not wait for it
+
+        with commit.disk_errors(self.path / name):
+            np.savez_compressed(self.path / name, **arrays)  # pyright: ignore[reportArgumentType]
 
     def read_json(self, name: str) -> Any:
         """Plain data of one of the JSON files; None where there is no such file.
