@@ -86,7 +86,7 @@ def serve(side: Side, connection: Connection) -> None:
 def run_ours(side: Side, folder: Path, turns: Any) -> None:
     from peftlab.errors import Stopped
     from peftlab.execution.protocol import Channel, WorkerOptions
-    from peftlab.execution.worker import _Run
+    from peftlab.execution.worker import Run
     from peftlab.records.record import RunConfig
     from peftlab.records.run_folder import RunFolder
     from peftlab.study.schema import Train
@@ -124,7 +124,7 @@ def run_ours(side: Side, folder: Path, turns: Any) -> None:
     run.create(config)
     options = WorkerOptions(cache=folder / "cache", device="cpu", checkpoint_every_s=1e9, fused=side.fused)
     try:
-        _Run(config, run, options, Channel(None), turns).execute()
+        Run(config, run, options, Channel(None), turns).execute()
     except Stopped:
         return
 

@@ -21,7 +21,7 @@ from peftlab.api._merging import packed_model
 from peftlab.api._model_folder import load_adapted, load_deployed
 from peftlab.deployment.packed import WEIGHTS, packed_layers
 from peftlab.errors import MissingExtra, OptionError, RecordError
-from peftlab.records import commit
+from peftlab.records.manifest import MANIFEST
 from peftlab.registry import create
 from tests.api.conftest import Trained, study_of, train
 from tests.api.test_exporting import api_preprocessing, close, pixels, run_logits
@@ -156,7 +156,7 @@ def test_a_changed_or_other_folder_is_no_packed_model(runs: Trained, tmp_path: P
     with pytest.raises(RecordError, match=WEIGHTS):
         peftlab.load_packed(tmp_path / "out")
     weights.write_bytes(whole[:-100])
-    (tmp_path / "out" / commit.MANIFEST).unlink()  # copied without it, the format itself is checked
+    (tmp_path / "out" / MANIFEST).unlink()  # copied without it, the format itself is checked
     with pytest.raises(RecordError, match="not readable as safetensors"):
         peftlab.load_packed(tmp_path / "out")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from peftlab import api
 from peftlab.api._model_folder import FILE, Exported, load_adapted
 from peftlab.errors import BackboneError, RecordError
-from peftlab.records.commit import verify_folder
+from peftlab.records.manifest import verify_folder
 from peftlab.records.store import ResultsFolder
 from peftlab.tasks._images import resize_and_crop
 from peftlab.tasks._normalise import Normalise

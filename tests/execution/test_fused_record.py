@@ -10,7 +10,7 @@ import pytest
 from peftlab.errors import Stopped
 from peftlab.execution.fused_record import FILE
 from peftlab.execution.protocol import Channel, WorkerOptions
-from peftlab.execution.worker import _Run
+from peftlab.execution.worker import Run
 from peftlab.records.run_folder import RunFolder
 from tests.execution.test_worker import backbone, config, folder, light_fork_server, same_record  # noqa: F401
 
@@ -35,14 +35,14 @@ class After:
 def finish(run: RunFolder, wanted: Any, options: WorkerOptions) -> None:
     run.create(wanted)
     stop: Any = After(10_000)
-    _Run(wanted, run, options, Channel(None), stop).execute()
+    Run(wanted, run, options, Channel(None), stop).execute()
 
 
 def begin(run: RunFolder, wanted: Any, options: WorkerOptions, steps: int = 5) -> None:
     run.create(wanted)
     stop: Any = After(steps)
     with pytest.raises(Stopped):
-        _Run(wanted, run, options, Channel(None), stop).execute()
+        Run(wanted, run, options, Channel(None), stop).execute()
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -15,6 +15,7 @@ from peftlab.execution import worker
 from peftlab.execution.forward import Forward
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.records import commit, journal
+from peftlab.records.manifest import MANIFEST
 from peftlab.records.run_folder import RunFolder
 from peftlab.training import checkpoint
 from peftlab.training.loop import Trainer
@@ -95,7 +96,7 @@ def kill_before_manifest(folder: RunFolder, number: int) -> None:
     calls = []
 
     def look(path: Path, _content: Any) -> None:
-        calls.extend([path] if path.name == commit.MANIFEST else [])
+        calls.extend([path] if path.name == MANIFEST else [])
         if len(calls) == number:
             die()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from peftlab.records.commit import MANIFEST
+from peftlab.records.manifest import MANIFEST
 from peftlab.records.store import verify
 from tests.faults.conftest import Ground, saved
 from tools.soak import unlike

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from peftlab.errors import RecordError
@@ -49,6 +50,17 @@ def test_a_run_from_new_to_finished(folder: ResultsFolder) -> None:
     found = run.results()
     assert found is not None and found.steps == 3
     assert verify(folder) == []
+
+
+def test_arrays_come_back_as_they_were_written_and_a_refusal_is_typed(run: RunFolder, tmp_path: Path) -> None:
+    arrays = {"label": np.array([0, 2]), "probability": np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)}
+    run.write_arrays("predictions.npz", arrays)
+    with np.load(run.path / "predictions.npz") as found:
+        assert sorted(found.files) == sorted(arrays)
+        assert all((found[name] == value).all() and found[name].dtype == value.dtype for name, value in arrays.items())
+    with pytest.raises(RecordError) as caught:
+        RunFolder(tmp_path / "absent").write_arrays("predictions.npz", arrays)
+    assert caught.value.where == str(tmp_path / "absent" / "predictions.npz") and caught.value.remedy
 
 
 def test_tuning_runs_live_apart(folder: ResultsFolder) -> None:

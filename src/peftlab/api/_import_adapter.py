@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -22,8 +21,8 @@ from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import DataError, RecordError
 from peftlab.probes.parameters import count_parameters
-from peftlab.records.commit import file_hash
 from peftlab.records.environment import environment
+from peftlab.records.manifest import file_hash
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
 from peftlab.registry import create
@@ -95,8 +94,7 @@ def evaluate_adapter(folder: Path, arm: Arm) -> tuple[RunConfig, RunResults]:
         run.write_json("environment.json", environment())
         run.write_json("imported.json", {"source": folder.resolve().name, "sha256": digests})
         run.write_json("evaluation.json", meters["test"].details())
-        found = predictions(prepared, splits.test, meters["test"])
-        np.savez_compressed(run.path / "predictions.npz", **found)  # pyright: ignore[reportArgumentType]
+        run.write_arrays("predictions.npz", predictions(prepared, splits.test, meters["test"]))
         run.adapter.mkdir(exist_ok=True)
         for file in files:
             shutil.copyfile(file, run.adapter / file.name)

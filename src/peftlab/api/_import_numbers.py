@@ -14,7 +14,7 @@ from typing import Any
 from peftlab.analysis.words import is_share
 from peftlab.api._outside import Arm, Place, check_free, find_place, write_record
 from peftlab.errors import DataError, nearest
-from peftlab.records.commit import file_hash
+from peftlab.records.manifest import file_hash
 from peftlab.records.record import RunConfig, RunResults
 
 FLAG = "outside results: not measured here"

@@ -25,7 +25,7 @@ from peftlab.errors import BackboneError, OptionError, RecordError
 from peftlab.nn.seeding import seeded
 from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Quantizer
-from peftlab.records import commit
+from peftlab.records.manifest import check_manifest, read_manifest
 from peftlab.records.record import RunConfig
 from peftlab.registry import component, create
 from peftlab.tasks.contract import Head, Preprocessing, Task, TextPreprocessing
@@ -93,10 +93,10 @@ class Exported:
             raise RecordError(f"this is no exported model: it has no {FILE}", where=str(folder), remedy=remedy) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
             raise RecordError(f"damaged: {str(error).splitlines()[0]}", where=str(path), remedy=_EXPORT_AGAIN) from error
-        listed = commit.read_manifest(folder)
+        listed = read_manifest(folder)
         if isinstance(listed, dict):  # README.md is for the reader to edit
             kept = {name: entry for name, entry in listed.items() if name.endswith((".safetensors", ".json", ".onnx"))}
-            if problems := commit.check_manifest(folder, kept):
+            if problems := check_manifest(folder, kept):
                 raise RecordError(problems[0], where=str(folder), remedy=_EXPORT_AGAIN)
         return found
 

@@ -20,7 +20,8 @@ from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.deployment.onnx_graph import require_onnx
 from peftlab.deployment.onnx_layers import Activations
 from peftlab.errors import OptionError, RecordError, nearest
-from peftlab.records import commit
+from peftlab.records.commit import commit_folder
+from peftlab.records.manifest import MANIFEST, files_below
 from peftlab.records.record import RunConfig, RunResults, to_json
 from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
@@ -95,7 +96,7 @@ def export(
         adapter, backbone, module = load_adapted(config, chosen.adapter, len(labels), ran_with)  # also proves that it loads
         exported = dataclasses.replace(exported, library=backbone.library)
         if kind == "adapter":
-            shutil.copytree(chosen.adapter, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(commit.MANIFEST))
+            shutil.copytree(chosen.adapter, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         else:
             keeps: Literal["no", "if exact", "always"] = "no" if merged else "always" if packed else "if exact"
             wanted = Wanted(requantize=requantize or (config.quantize == "after" and not merged), packed=keeps)
@@ -105,7 +106,7 @@ def export(
         (target / "README.md").write_text(_card(exported, results, _as_run(config, way, activations)), encoding="utf-8")
         (target / FILE).write_text(to_json(exported.as_dict()), encoding="utf-8")
 
-    commit.commit_folder(destination, write)
+    commit_folder(destination, write)
     data = {
         "destination": destination,
         "kind": exported.kind,
@@ -119,7 +120,7 @@ def export(
         "merge_difference": losses.get(way or ""),
         "merge_losses": losses,
         "engine_difference": engine,
-        "bytes": sum((destination / name).stat().st_size for name in commit.files_below(destination)),
+        "bytes": sum((destination / name).stat().st_size for name in files_below(destination)),
     }
     if evaluate:
         data |= {"test": evaluated(destination, exported), "test_of_the_run": results.metrics.get("test", {})}

@@ -243,7 +243,7 @@ def _same_course(recorded: Path, run: Any) -> bool:
 
 def _weights_equal(recorded: Path, found: Path) -> bool | None:
     """By the hashes in the two manifests: the record's weights need not be there."""
-    from peftlab.records.commit import read_manifest
+    from peftlab.records.manifest import read_manifest
 
     def hashes(folder: Path) -> dict[str, str]:
         listed = read_manifest(folder)

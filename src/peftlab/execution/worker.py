@@ -9,17 +9,16 @@ import gc
 import signal
 import statistics
 import time
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import OutOfMemory, Stopped
 from peftlab.execution.crew import crew
 from peftlab.execution.fallback import Attempt, is_out_of_memory
+from peftlab.execution.final_evaluation import FinalEvaluation
 from peftlab.execution.follower import build, follow, ingredients_of, set_determinism
 from peftlab.execution.forward import Forward
 from peftlab.execution.frozen_prefix import FrozenPrefix
@@ -38,12 +37,10 @@ from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Splits
 from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
-from peftlab.training.evaluation import predictions
 from peftlab.training.loop import Cadence, Fitted, Trainer
 from peftlab.training.memory import MemoryMeter
 from peftlab.training.precision import resolve_device, resolve_precision
-from peftlab.training.prefix_task import PrefixTask
-from peftlab.training.quantization import FILE, examine, first_batches
+from peftlab.training.quantization import first_batches
 from peftlab.training.sharding import shard_frozen
 from peftlab.training.team import Team
 
@@ -58,7 +55,7 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
     config = RunConfig.model_validate_json(config_json)
     stop = StopFlag()
     try:
-        _Run(config, RunFolder(path), options, Channel(connection), stop).execute()
+        Run(config, RunFolder(path), options, Channel(connection), stop).execute()
     except Stopped:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -74,8 +71,16 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
     return 0
 
 
-class _Run:
-    """The life of one run."""
+class Run:
+    """The life of one run in this process: prepared, trained, evaluated, recorded; what was begun before goes on.
+
+    Args:
+        config: what defines the run.
+        folder: its folder, made with this configuration; the caller holds its lease.
+        options: how it is executed, which is no part of its identity.
+        channel: to whom progress is told.
+        stop: asked whether to stop: between two steps, and wherever the run waits before them.
+    """
 
     def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, channel: Channel, stop: StopFlag) -> None:
         self.config, self.folder, self.options, self.channel, self.stop = config, folder, options, channel, stop
@@ -92,6 +97,13 @@ class _Run:
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
+        """Run to the end, divergence included; the results are written last, and then the checkpoints deleted.
+
+        Raises:
+            Stopped: ``stop`` asked for it; the step in flight is finished and saved.
+            PeftlabError: what the run's components, its record or the disk have against it.
+            RuntimeError: of torch, memory that ran out included, where the study declares no answer to it.
+        """
         try:
             results = self._results()
         except BaseException as error:
@@ -110,7 +122,12 @@ class _Run:
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
         adapted, trainer, fitted, memory = self._fit(ingredients, task)
         with self.crew:
-            metrics = self._metrics(ingredients, task, trainer, fitted)
+            if fitted.diverged_at is None:
+                evaluation = FinalEvaluation(self.folder, ingredients, task, trainer, self.prefix)
+                metrics = evaluation.scores(test=self.config.evaluate_test)
+            else:
+                self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
+                metrics = {}
         measured = memory.result(adapted, trainer.optimizer)
         if self.options.processes > 1:
             measured["notes"] = [*measured["notes"], f"of the first of {self.options.processes} processes; nothing was predicted"]
@@ -125,7 +142,7 @@ class _Run:
         for name, content in reports.items():
             self.folder.write_json(name, content)
         for name, arrays in trainer.chain.arrays().items():
-            self._save_arrays(name, arrays)
+            self.folder.write_arrays(name, arrays)
         self.folder.write_json("base_check.json", trainer.base_check)
         self.folder.write_json("memory.json", measured)
         self.folder.append_metrics([], durable=True)
@@ -150,22 +167,6 @@ class _Run:
             notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings, *task.info.notes],
             resumed=fitted.resumed,
         )
-
-    def _metrics(
-        self, ingredients: Ingredients, task: PreparedTask, trainer: Trainer, fitted: Fitted
-    ) -> dict[str, dict[str, float | None]]:
-        """By split."""
-        validated = fitted.selected.metrics
-        metrics: dict[str, dict[str, float | None]] = {"validation": dict(validated)} if validated else {}
-        if fitted.diverged_at is not None:
-            self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
-            metrics = {}
-        else:
-            if ingredients.quantize == "after":
-                metrics["validation"] = self._quantize_merged(ingredients, trainer, task, fitted)
-            if self.config.evaluate_test:
-                metrics["test"] = self._test(trainer)
-        return metrics
 
     def _say_environment(self) -> None:
         """A run that goes on under other versions keeps its work and says so: in every table, other source code in its notes."""
@@ -265,37 +266,6 @@ class _Run:
             self.notes.append(f"not with sharded weights: {', '.join(without)}")
             probes = [p for p in probes if not p.needs_whole]
         return [hook for probe in probes if (hook := probe.hook(adapted, view)) is not None]
-
-    def _quantize_merged(
-        self, ingredients: Ingredients, trainer: Trainer, task: PreparedTask, fitted: Fitted
-    ) -> dict[str, float | None]:
-        """From here on the trainer evaluates the merged model, quantized; returns what that scores on validation data."""
-        backbone, quantizer = ingredients.deployed(trainer.adapted), ingredients.quantizer
-        batches = first_batches(task, trainer.splits.train, trainer.device)
-        found = examine(backbone, quantizer, quantizer.convert, task, batches)
-        trainer.adapted = dataclasses.replace(trainer.adapted, module=backbone.module, backbone=backbone)
-        trainer.task = task
-        scores: dict[str, float] = {}
-        if fitted.selected.metrics:
-            meter = trainer.evaluate("validation")
-            scores = meter.compute()
-            trainer.selected = dataclasses.replace(trainer.selected, metrics=scores, thresholds=meter.thresholds())
-        self.folder.write_json(FILE, {**found, "validation": {"float": dict(fitted.selected.metrics), "quantized": scores}})
-        return dict(scores)
-
-    def _test(self, trainer: Trainer) -> dict[str, float | None]:
-        """Test data, touched once."""
-        if isinstance(trainer.task, PrefixTask):
-            self.prefix.ready(trainer.splits.test)
-        meter = trainer.evaluate("test")
-        self.folder.write_json("evaluation.json", meter.details())
-        found = predictions(trainer.task, trainer.splits.test, meter)
-        self._save_arrays("predictions.npz", found)
-        return dict(meter.compute())
-
-    def _save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        with disk_errors(self.folder.path / name):
-            np.savez_compressed(self.folder.path / name, **arrays)  # pyright: ignore
 
     def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
         examples = fitted.steps * trainer.schedule.effective_batch

@@ -22,6 +22,7 @@ from typing import Any
 from peftlab.errors import RecordError
 from peftlab.records import commit
 from peftlab.records.lease import FILE as LEASE
+from peftlab.records.manifest import MANIFEST, file_hash, files_below, manifest
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import CHECKPOINTS, ERROR, RESULTS, RunFolder
 
@@ -38,12 +39,12 @@ def pack(run: RunFolder, target: Path) -> str:
     """
     with commit.disk_errors(target):
         finished = (run.path / RESULTS).exists()
-        names = [name for name in commit.files_below(run.path) if name != LEASE]
-        names += [commit.MANIFEST] if (run.path / commit.MANIFEST).exists() else []
+        names = [name for name in files_below(run.path) if name != LEASE]
+        names += [MANIFEST] if (run.path / MANIFEST).exists() else []
         names = sorted(name for name in names if not (finished and name.startswith(f"{CHECKPOINTS}/")))
         if links := [name for name in names if (run.path / name).is_symlink()]:
             raise RecordError("a link cannot be sent", where=str(run.path / links[0]), remedy="replace it by the file itself")
-        index = json.dumps(commit.manifest(run.path, names), sort_keys=True).encode()
+        index = json.dumps(manifest(run.path, names), sort_keys=True).encode()
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
             head = tarfile.TarInfo(INDEX)
             head.size = len(index)
@@ -53,7 +54,7 @@ def pack(run: RunFolder, target: Path) -> str:
                 about.size = (run.path / name).stat().st_size
                 with (run.path / name).open("rb") as file:
                     archive.addfile(about, file)
-    return commit.file_hash(target)
+    return file_hash(target)
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -96,7 +97,7 @@ def receive(archive: Path, sha256: str, run: RunFolder, config: RunConfig, besid
     Raises:
         RecordError: the archive is damaged, or that of another run.
     """
-    if commit.file_hash(archive) != sha256:
+    if file_hash(archive) != sha256:
         raise _damaged(archive, "its SHA-256 is not that of what was sent")
     with commit.disk_errors(beside):
         waiting = Path(tempfile.mkdtemp(prefix=f".{run.run_id}.tmp-", dir=beside))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,10 +15,15 @@ from peftlab.errors import RecordError
 from peftlab.records import commit, journal
 from peftlab.records.lease import FILE as LEASE
 from peftlab.records.lease import Holder, Lease, holder
+from peftlab.records.manifest import MANIFEST, check_manifest, files_below, manifest, read_manifest
 from peftlab.records.migration import lifted
 from peftlab.records.record import MetricLine, RunConfig, RunError, RunResults, to_json
 from peftlab.records.redact import has_secret, redact_all
 from peftlab.records.regular import read_regular
+from peftlab.records.temporaries import is_left_over
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["new", "running", "interrupted", "finished", "failed"]
 CONFIG, RESULTS, ERROR, METRICS, ENVIRONMENT = "config.json", "results.json", "error.json", "metrics.jsonl", "environment.json"
@@ -114,7 +119,7 @@ class RunFolder:
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half written; for the holder of the lease."""
-        deeper = [path for path in self.checkpoints.glob("*") if path.is_dir() and not commit.is_left_over(path.name)]
+        deeper = [path for path in self.checkpoints.glob("*") if path.is_dir() and not is_left_over(path.name)]
         return [name for folder in (self.path, self.checkpoints, *deeper) for name in commit.sweep(folder)]
 
     def write_json(self, name: str, data: BaseModel | Mapping[str, Any] | list[Any]) -> None:
@@ -123,7 +128,7 @@ class RunFolder:
         Raises:
             RecordError: the run is finished and this would change its record, or ``name`` has its own method.
         """
-        if not _JSON_NAME.fullmatch(name) or name in (CONFIG, RESULTS, ERROR, commit.MANIFEST.lower(), LEASE):
+        if not _JSON_NAME.fullmatch(name) or name in (CONFIG, RESULTS, ERROR, MANIFEST.lower(), LEASE):
             raise RecordError(f"{name!r} cannot be written with write_json", where=str(self.path), remedy="choose another name")
         text = _text(redact_all(journal.plain(data)))
         path = self.path / name
@@ -132,6 +137,17 @@ class RunFolder:
                 return
             raise RecordError(f"the run is finished; {name} cannot change", where=str(self.path), remedy=_IMMUTABLE)
         commit.write_atomic(path, text)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays, of any shapes, as a compressed ``.npz`` file; for the numbers of which JSON would be too large.
+
+        Raises:
+            RecordError: the disk is full, the folder read-only.
+        """
+        import numpy as np  # here: those who only read records need not wait for it
+
+        with commit.disk_errors(self.path / name):
+            np.savez_compressed(self.path / name, **arrays)  # pyright: ignore[reportArgumentType]
 
     def read_json(self, name: str) -> Any:
         """Plain data of one of the JSON files; None where there is no such file.
@@ -177,9 +193,9 @@ class RunFolder:
         with commit.disk_errors(self.path):
             for name in (final := self._final_files()):
                 commit.fsync_folder(self.path / name)
-            listed = commit.manifest(self.path, final)
+            listed = manifest(self.path, final)
         listed["files"][RESULTS] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
-        commit.write_atomic(self.path / commit.MANIFEST, _text(listed))
+        commit.write_atomic(self.path / MANIFEST, _text(listed))
         commit.write_atomic(path, text)
 
     def fail(self, error: RunError) -> None:
@@ -225,14 +241,14 @@ class RunFolder:
             return [f"{Path(error.where).name}: {error.what}"]
         if not finished:
             return []
-        listed = commit.read_manifest(self.path)
+        listed = read_manifest(self.path)
         if isinstance(listed, str):
             return [listed]
         extra = sorted(set(self._final_files()) - set(listed))
-        return commit.check_manifest(self.path, listed) + [f"{name}: added after the run was finished" for name in extra]
+        return check_manifest(self.path, listed) + [f"{name}: added after the run was finished" for name in extra]
 
     def _final_files(self) -> list[str]:
-        names = commit.files_below(self.path)
+        names = files_below(self.path)
         return [n for n in names if n not in (RESULTS, LEASE, LOG) and not n.startswith(f"{CHECKPOINTS}/")]
 
 

@@ -26,6 +26,7 @@ from peftlab.records.record import RunConfig
 from peftlab.records.redact import has_secret
 from peftlab.records.regular import read_regular
 from peftlab.records.run_folder import CONFIG, RESULTS, RunFolder, Status
+from peftlab.records.temporaries import is_left_over
 
 __all__ = ["ResultsFolder", "RunFolder", "RunStatus", "Status", "verify"]
 
@@ -167,7 +168,7 @@ def verify(folder: ResultsFolder | Path | str) -> list[str]:
             place = path.relative_to(results.path).as_posix()
             if not path.resolve().is_relative_to(results.path.resolve()):
                 problems.append(f"{place}: a link leads out of the results folder")
-            elif path.is_symlink() or path.parent.is_symlink() or commit.is_left_over(path.name):
+            elif path.is_symlink() or path.parent.is_symlink() or is_left_over(path.name):
                 continue
             elif not path.is_dir():
                 problems += [] if path.name == LEASE else [f"{place}: does not belong here"]

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftlab.records import commit
 from peftlab.records.lease import FILE as LEASE
 from peftlab.records.lease import Holder, holder
+from peftlab.records.manifest import verify_folder
 from peftlab.records.regular import read_regular
 from peftlab.records.run_folder import CHECKPOINTS, RESULTS, RunFolder
+from peftlab.records.temporaries import is_left_over, stands_in
 
 RUN_FOLDERS = ("runs", "tuning")
 TRACKERS = "trackers"  #: whatever other programs keep there, links too
@@ -81,8 +82,8 @@ def damaged_checkpoints(folder: Path) -> list[str]:
     found = []
     for attempt in _folders(folder / CHECKPOINTS):
         steps = _steps(attempt)
-        if steps and not any(not commit.verify_folder(step) for step in steps):
-            problem = commit.verify_folder(steps[-1])[0]
+        if steps and not any(not verify_folder(step) for step in steps):
+            problem = verify_folder(steps[-1])[0]
             found.append(
                 f"{CHECKPOINTS}/{attempt.name}/{steps[-1].name}: {problem}; no checkpoint is whole, the run begins again"
             )
@@ -135,7 +136,7 @@ def _folders(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError:
         return []
-    return [path for path in entries if path.is_dir() and not path.is_symlink() and not commit.is_left_over(path.name)]
+    return [path for path in entries if path.is_dir() and not path.is_symlink() and not is_left_over(path.name)]
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -152,9 +153,9 @@ def _temporaries(root: Path, skip: tuple[str, ...] = ()) -> Iterator[Path]:
         if Path(parent) == root:
             folders[:] = [name for name in folders if name not in skip]
         for name in sorted((*folders, *files)):
-            if commit.is_left_over(name) and not commit.stands_in(Path(parent) / name):
+            if is_left_over(name) and not stands_in(Path(parent) / name):
                 yield Path(parent) / name
-        folders[:] = sorted(name for name in folders if not commit.is_left_over(name))
+        folders[:] = sorted(name for name in folders if not is_left_over(name))
 
 
 def _steps(attempt: Path) -> list[Path]:
@@ -163,7 +164,7 @@ def _steps(attempt: Path) -> list[Path]:
 
 def _spare_checkpoints(attempt: Path) -> Iterator[Left]:
     """Those beyond the newest whole ones; nothing where none is whole, because that is to be noticed at the resumption."""
-    damage = {path: commit.verify_folder(path) for path in _steps(attempt)}
+    damage = {path: verify_folder(path) for path in _steps(attempt)}
     whole = [path for path, problems in damage.items() if not problems]
     for path, problems in damage.items():
         if problems and whole:

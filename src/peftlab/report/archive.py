@@ -20,12 +20,13 @@ from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.words import plural
 from peftlab.errors import RecordError
-from peftlab.records.commit import disk_errors, fsync_folder, is_left_over
+from peftlab.records.commit import disk_errors, fsync_folder
 from peftlab.records.lease import FILE as LEASE
 from peftlab.records.lease import holder
 from peftlab.records.record import to_json
 from peftlab.records.redact import redact
 from peftlab.records.run_folder import ADAPTER, CHECKPOINTS, LOG
+from peftlab.records.temporaries import is_left_over
 from peftlab.report import facts
 
 SCHEMA_VERSION = 1

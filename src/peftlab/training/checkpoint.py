@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on bit for bit, and nothing that can run code.
 
 One committed folder per checkpoint (``step-00000120``): ``tensors.safetensors`` and ``state.json``, under the manifest of
-records/commit.py. Random state is not saved: it is a function of (seed, step).
+records/manifest.py. Random state is not saved: it is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from peftlab.records.commit import commit_folder, disk_errors, verify_folder
+from peftlab.records.commit import commit_folder, disk_errors
+from peftlab.records.manifest import verify_folder
 
 KEEP = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from peftlab.analysis.reading import read_json
 from peftlab.errors import RecordError
-from peftlab.records.commit import disk_errors, file_hash, write_atomic
+from peftlab.records.commit import disk_errors, write_atomic
+from peftlab.records.manifest import file_hash
 from peftlab.records.regular import refuse_links
 from peftlab.report.build import FIGURES, build_report
 from peftlab.report.paper.bibliography import collect, entries
