@@ -88,8 +88,12 @@ def as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize("policy", ["fail", "higher-precision"])
-def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, policy: str) -> None:
-    """The weights of one layer in each block, two million times as large, pass float16's 65,504; float32 and norms cope."""
+@pytest.mark.parametrize(("quantize", "step"), [("before", 1), ("after", 2)])
+def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, quantize: str, step: int, policy: str) -> None:
+    """The weights of one layer in each block, two million times as large, pass float16's 65,504; float32 and norms cope.
+
+    Quantized after training only its last evaluations are not finite, and that is no result either.
+    """
     backbone = make("vit", tmp_path / "vit")
     weights = load_file(backbone / "model.safetensors")
     large = {n: t * 2e6 if n.endswith("intermediate.dense.weight") else t.clone() for n, t in weights.items()}
@@ -105,6 +109,7 @@ def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, policy: str) 
         data_fingerprint="digits",
         adapter={"name": "lora", "rank": 2},
         quantizer={"name": "bnb", "bits": 4, "compute_dtype": "float16"},
+        quantize=quantize,
         train=Train(max_steps=2, batch_size=8, learning_rate=1e-4, on_non_finite=policy).model_dump(mode="json"),  # pyright: ignore
         seed=0,
     )
@@ -113,11 +118,15 @@ def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, policy: str) 
     results = run.results()
     assert results is not None
     if policy == "fail":
-        assert results.status == "diverged" and "diverged in step 1" in results.flags
-        assert results.quantizer is None
+        assert results.status == "diverged" and f"diverged in step {step}" in results.flags
+        assert results.quantizer is None and results.metrics == {}
+        assert any("is not finite" in note for note in results.notes)
         return
     assert results.status == "completed" and results.steps == 2
-    assert results.flags == ["not finite in float32 with quantized layers in lower precision in step 1: run again in float32"]
+    assert results.flags == [
+        f"not finite in float32 with quantized layers in lower precision in step {step}: run again in float32"
+    ]
+    assert results.metrics["test"]["loss"] is not None
     assert run.config().quantizer["compute_dtype"] == "float16"  # what was asked for stays what was asked for
     assert results.quantizer is not None and results.quantizer["compute_dtype"] == "float32"
 

@@ -214,7 +214,7 @@ def test_a_run_that_another_process_holds_is_left_and_said_so(results_folder: Re
 
 
 def test_two_runners_share_a_study_and_do_nothing_twice(results_folder: ResultsFolder) -> None:
-    configs = [configuration(seed, step_s=0.02) for seed in range(8)]
+    configs = [configuration(seed, step_s=0.1) for seed in range(8)]
     runners = [start_runner(results_folder, configs), start_runner(results_folder, configs)]
     told = [events(runner.communicate(timeout=120)[0]) for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0]

@@ -14,7 +14,8 @@ from peftlab.nn.hooks import TrainingHook
 from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
-from peftlab.training.loop import Cadence, Listener, Trainer
+from peftlab.training.listener import Listener
+from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.precision import Precision
 from tests.contracts.tiny import make
 

@@ -25,7 +25,8 @@ from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Splits
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
-from peftlab.training.loop import Cadence, Listener, Trainer
+from peftlab.training.listener import Listener
+from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.precision import resolve_device, resolve_precision
 
 EXAMPLES, STEPS = 64, 24

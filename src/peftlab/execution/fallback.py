@@ -8,7 +8,8 @@ key of ``train``           value                       answer
 ``on_device_failure``      ``cpu``                     the run again on the CPU
 =========================  ==========================  =====================================================================
 
-``fail``, the default of all three, ends the run with a typed error (a non-finite loss with the outcome "diverged"). Every answer
+``fail``, the default of all three, ends the run with a typed error (a loss that is not finite, in training or in an evaluation,
+with the outcome "diverged"). Every answer
 starts the run afresh and leaves a flag that each table shows.
 """
 

@@ -8,7 +8,7 @@ from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.records.run_folder import RunFolder
 from peftlab.tasks.contract import PreparedTask
 from peftlab.training.assemble import Ingredients
-from peftlab.training.evaluation import predictions
+from peftlab.training.evaluation import check_finite, predictions
 from peftlab.training.loop import Trainer
 from peftlab.training.prefix_task import PrefixTask
 from peftlab.training.quantization import FILE, examine, first_batches
@@ -32,6 +32,7 @@ class FinalEvaluation:
         ``evaluation.json`` and ``predictions.npz``.
 
         Raises:
+            NonFinite: the loss on some split is not, quantized or not.
             RecordError: the disk refuses, or the hidden states of the test data cannot be had.
         """
         validated = self.trainer.selected.metrics
@@ -54,6 +55,7 @@ class FinalEvaluation:
         if unquantized.metrics:
             meter = trainer.evaluate("validation")
             scores = meter.compute()
+            check_finite(scores, "validation")
             trainer.selected = dataclasses.replace(unquantized, metrics=scores, thresholds=meter.thresholds())
         self.folder.write_json(FILE, {**found, "validation": {"float": dict(unquantized.metrics), "quantized": scores}})
         return dict(scores)
@@ -64,6 +66,9 @@ class FinalEvaluation:
         if isinstance(trainer.task, PrefixTask):
             self.prefix.ready(trainer.splits.test)
         meter = trainer.evaluate("test")
+        metrics = meter.compute()
+        if len(trainer.splits.test):
+            check_finite(metrics, "test")
         self.folder.write_json("evaluation.json", meter.details())
         self.folder.write_arrays("predictions.npz", predictions(trainer.task, trainer.splits.test, meter))
-        return dict(meter.compute())
+        return dict(metrics)

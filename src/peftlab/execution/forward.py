@@ -7,7 +7,7 @@ from typing import Any
 from peftlab.execution.protocol import Channel, Evaluated, Started, Step
 from peftlab.execution.tracking import Tracking
 from peftlab.records.run_folder import RunFolder
-from peftlab.training.loop import Listener
+from peftlab.training.listener import Listener
 from peftlab.training.memory import MemoryMeter
 
 

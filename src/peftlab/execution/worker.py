@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.errors import OutOfMemory, Stopped
+from peftlab.errors import NonFinite, OutOfMemory, Stopped
 from peftlab.execution.crew import crew
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.final_evaluation import FinalEvaluation
@@ -120,14 +120,9 @@ class Run:
         self._say_environment()
         ingredients = ingredients_of(self.config)
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
-        adapted, trainer, fitted, memory = self._fit(ingredients, task)
-        with self.crew:
-            if fitted.diverged_at is None:
-                evaluation = FinalEvaluation(self.folder, ingredients, task, trainer, self.prefix)
-                metrics = evaluation.scores(test=self.config.evaluate_test)
-            else:
-                self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
-                metrics = {}
+        adapted, trainer, fitted, memory, metrics = self._fit(ingredients, task)
+        if fitted.diverged_at is not None:
+            self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
         measured = memory.result(adapted, trainer.optimizer)
         if self.options.processes > 1:
             measured["notes"] = [*measured["notes"], f"of the first of {self.options.processes} processes; nothing was predicted"]
@@ -182,14 +177,16 @@ class Run:
                 f"continued with another {f'version: {change}' if number == change else f'number of processes: {number}'}"
             )
 
-    def _fit(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
-        """Train; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
-        if ingredients.trains_quantized:
-            self.attempt = dataclasses.replace(self.attempt, quantizer=ingredients.quantizer)
+    def _fit(
+        self, ingredients: Ingredients, task: PreparedTask
+    ) -> tuple[Adapted, Trainer, Fitted, MemoryMeter, dict[str, dict[str, float | None]]]:
+        """Train and score; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
+        self.attempt = dataclasses.replace(self.attempt, quantizer=ingredients.quantizer)
         while True:
             tried = dataclasses.replace(ingredients, quantizer=self.attempt.quantizer or ingredients.quantizer)
             try:
                 adapted, trainer, fitted, memory = self._attempt(tried, task)
+                metrics = self._scores(tried, task, trainer, fitted)
             except (RuntimeError, MemoryError) as error:
                 following = self.attempt.after_error(error)
                 if following is None:
@@ -197,14 +194,29 @@ class Run:
             else:
                 following = self.attempt.after_divergence(fitted.diverged_at) if fitted.diverged_at is not None else None
                 if following is None:
-                    return adapted, trainer, fitted, memory
+                    return adapted, trainer, fitted, memory, metrics
                 del adapted, trainer
-            self.crew.close()
+            finally:
+                self.crew.close()
             self.prefix.release()
             self.notes += self.tracking.end("failed")
             self.attempt, flag = following
             self.flags.append(flag)
             gc.collect()  # the tensors of the failed attempt
+
+    def _scores(
+        self, ingredients: Ingredients, task: PreparedTask, trainer: Trainer, fitted: Fitted
+    ) -> dict[str, dict[str, float | None]]:
+        """Metrics by split; none of a run that diverged, be it in its last evaluation."""
+        if fitted.diverged_at is not None:
+            return {}
+        try:
+            evaluation = FinalEvaluation(self.folder, ingredients, task, trainer, self.prefix)
+            return evaluation.scores(test=self.config.evaluate_test)
+        except NonFinite as error:
+            fitted.diverged_at = max(0, fitted.steps - 1)
+            fitted.notes.append(error.what)
+            return {}
 
     def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         name = self.attempt.name

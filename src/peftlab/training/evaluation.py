@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from peftlab.errors import NonFinite
 from peftlab.tasks.contract import Meter, PreparedTask
 
 
@@ -41,6 +43,12 @@ def evaluate(
             examples = to_device(task.batch(ordered[start : start + batch]), device)
             meter.update(forward(task.inputs(examples)), examples)
     return meter
+
+
+def check_finite(metrics: Mapping[str, float], split: str) -> None:
+    """Raises NonFinite where the mean loss over a split is not finite: outputs overflowed, and no other metric means anything."""
+    if not math.isfinite(metrics["loss"]):
+        raise NonFinite(f"the loss on {split} data is not finite")
 
 
 def predictions(task: PreparedTask, indices: np.ndarray, meter: Meter) -> dict[str, np.ndarray]:

@@ -22,7 +22,8 @@ from peftlab.nn.seeding import derive, generator, seed_default
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.checkpoint import Checkpoints
-from peftlab.training.evaluation import evaluate, to_device
+from peftlab.training.evaluation import check_finite, evaluate, to_device
+from peftlab.training.listener import Listener
 from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.proof import Movement, assert_frozen, frozen_hash
@@ -30,16 +31,6 @@ from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 from peftlab.training.selection import Selection, Selector
 from peftlab.training.team import Team
-
-
-class Listener:
-    """What the loop tells the outside. Every method is a no-op here."""
-
-    def on_step(self, step: int, total: int, loss: float, rate: float) -> None: ...
-
-    def on_metrics(self, line: dict[str, Any]) -> None: ...
-
-    def on_truncate(self, step: int) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,20 +118,19 @@ class Trainer:
         steps, diverged_at, saved_at = [], None, time.monotonic()
         log_every = max(1, self.schedule.total // 100)
         while self.step < self.schedule.total and not self.selector.out_of_patience():
-            begin = time.perf_counter()
+            begin, step = time.perf_counter(), self.step
             try:
                 loss = self._one_step(movement)
+                steps.append(time.perf_counter() - begin)
+                self.train_s += steps[-1]
+                self.listener.on_step(self.step, self.schedule.total, loss, self.schedule.rate(step))
+                if self.step % log_every == 0 or self.step == self.schedule.total:
+                    self._log_train()
+                if self.schedule.evaluates_after(self.step):
+                    self._validate()
             except NonFinite as error:
-                diverged_at = self.step
-                self.notes.append(error.what)
+                diverged_at = self._diverged(error, step)
                 break
-            steps.append(time.perf_counter() - begin)
-            self.train_s += steps[-1]
-            self.listener.on_step(self.step, self.schedule.total, loss, self.schedule.rate(self.step - 1))
-            if self.step % log_every == 0 or self.step == self.schedule.total:
-                self._log_train()
-            if self.schedule.evaluates_after(self.step):
-                self._validate()
             due = self.cadence.steps is not None and self.step % self.cadence.steps == 0
             if due or time.monotonic() - saved_at > self.cadence.seconds:
                 self._save(base)
@@ -152,7 +142,10 @@ class Trainer:
                 )
         self.base_check = assert_frozen(self.adapted.module, base)
         if self.schedule.total == 0:
-            self._validate()
+            try:
+                self._validate()
+            except NonFinite as error:
+                diverged_at = self._diverged(error, 0)
         self.selected = self.selector.settle(self.step, self.trainable, diverged=diverged_at is not None)
         self.team.agree(self.trainable)
         self.chain.finish()
@@ -238,11 +231,17 @@ class Trainer:
         self.evaluate_s += time.perf_counter() - begin
         return meter
 
+    def _diverged(self, error: NonFinite, step: int) -> int:
+        self.notes.append(error.what)
+        return step
+
     def _validate(self) -> None:
         if len(self.splits.validation):
             meter = self.evaluate("validation")
             self.team.same(meter.compute())
-            self._line("validation", self.selector.observe(self.step, meter, self.trainable))
+            metrics = self.selector.observe(self.step, meter, self.trainable)
+            self._line("validation", metrics)
+            check_finite(metrics, "validation")
 
     def _log_train(self) -> None:
         self._line("train", {"loss": statistics.fmean(self.window), "learning_rate": self.schedule.rate(self.step - 1)})
