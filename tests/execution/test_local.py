@@ -195,6 +195,18 @@ def test_failed_runs_are_shown_and_retried_only_when_asked(
     assert starts(results_folder)[config.run_id] == 3
 
 
+def test_of_arms_of_equal_configuration_each_failed_run_is_retried(results_folder: ResultsFolder, options: WorkerOptions) -> None:
+    """Their runs have one id, and errors of their own."""
+    first = configuration(0, break_at=3)
+    second = first.model_copy(update={"arm": "twin", "label": "twin", "slug": "twin"})
+    assert first.run_id == second.run_id
+    assert run(results_folder, [first, second], options).counts == {"failed": 2}
+    assert run(results_folder, [first, second], options, retry_failed=True).counts == {"failed": 2}
+    for config in (first, second):
+        assert sorted(path.name for path in results_folder.run(config).path.glob("error*")) == ["error-1.json", "error.json"]
+    assert starts(results_folder)[first.run_id] == 4
+
+
 def test_a_worker_that_cannot_be_imported_is_a_recorded_failure(results_folder: ResultsFolder, options: WorkerOptions) -> None:
     outcome = run(results_folder, [configuration()], options, target="tests.execution.no_such_module:main")
     assert outcome.failed[0].error["type"] == "ModuleNotFoundError"

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from peftlab.execution.agenda import key_of
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import Step, WorkerOptions
 from peftlab.execution.ray import engine as engines
 from peftlab.execution.ray import losses
 from peftlab.execution.ray.engine import RayEngine
 from peftlab.execution.ray.execution import Execution
-from peftlab.execution.ray.flight import Flight, key_of, wait_until_seen
+from peftlab.execution.ray.flight import Flight, wait_until_seen
 from peftlab.execution.ray.losses import Losses
 from peftlab.execution.ray.mailbox import Letter, Mailbox
 from peftlab.execution.ray.task import Order, _Forward
@@ -64,13 +65,15 @@ def test_the_lease_that_a_lost_machine_left_is_waited_for_and_that_of_another_ru
     lost, other = execution(results_folder, options), execution(results_folder, options)
     lost.losses.machine(key_of(CONFIGURATION), 3)
     for one in (lost, other):
-        one.final = True
+        one.agenda.final = True
         one._begin(CONFIGURATION)
-    assert [config for _, config in lost.later] == [CONFIGURATION] and not lost.endings
-    assert [(ending.how, "elsewhere" in ending.detail) for ending in other.endings] == [("leased", True)] and not other.later
+    assert [config for _, config in lost.later] == [CONFIGURATION] and not lost.agenda.endings
+    assert [(ending.how, "elsewhere" in ending.detail) for ending in other.agenda.endings] == [
+        ("leased", True)
+    ] and not other.later
     monkeypatch.setattr(losses, "LEASE_S", 0.0)
     lost._begin(CONFIGURATION)
-    assert [ending.how for ending in lost.endings] == ["leased"], "it beats on: the machine lives"
+    assert [ending.how for ending in lost.agenda.endings] == ["leased"], "it beats on: the machine lives"
 
 
 @NEEDS_RAY
@@ -81,9 +84,9 @@ def test_a_machine_that_fails_under_a_run_that_is_tried_again_is_no_result_of_be
     run.fail(RunError(run_id=run.run_id, error={"type": "NonFinite", "what": "before", "where": "", "remedy": ""}))
     again, once = execution(results_folder, options, retry_failed=True), execution(results_folder, options)
     again._lost(flight(run), "its node died")
-    assert [config for _, config in again.later] == [CONFIGURATION] and not again.endings
+    assert [config for _, config in again.later] == [CONFIGURATION] and not again.agenda.endings
     once._lost(flight(run), "its node died")
-    assert [ending.how for ending in once.endings] == ["failed-before"] and not once.later
+    assert [ending.how for ending in once.agenda.endings] == ["failed-before"] and not once.later
 
 
 @NEEDS_RAY
@@ -94,15 +97,15 @@ def test_a_stop_that_was_asked_for_is_not_forgotten_over_a_cluster_that_is_gone(
 
     stopped = execution(results_folder, options)
     stopped.flights = {key_of(CONFIGURATION): flight(results_folder.run(CONFIGURATION))}
-    stopped.stop, began = signal.SIGINT, time.monotonic()
+    stopped.agenda.stop, began = signal.SIGINT, time.monotonic()
     stopped._come_back(None)
     assert time.monotonic() - began < 30, "the cluster is not waited for"
-    assert [ending.how for ending in stopped.endings] == ["interrupted"] and not stopped.flights
+    assert [ending.how for ending in stopped.agenda.endings] == ["interrupted"] and not stopped.flights
     asked = execution(results_folder, options)
     asked.flights = {key_of(CONFIGURATION): flight(results_folder.run(CONFIGURATION))}
     threading.Timer(0.5, asked.signals.append, [signal.SIGTERM]).start()
     asked._come_back(None)
-    assert asked.stop == signal.SIGTERM and [ending.how for ending in asked.endings] == ["interrupted"]
+    assert asked.agenda.stop == signal.SIGTERM and [ending.how for ending in asked.agenda.endings] == ["interrupted"]
     assert not ray.is_initialized()
 
 
@@ -115,8 +118,8 @@ def test_a_damaged_record_of_a_run_that_would_travel_ends_that_run_alone(
     (run.path / METRICS).touch()
     sent = execution(results_folder, options, share=False)
     sent._begin(CONFIGURATION)
-    assert [ending.how for ending in sent.endings] == ["failed"]
-    error = sent.endings[0].error
+    assert [ending.how for ending in sent.agenda.endings] == ["failed"]
+    error = sent.agenda.endings[0].error
     assert error["type"] == "RecordError" and "damaged" in error["what"] and error["where"].endswith(CONFIG)
     assert run.holder() is None and not (run.path / LEASE).exists(), "its lease is let go"
 

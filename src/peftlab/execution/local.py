@@ -13,14 +13,15 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 from peftlab.errors import OptionError, RecordError
-from peftlab.execution.child import INTERRUPTED, TERMINATED, error_hash, run_child
+from peftlab.execution.agenda import Agenda, key_of
+from peftlab.execution.child import INTERRUPTED, TERMINATED, run_child
 from peftlab.execution.deaths import death, record_death
 from peftlab.execution.memory_guard import LOOK_EVERY_S, InProgress, MemoryGuard, own_mb
 from peftlab.execution.outcome import Ending, Outcome
@@ -66,8 +67,8 @@ def execute(
     """
     if jobs < 1:
         raise OptionError(f"jobs must be at least 1 (got {jobs})", where="--jobs", remedy="use --jobs 1")
-    execution = _Execution(folder, list(configs), jobs, options, listener, target, retry_failed)
-    return execution.run()
+    agenda = Agenda(folder, configs, listener, retry_failed=retry_failed)
+    return _Execution(folder, agenda, jobs, options, listener, target).run()
 
 
 @dataclass
@@ -89,30 +90,16 @@ class _Worker:
 
 class _Execution:
     def __init__(
-        self,
-        folder: ResultsFolder,
-        configs: list[RunConfig],
-        jobs: int,
-        options: WorkerOptions,
-        listener: Listener,
-        target: str,
-        retry_failed: bool,
+        self, folder: ResultsFolder, agenda: Agenda, jobs: int, options: WorkerOptions, listener: Listener, target: str
     ) -> None:
-        self.folder, self.jobs, self.options, self.listener, self.target = folder, jobs, options, listener, target
-        unique = {(config.purpose, config.slug, config.run_id): config for config in configs}
-        self.queue = deque(unique.values())
-        self.deferred: deque[RunConfig] = deque()  #: leased by another process when their turn came
-        self.final = False  #: the deferred ones are being looked at for the last time
+        self.folder, self.agenda, self.jobs = folder, agenda, jobs
+        self.options, self.listener, self.target = options, listener, target
         self.active: list[_Worker] = []
         self.guard = MemoryGuard(options.device, options.memory_patience_s, options.processes)
-        self.endings: list[Ending] = []
-        self.stop: int | None = None  #: the signal that asked us to stop
         self.signals: deque[int] = deque()  #: come, not yet acted on
-        known = {key: error_hash(folder.run(config)) for key, config in unique.items()} if retry_failed else {}
-        self.retry = {key[2]: found for key, found in known.items()}
 
     def run(self) -> Outcome:
-        self.listener.begin(len(self.queue), self.jobs)
+        self.listener.begin(len(self.agenda.queue), self.jobs)
         read, write = os.pipe()
         os.set_blocking(write, False)
         try:
@@ -125,78 +112,54 @@ class _Execution:
         finally:
             os.close(read)
             os.close(write)
-            outcome = Outcome(tuple(self.endings), self.stop)
-            self.listener.close(outcome)
+            outcome = self.agenda.close()
         return outcome
 
     def _fill(self) -> bool:
         """Start what can be started; whether anything is left to start."""
-        while self.stop is None and len(self.active) < self.jobs:
-            if not self.queue and self.deferred and not self.active:
-                self.queue, self.deferred, self.final = self.deferred, deque(), True
-            if not self.queue or not self._begin_next():
+        while self.agenda.stop is None and len(self.active) < self.jobs:
+            if not self.active:
+                self.agenda.take_deferred()
+            if not self.agenda.queue or not self._begin_next():
                 break
-        return self.stop is None and bool(self.queue or self.deferred)
+        return self.agenda.left
 
     def _begin_next(self) -> bool:
         """Begin a run that there is memory for; whether there is one."""
-        before = self.guard.short
+        queue, before = self.agenda.queue, self.guard.short
         active = [InProgress(worker.config, worker.process.pid, worker.stepped) for worker in self.active]
-        config = self.guard.pick(self.queue, active, self._needed_mb)
+        config = self.guard.pick(queue, active, self._needed_mb)
         if config is not None:
-            self.queue.remove(config)
+            queue.remove(config)
             self._begin(config)
         elif given_up := self.guard.given_up(active):
-            self.queue.remove(config := given_up.config)
-            self._end(config, "failed", error=given_up.refusal())
+            queue.remove(given_up.config)
+            self.agenda.end(Ending(given_up.config, "failed", error=given_up.refusal()))
         elif before is None and self.guard.short:
             self.listener.waiting(self.guard.short)
         return config is not None
 
     def _needed_mb(self, config: RunConfig) -> float:
         """Nothing where no process will be started."""
-        run = self.folder.run(config)
-        status = run.status()
-        ended = status in ("running", "finished") or (status == "failed" and not self._to_retry(run))
-        return 0.0 if ended or not own_mb(config) else self.guard.needed_mb(config)
+        starts = self.agenda.standing(config, self.folder.run(config)) == "open"
+        return self.guard.needed_mb(config) if starts and own_mb(config) else 0.0
 
     def _begin(self, config: RunConfig) -> None:
         run = self.folder.run(config)
-        status = run.status()
-        if status == "running":
-            self._defer(config, str(run.holder() or ""))
-        elif status == "finished" or (status == "failed" and not self._to_retry(run)):
-            self._end_as_found(config, run)
+        standing = self.agenda.standing(config, run)
+        if standing == "leased":
+            self.agenda.defer(config, str(run.holder() or ""))
+        elif standing == "ended":
+            self.agenda.end_as_found(config, run)
         else:
             self.active.append(self._launch(config, run.make()))
-
-    def _to_retry(self, run: RunFolder) -> bool:
-        """Only the error that was there at the beginning: another runner may have tried again since."""
-        found = self.retry.get(run.run_id)
-        return bool(found) and found == error_hash(run)
-
-    def _end_as_found(self, config: RunConfig, run: RunFolder) -> None:
-        with self._damage_ends_only(config):
-            results, failure = run.results(), run.error()
-            if results is not None:
-                self._end(config, "reused", results.status)
-            else:
-                self._end(config, "failed-before", error=dict(failure.error) if failure else {})
-
-    @contextmanager
-    def _damage_ends_only(self, config: RunConfig) -> Iterator[None]:
-        """One record that cannot be read is no reason to leave the other runs undone."""
-        try:
-            yield
-        except RecordError as error:
-            self._end(config, "failed-before", error=error.as_json())
 
     def _launch(self, config: RunConfig, run: RunFolder) -> _Worker:
         context = process_context()
         connection, theirs = context.Pipe(duplex=False)
         orders, control = context.Pipe(duplex=False)
-        text = config.model_dump_json()
-        arguments = (self.target, text, str(run.path), self.options, self.retry.get(config.run_id, ""), theirs, orders)
+        text, retry = config.model_dump_json(), self.agenda.retry.get(key_of(config), "")
+        arguments = (self.target, text, str(run.path), self.options, retry, theirs, orders)
         process = context.Process(target=run_child, args=arguments, name=f"{config.label} seed {config.seed}")
         with start_up():
             process.start()
@@ -209,7 +172,7 @@ class _Execution:
         waited: list[Any] = [wake]
         for worker in self.active:
             waited += [worker.process.sentinel] if worker.connection.closed else [worker.connection, worker.process.sentinel]
-        looks = [LOOK_EVERY_S] if self.guard.short is not None and self.queue else []
+        looks = [LOOK_EVERY_S] if self.guard.short is not None and self.agenda.queue else []
         watches = [worker.watch.due_in_s() for worker in self.active if worker.hung_s is None]
         patience_s = min((*looks, *watches), default=None)
         ready = set(multiprocessing.connection.wait(waited, patience_s))
@@ -255,43 +218,33 @@ class _Execution:
         worker.control.close()
         self.guard.look_again()
         if worker.leased:
-            return self._defer(worker.config, "")
+            return self.agenda.defer(worker.config, "")
         if worker.reused:
-            return self._end_as_found(worker.config, worker.folder)
-        with self._damage_ends_only(worker.config):
-            self._end_of(worker, code, time.monotonic() - worker.started_s)
+            return self.agenda.end_as_found(worker.config, worker.folder)
+        try:
+            ending = self._ending_of(worker, code, time.monotonic() - worker.started_s)
+        except RecordError as error:  # one record that cannot be read is no reason to leave the other runs undone
+            ending = Ending(worker.config, "failed-before", error=error.as_json())
+        return self.agenda.end(ending)
 
-    def _end_of(self, worker: _Worker, code: int | None, duration_s: float) -> None:
+    def _ending_of(self, worker: _Worker, code: int | None, duration_s: float) -> Ending:
         status = worker.folder.status()
         if status == "finished":
             results = worker.folder.results()
             diverged = results is not None and results.status == "diverged"
-            return self._end(worker.config, "diverged" if diverged else "finished", time_s=duration_s)
-        if status != "failed" and (self.stop is not None or code in (TERMINATED, INTERRUPTED)):
-            return self._end(worker.config, "interrupted", time_s=duration_s)
+            return Ending(worker.config, "diverged" if diverged else "finished", time_s=duration_s)
+        if status != "failed" and (self.agenda.stop is not None or code in (TERMINATED, INTERRUPTED)):
+            return Ending(worker.config, "interrupted", time_s=duration_s)
         if status != "failed":
             told = worker.error or death(code, worker.hung_s, worker.out_of_memory_kills, worker.folder)
-            return self._end(worker.config, "failed", time_s=duration_s, error=record_death(worker.folder, worker.config, told))
+            return Ending(worker.config, "failed", time_s=duration_s, error=record_death(worker.folder, worker.config, told))
         failure = worker.folder.error()  # of an earlier try, where this one could not write its own
         error = worker.error or (dict(failure.error) if failure else {})
-        return self._end(worker.config, "failed", time_s=duration_s, error=error)
-
-    def _defer(self, config: RunConfig, by: str) -> None:
-        if self.final or self.stop is not None:
-            self._end(config, "leased", by)
-        else:
-            self.deferred.append(config)
-
-    def _end(
-        self, config: RunConfig, how: Any, detail: str = "", *, time_s: float = 0.0, error: dict[str, str] | None = None
-    ) -> None:
-        ending = Ending(config, how, detail, time_s, error or {})
-        self.endings.append(ending)
-        self.listener.ended(ending)
+        return Ending(worker.config, "failed", time_s=duration_s, error=error)
 
     def _on_signal(self, number: int) -> None:
         """First: ask every child to save and stop. Second: end them now."""
-        again, self.stop = self.stop is not None, number if self.stop is None else self.stop
+        again = self.agenda.ask_to_stop(number)
         for worker in self.active:
             with suppress(OSError, ValueError):
                 if again:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from peftlab.errors import LeaseHeld, RecordError, WorkerDied
-from peftlab.execution.child import error_hash
+from peftlab.execution.agenda import Agenda, key_of
 from peftlab.execution.deaths import record_death
 from peftlab.execution.outcome import Ending, Outcome
 from peftlab.execution.processes import signals
@@ -22,7 +22,7 @@ from peftlab.execution.progress import Listener
 from peftlab.execution.protocol import Moved, Started, Step
 from peftlab.execution.ray import cluster, delivery
 from peftlab.execution.ray.engine import RayEngine
-from peftlab.execution.ray.flight import Flight, in_words, key_of, refusal, wait_until_seen
+from peftlab.execution.ray.flight import Flight, in_words, refusal, wait_until_seen
 from peftlab.execution.ray.losses import Losses
 from peftlab.execution.ray.mailbox import Mailbox
 from peftlab.execution.ray.task import Answer, Order, perform
@@ -43,27 +43,19 @@ class Execution:
         self, engine: RayEngine, folder: ResultsFolder, configs: list[RunConfig], order: Order, listener: Listener
     ) -> None:
         self.engine, self.folder, self.order, self.listener = engine, folder, order, listener
-        unique = {key_of(config): config for config in configs}
-        self.configs = unique
-        self.queue = deque(unique.values())
+        self.agenda = Agenda(folder, configs, listener, retry_failed=order.retry_failed)
         self.later: list[tuple[float, RunConfig]] = []  #: not before
-        self.deferred: deque[RunConfig] = deque()  #: leased by another process when their turn came
-        self.final = False
         self.flights: dict[str, Flight] = {}
         self.losses = Losses()
         self.steps: dict[str, int] = {}
-        self.endings: list[Ending] = []
-        self.stop: int | None = None
         self.signals: deque[int] = deque()
-        known = {key: error_hash(folder.run(config)) for key, config in unique.items()} if order.retry_failed else {}
-        self.retry = known
         self.forgetting: list[Any] = []  #: copies on nodes that are being removed
         self.ray = cluster.require()
 
     def run(self) -> Outcome:
         """Run what is not done yet, and wait for it."""
         self._begin_talking()
-        self.listener.begin(len(self.queue), self._room())
+        self.listener.begin(len(self.agenda.queue), self._room())
         read, write = os.pipe()
         os.set_blocking(write, False)
         try:
@@ -81,8 +73,7 @@ class Execution:
                 with suppress(Exception):
                     self.ray.wait(self.forgetting, num_returns=len(self.forgetting), timeout=_FORGET_S)
                     self.ray.kill(self.mailbox)
-            outcome = Outcome(tuple(self.endings), self.stop)
-            self.listener.close(outcome)
+            outcome = self.agenda.close()
         return outcome
 
     def _begin_talking(self) -> None:
@@ -94,7 +85,7 @@ class Execution:
         self.task = self.ray.remote(max_calls=int(self.engine.gpus_per_run > 0))(perform)
 
     def _room(self) -> int:
-        configs = list(self.configs.values())
+        configs = self.agenda.configs.values()
         return self.engine.jobs or max((self.engine.room(self.engine.needs(config)) for config in configs), default=1) or 1
 
     def _fill(self) -> bool:
@@ -102,24 +93,24 @@ class Execution:
         now = time.monotonic()
         due = [config for when, config in self.later if when <= now]
         self.later = [(when, config) for when, config in self.later if when > now]
-        self.queue.extendleft(reversed(due))
-        if not (self.queue or self.later or self.flights) and self.deferred:
-            self.queue, self.deferred, self.final = self.deferred, deque(), True
-        passed: deque[RunConfig] = deque()
-        while self.queue and self.stop is None:
-            config = self.queue.popleft()
+        self.agenda.queue.extendleft(reversed(due))
+        if not (self.later or self.flights):
+            self.agenda.take_deferred()
+        queue, passed = self.agenda.queue, deque[RunConfig]()
+        while queue and self.agenda.stop is None:
+            config = queue.popleft()
             if self._has_room(config):
                 self._begin(config)
             else:
                 passed.append(config)
                 if len(self.flights) >= self._room() and not self.engine.place.rules:
                     break
-        self.queue.extendleft(reversed(passed))
-        if self.stop is not None:
+        queue.extendleft(reversed(passed))
+        if self.agenda.stop is not None:
             return False
-        if self.later and not self.flights and not self.queue:
+        if self.later and not self.flights and not queue:
             time.sleep(_LOOK_S)
-        return bool(self.queue or self.later or self.deferred)
+        return bool(self.later) or self.agenda.left
 
     def _has_room(self, config: RunConfig) -> bool:
         """One more than fits is handed over, so that no machine waits for us."""
@@ -131,31 +122,24 @@ class Execution:
 
     def _begin(self, config: RunConfig) -> None:
         run = self.folder.run(config)
-        if self._has_ended(config, run):
-            return self._end_as_found(config, run)
-        if (status := run.status()) != "running":
+        standing = self.agenda.standing(config, run)
+        if standing == "ended":
+            return self.agenda.end_as_found(config, run)
+        if standing == "open":
             try:
-                return self._hand_over(config, run, new=status == "new")
+                return self._hand_over(config, run)
             except LeaseHeld:
                 pass
             except RecordError as error:  # one record that cannot be read is no reason to leave the other runs undone
-                return self._tell(Ending(config, "failed", error=error.as_json()))
+                return self.agenda.end(Ending(config, "failed", error=error.as_json()))
         return self._defer(config, str(run.holder() or ""))
 
-    def _has_ended(self, config: RunConfig, run: RunFolder) -> bool:
-        status = run.status()
-        return status == "finished" or (status == "failed" and not self._to_retry(config, run))
-
-    def _to_retry(self, config: RunConfig, run: RunFolder) -> bool:
-        """Only the error that was there at the beginning: another runner may have tried again since."""
-        found = self.retry.get(key_of(config))
-        return bool(found) and found == error_hash(run)
-
-    def _hand_over(self, config: RunConfig, run: RunFolder, new: bool) -> None:
+    def _hand_over(self, config: RunConfig, run: RunFolder) -> None:
         """Give the run to Ray. Where a node works on a copy of its folder, the lease is ours meanwhile."""
         with ExitStack() as held:
             state = None
             if not self.order.share:
+                new = run.status() == "new"  # before our lease is there
                 held.enter_context(run.make().lease())
                 state = None if new else delivery.send(run.create(config))
             needs = self.engine.needs(config)
@@ -197,7 +181,7 @@ class Execution:
     def _deliver(self, letters: list[Any]) -> None:
         self.heard_s = time.monotonic()
         for key, method, content in letters:
-            config = self.configs.get(key)
+            config = self.agenda.configs.get(key)
             if config is None:
                 continue
             if isinstance(content, Step | Started):
@@ -221,19 +205,19 @@ class Execution:
         ending = answer.ending
         if ending.how == "leased":
             return self._defer(flight.config, ending.detail)
-        if ending.how == "interrupted" and self.stop is None:
+        if ending.how == "interrupted" and self.agenda.stop is None:
             return self._lost(flight, "the machine asked the run to stop")
         if self.order.share and answer.recorded:
             wait_until_seen(flight.run)
-        return self._tell(replace(ending, config=flight.config))
+        return self.agenda.end(replace(ending, config=flight.config))
 
     def _lost(self, flight: Flight, why: Exception | str) -> None:
         """A machine failed, and not the run."""
         config, key = flight.config, key_of(flight.config)
-        if self._has_ended(config, flight.run):  # its last act was its record
-            return self._end_as_found(config, flight.run)
-        if self.stop is not None:
-            return self._tell(Ending(config, "interrupted", time_s=time.monotonic() - flight.began_s))
+        if self.agenda.standing(config, flight.run) == "ended":  # its last act was its record
+            return self.agenda.end_as_found(config, flight.run)
+        if self.agenda.stop is not None:
+            return self.agenda.end(Ending(config, "interrupted", time_s=time.monotonic() - flight.began_s))
         number, words = self.losses.machine(key, self.steps.get(key, 0)), in_words(why)
         if number <= self.engine.retries:
             self.listener.message(config, Moved(words))
@@ -242,7 +226,7 @@ class Execution:
         what = f"its machine failed {number} times without a step of progress; last: {words}"
         remedy = "`ray status` shows what became of the nodes; `peftlab run --retry-failed` continues the run"
         error = WorkerDied(what, where=str(flight.run.path), remedy=remedy).as_json()
-        return self._tell(Ending(config, "failed", error=record_death(flight.run.make(), config, error)))
+        return self.agenda.end(Ending(config, "failed", error=record_death(flight.run.make(), config, error)))
 
     def _come_back(self, why: Exception | None) -> None:
         """The cluster is gone, and with it all tasks: their runs saved and stopped, and go on once it is there again."""
@@ -250,16 +234,16 @@ class Execution:
         flights, self.flights, self.forgetting = self.flights, {}, []
         for flight in flights.values():
             flight.held.close()
-            if self.stop is None:
+            if self.agenda.stop is None:
                 self.listener.message(flight.config, Moved(words))
-        self.engine.come_back(lambda: self.stop is not None or bool(self.signals))
+        self.engine.come_back(lambda: self.agenda.stop is not None or bool(self.signals))
         self._heed()
-        if self.stop is not None:
+        if self.agenda.stop is not None:
             for flight in flights.values():
                 self._lost(flight, words)
             return
         self.losses.cluster(flights)
-        self.queue.extendleft(flight.config for flight in reversed(flights.values()))
+        self.agenda.queue.extendleft(flight.config for flight in reversed(flights.values()))
         self._begin_talking()
 
     def _heed(self) -> None:
@@ -268,7 +252,7 @@ class Execution:
 
     def _on_signal(self, number: int) -> None:
         """First: ask every run to save and stop. Second: end them now."""
-        again, self.stop = self.stop is not None, number if self.stop is None else self.stop
+        again = self.agenda.ask_to_stop(number)
         self.listener.stopping(number, again)
         if not self.flights:  # nobody listens, or nobody can be reached
             return
@@ -278,24 +262,9 @@ class Execution:
                 with suppress(ValueError):
                     self.ray.cancel(flight.reference, force=again)
 
-    def _end_as_found(self, config: RunConfig, run: RunFolder) -> None:
-        try:
-            results, failure = run.results(), run.error()
-        except RecordError as error:
-            return self._tell(Ending(config, "failed-before", error=error.as_json()))
-        if results is not None:
-            return self._tell(Ending(config, "reused", results.status))
-        return self._tell(Ending(config, "failed-before", error=dict(failure.error) if failure else {}))
-
     def _defer(self, config: RunConfig, by: str) -> None:
         """By what is left of a machine that failed: looked at again soon. By another process: when all else is done."""
-        if self.stop is None and self.losses.recent(key_of(config)):
+        if self.agenda.stop is None and self.losses.recent(key_of(config)):
             self.later.append((time.monotonic() + _AGAIN_S, config))
-        elif self.final or self.stop is not None:
-            self._tell(Ending(config, "leased", by))
         else:
-            self.deferred.append(config)
-
-    def _tell(self, ending: Ending) -> None:
-        self.endings.append(ending)
-        self.listener.ended(ending)
+            self.agenda.defer(config, by)

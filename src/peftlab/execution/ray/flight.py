@@ -28,11 +28,6 @@ class Flight:
     began_s: float = field(default_factory=time.monotonic)
 
 
-def key_of(config: RunConfig) -> str:
-    """By which a run is known on all machines."""
-    return f"{config.purpose}/{config.slug}/{config.run_id}"
-
-
 def in_words(why: Exception | str) -> str:
     """Why a machine failed, in a line."""
     lines = [line.strip() for line in str(why).splitlines() if line.strip()]

@@ -21,6 +21,7 @@ from typing import Any
 
 from peftlab.errors import LeaseHeld, PeftlabError
 from peftlab.execution import processes
+from peftlab.execution.agenda import key_of
 from peftlab.execution.local import execute
 from peftlab.execution.outcome import Ending
 from peftlab.execution.progress import NullListener
@@ -117,7 +118,7 @@ class _Forward(NullListener):
     """Posts what the run says, a bundle at a time; of steps the last of each bundle."""
 
     def __init__(self, config: RunConfig, mailbox: Any) -> None:
-        self.key, self.mailbox = f"{config.purpose}/{config.slug}/{config.run_id}", mailbox
+        self.key, self.mailbox = key_of(config), mailbox
         self.letters: deque[Letter] = deque(maxlen=10_000)
         self.obeyed = 0
         self.over, self.turn = threading.Event(), threading.Lock()
