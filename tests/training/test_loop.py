@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,18 @@ def test_clip_scales_to_the_limit_and_reports_the_norm_before() -> None:
     after = torch.cat([p.grad for p in parameters]).norm()  # pyright: ignore
     assert float(after) == pytest.approx(1.0, rel=1e-4)
     assert clip(parameters, None) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "at"), [(0, 0, 0), (2, 6, 5)])
+def test_outputs_that_overflow_in_validation_only_are_divergence(
+    lab: Lab, tmp_path: Path, epochs: int, steps: int, at: int
+) -> None:
+    """As of a model whose layers compute otherwise in evaluation mode; with nothing trained, too."""
+    lines = Lines()
+    trainer = lab.trainer(tmp_path, train={"epochs": 1, "max_steps": 0} if epochs == 0 else {"epochs": epochs}, listener=lines)
+    head = trainer.adapted.module.get_submodule(trainer.adapted.backbone.head)
+    head.register_forward_hook(lambda module, _, output: output if module.training else output * math.inf)
+    fitted = trainer.fit()
+    assert fitted.diverged_at == at and len(lines.losses) == steps
+    assert "the loss on validation data is not finite" in fitted.notes
+    assert [line["split"] for line in lines.lines][-1] == "validation", "what was seen is kept"
