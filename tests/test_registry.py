@@ -94,6 +94,7 @@ def test_components_say_what_they_are(kind: str, name: str) -> None:
         ({"name": "lora", "dora": 1}, "valid boolean", "arms.a.adapter.dora"),
         ({"name": "lora", "targets": [1]}, "valid string", "arms.a.adapter.targets"),
         ({"name": "full", "rank": 2}, "no option 'rank'", "arms.a.adapter.rank"),
+        ({"name": "full", "rank": 2}, "'full' takes no options", "arms.a.adapter.rank"),
         ({"name": "peft"}, "needs 'type'", "arms.a.adapter"),
         ({"rank": 2}, "needs a 'name'", "arms.a.adapter"),
         ({"name": 3}, "needs a 'name'", "arms.a.adapter"),

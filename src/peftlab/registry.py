@@ -119,9 +119,8 @@ def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where
     fields = {f.name for f in dataclasses.fields(cls) if f.init} if dataclasses.is_dataclass(cls) else set()
     for option in options:
         if option not in fields:
-            raise OptionError(
-                f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=nearest(str(option), fields)
-            )
+            remedy = nearest(str(option), fields) if fields else f"{name!r} takes no options"
+            raise OptionError(f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=remedy)
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         if field.init and field.name not in options and field.default is field.default_factory is dataclasses.MISSING:
             raise OptionError(f"{kind} {name!r} needs {field.name!r}", where=where, remedy=f"add `{field.name}:`")

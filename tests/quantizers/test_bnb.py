@@ -150,7 +150,10 @@ def test_the_same_layers_as_transformers_would_and_conv1d_too(kind: str) -> None
     assert not any(p.dtype is not torch.float32 for n, p in base.module.named_parameters() if n.rpartition(".")[0] not in wanted)
 
 
-def test_bert_and_llama() -> None:
+@pytest.mark.parametrize(
+    ("options", "most"), [({"double": True}, 0.3), ({}, 0.3), ({"type": "fp4"}, 0.4), ({"bits": 8}, 0.05)], ids=str
+)
+def test_bert_and_llama(options: dict[str, Any], most: float) -> None:
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -164,10 +167,10 @@ def test_bert_and_llama() -> None:
         tokens = torch.arange(12).view(2, 6)
         plain = module(tokens).logits.detach()
         base = _backbone(module, head)
-        converted = quantizer(double=True).convert(base)
+        converted = quantizer(**options).convert(base)
         assert len(converted.layers) == layers
         assert set(converted.left) == left
-        assert 0 < float((module(tokens).logits.detach() - plain).norm() / plain.norm()) < 0.3
+        assert 0 < float((module(tokens).logits.detach() - plain).norm() / plain.norm()) < most
 
 
 @pytest.mark.parametrize("options", [{"bits": 4, "double": True}, {"bits": 8}], ids=["nf4-double", "int8"])
