@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,9 @@ from peftlab.analysis.words import show
 from peftlab.records.environment import environment
 from peftlab.records.record import to_json
 from tests.report.fixtures import write_results
+from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
+from tests.report.quantized import write_quantized
 
 PATH = Path(__file__).parents[1] / "tools" / "study_page.py"
 
@@ -29,11 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> str:
+    return made().page(folder, ["pareto"])
+
+
+def made() -> Any:
+    """The tool, as a module."""
     spec = importlib.util.spec_from_file_location("study_page", PATH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.page(folder, ["pareto"])
+    return module
 
 
 def test_every_arm_and_its_mean_are_on_the_page(folder: Path, page: str) -> None:
@@ -52,3 +61,16 @@ def test_what_was_not_found_is_said_with_its_interval(folder: Path, page: str) -
 def test_adaptive_arms_and_their_ranks_are_on_the_page(page: str) -> None:
     assert "## Adaptive against fixed ranks" in page and " at most)" in page
     assert "## Who got the rank" in page and "## Which layers matter" in page
+
+
+def test_what_quantizing_changed_and_how_gradients_went_is_on_the_page(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path)
+    write_gradients(folder, {"lora2-nf4": 0.1, "lora2-float": 0.2})
+    for path in folder.glob("runs/*/*/environment.json"):
+        path.write_text(to_json(environment()), encoding="utf-8")
+    analyze(folder)
+    shown = made().page(folder, [])
+    for name, heading in (("quantization", "Quantized against float"), ("gradient_flow", "Gradients")):
+        said = json.loads((folder / "analysis" / f"{name}.json").read_text())["sentences"]
+        section = shown.split(f"## {heading}\n")[1].split("\n## ")[0]
+        assert said and all(f"- {sentence}" in section for sentence in said)

@@ -52,6 +52,8 @@ def page(folder: Path, figures: Iterable[str]) -> str:
         _kept(findings),
         _not_found(findings),
         _layers(folder, findings.plan.metric),
+        _sentences(folder, "quantization", "Quantized against float"),
+        _sentences(folder, "gradient_flow", "Gradients"),
         _tuning(folder),
         *(f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)" for name in figures),
         "## To keep in mind",
@@ -180,6 +182,13 @@ def _layers(folder: Path, metric: str) -> str:
     if layers.sentences:
         parts += ["## Which layers matter", "\n".join(f"- {line}" for line in layers.sentences)]
     return "\n\n".join(parts)
+
+
+def _sentences(folder: Path, name: str, heading: str) -> str:
+    """What a part of the analysis says in words; nothing where nothing was recorded for it."""
+    path = folder / "analysis" / f"{name}.json"
+    said = json.loads(path.read_text())["sentences"] if path.exists() else []
+    return f"## {heading}\n\n" + "\n".join(f"- {line}" for line in said) if said else ""
 
 
 def _adaptive(rows_: Iterable[AdaptiveRow], metric: str) -> str:
