@@ -14,6 +14,7 @@ from peftlab.analysis.analyze import analyze, read_findings
 from peftlab.analysis.choose import choose
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
+from peftlab.analysis.words import equation_p, show_correlation
 from peftlab.errors import RecordError
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
@@ -56,6 +57,40 @@ def test_numbers_are_those_of_scipy(folder: Path, findings: Findings) -> None:
         assert margin.p == pytest.approx(stats.ttest_1samp(table[label] - 0.97 * table["full"], 0, alternative="greater").pvalue)
         shifted = (table[label] - 0.1) - 0.97 * (table["full"] - 0.1)
         assert margin.details["above_chance"]["p"] == pytest.approx(stats.ttest_1samp(shifted, 0, alternative="greater").pvalue)
+
+
+def test_the_achieved_correlation_is_said(folder: Path, findings: Findings) -> None:
+    table = load_frame(folder).values("image-classification digits", "bundled:vit-nano")
+    summary = (folder / "analysis" / "analysis_summary.md").read_text(encoding="utf-8")
+    for label in ("lora[rank=2]", "linear-probe", "lora-all"):
+        (found,) = findings.of("difference", label)
+        r = stats.pearsonr(table[label], table["full"]).statistic
+        assert found.correlation == pytest.approx(r)
+        assert f", correlation over seeds {r:.2f}".replace("-", "−") in found.sentence and found.sentence in summary
+    assert (show_correlation(-0.314), show_correlation(-0.004), show_correlation(None)) == ("−0.31", "0.00", "–")
+
+
+def test_the_margin_above_chance_level_is_shown_for_each_arm(tmp_path: Path, folder: Path, findings: Findings) -> None:
+    """A column of the summary's table; none where the margin is absolute, which chance does not change."""
+    title, table = "margin above chance level", load_frame(folder).values("image-classification digits", "bundled:vit-nano")
+    summary = (folder / "analysis" / "analysis_summary.md").read_text(encoding="utf-8").splitlines()
+    head = next(line for line in summary if line.startswith("| arm |"))
+    cells = {line.split(" |")[0][2:]: line.split(" | ")[-1].removesuffix(" |") for line in summary if line.startswith("| ")}
+    assert head.endswith(f"| {title} (p, not adjusted) |") and cells["full"] == "–"
+    assert len({line.count("|") for line in summary if line.startswith("|")}) == 1
+    for label in ("linear-probe", "lora[rank=2]", "lora-all"):
+        shifted = (table[label] - 0.1) - 0.97 * (table["full"] - 0.1)
+        p = stats.ttest_1samp(shifted, 0, alternative="greater").pvalue
+        assert cells[label] == f"{'met' if p <= 0.05 else 'not shown'} ({equation_p(p)})"
+    assert {cells["linear-probe"].split(" (")[0], cells["lora-all"].split(" (")[0]} == {"met", "not shown"}
+    study = changed(analysis={"metric": "accuracy", "baseline": "full", "margin": {"absolute": 0.01}})
+    analyze(absolute := write_results(tmp_path, Options(study=study)))
+    assert title not in (absolute / "analysis" / "analysis_summary.md").read_text(encoding="utf-8")
+
+
+def test_two_pairs_have_no_correlation(tmp_path: Path) -> None:
+    options = Options(study=changed(seeds=[0, 1]), failed=(), diverged=(), flags={})
+    assert not any("correlation" in f.sentence for f in analyze(write_results(tmp_path, options)).of("difference"))
 
 
 def test_verdicts_follow_the_adjusted_p(findings: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from peftlab.analysis.analyze import analyze
+from peftlab.analysis.analyze import analyze, read_findings
 from peftlab.report.build import build_report
 from peftlab.report.html.data import safe_json
 from peftlab.report.html.render import policy
@@ -55,6 +56,17 @@ def embedded(page: str) -> dict[str, Any]:
     """What the page's script reads."""
     start = page.index('id="report-data">') + len('id="report-data">')
     return json.loads(page[start : page.index("</script>", start)])
+
+
+def test_an_undecided_arm_is_told_how_many_more_seeds_it_needs(folder: Path, page: str) -> None:
+    found = read_findings(folder)
+    open_ones = [f for f in found.of("non_inferiority") if f.verdict == "not shown"]
+    (said,) = [line for line in found.verdict if line.startswith("Undecided: ")]
+    needed = [(f.arms[0], max(f.details["seeds_needed"], f.n + 1)) for f in open_ones if f.details["seeds_needed"]]
+    assert needed and said.count("more seeds needed") == len(needed)
+    assert all(f"{arm} (more seeds needed: about {count})" in said and count > 5 for arm, count in needed)
+    assert said in html.unescape(page)
+    assert said in (folder / "analysis" / "analysis_summary.md").read_text(encoding="utf-8")
 
 
 def test_files(folder: Path) -> None:

@@ -80,14 +80,18 @@ class Frame:
         quoted(self.rows).to_csv(folder / "results.csv", index=False)
 
 
-def load_frame(folder: str | Path) -> Frame:
+def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
     """Read a results folder.
+
+    Args:
+        folder: ``results/<study>``.
+        study: whose analysis plan to go by; None: the study as it was run last.
 
     Raises:
         RecordError: there is no folder, or no readable ``study.yaml`` in it. Other damage is in ``problems``.
     """
     folder = Path(folder)
-    study = read_study(folder)
+    study = study or read_study(folder)
     records, problems, warnings = read_runs(folder)
     plan = read_json(folder / "plan.json")
     plan = plan if isinstance(plan, dict) else {}

@@ -18,7 +18,8 @@ from peftlab.analysis.comparison import margin_differences
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.power import detectable_effect, seeds_needed
 from peftlab.errors import StudyError
-from peftlab.study.schema import Margin
+from peftlab.study.expand import cells
+from peftlab.study.schema import Margin, Study
 
 ASSURANCE = 0.8  #: probability that the cautious number of seeds gives at least the power asked for
 
@@ -72,7 +73,12 @@ def upper_limit(sd: float, n: int, confidence: float = ASSURANCE) -> float:
 
 
 def from_records(
-    folder: str | Path, *, margin: Margin | None = None, difference: float | None = None, power: float = 0.8
+    folder: str | Path,
+    *,
+    margin: Margin | None = None,
+    difference: float | None = None,
+    power: float = 0.8,
+    study: Study | None = None,
 ) -> Seeds:
     """Of every arm against the baseline, on every task and backbone.
 
@@ -81,20 +87,23 @@ def from_records(
         margin: how much worse is acceptable; None: the declared one.
         difference: that is to be found, in units of the metric; None: as large as the margin.
         power: probability with which a true difference is to be found.
+        study: that is planned, whose metric, baseline, margin and confidence count; None: the study as it was run last.
 
     Raises:
         RecordError: the folder cannot be read.
         StudyError: no baseline, no margin, or no arm with two pairs.
     """
     _check(power, difference)
-    frame = load_frame(folder)
+    frame = load_frame(folder, study=study)
     declared = frame.study.analysis
     baseline, used = declared.baseline, margin or declared.margin
     if baseline is None or used is None:
         raise StudyError("declares no baseline to compare with", where="analysis.baseline", remedy="name one")
     tables = {setting: _by_seed(frame, *setting) for setting in frame.settings}
     arms = [(setting, arm) for setting, table in tables.items() for arm in table.columns if arm != baseline]
-    alpha = (1 - declared.confidence) / max(1, len(arms))
+    expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
+    family = max(1, len(arms), (len(expected) - 1) * len(tables))  # of the report, though runs are still missing
+    alpha = (1 - declared.confidence) / family
     rows, notes = [], []
     for (task, backbone), arm in arms:
         table = tables[task, backbone]
@@ -110,7 +119,7 @@ def from_records(
         rows.append(planned.model_copy(update={"task": task, "backbone": backbone, "arm": arm}))
     if not rows:
         raise StudyError("has no arm with two pairs", where=str(folder), remedy="run two seeds or more, or give --sd")
-    return Seeds(metric=frame.metric, power=power, alpha=alpha, comparisons=len(arms), rows=rows, notes=notes)
+    return Seeds(metric=frame.metric, power=power, alpha=alpha, comparisons=family, rows=rows, notes=notes)
 
 
 def from_sd(sd: float, difference: float, *, power: float = 0.8, confidence: float = 0.95, comparisons: int = 1) -> Seeds:

@@ -18,6 +18,7 @@ from peftlab.analysis.words import (
     equation_p,
     is_share,
     show,
+    show_correlation,
     show_difference,
     show_interval,
     show_margin,
@@ -57,6 +58,8 @@ def difference(c: Comparison, p_adjusted: float | None, plan: AnalysisPlan) -> F
     points = " percentage points" if is_share(plan.metric) else ""
     text = f"{c.arm} against {c.baseline}: {show_difference(_mean(interval), plan.metric)}{points} {plan.metric}"
     numbers = [f"n = {interval.n} pairs"]
+    if c.difference.correlation is not None:
+        numbers.append(f"correlation over seeds {show_correlation(c.difference.correlation)}")
     if (bounds := _bounds(interval)) is not None:
         numbers.insert(
             0, f"{100 * plan.confidence:g} % {plan.interval_word} {show_interval(bounds, plan.metric, difference=True)}"

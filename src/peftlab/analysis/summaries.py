@@ -10,7 +10,7 @@ from peftlab.analysis.findings import ArmSummary, Finding, Findings, Kind
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.layers import Layers
 from peftlab.analysis.quantization import QuantizationFindings
-from peftlab.analysis.words import show, show_count, show_interval, show_margin
+from peftlab.analysis.words import equation_p, show, show_count, show_interval, show_margin
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig, to_json
 from peftlab.study.schema import Margin
@@ -86,15 +86,29 @@ def summary(findings: Findings) -> str:
 
 def _table(findings: Findings) -> Iterator[str]:
     several = len({(a.task, a.backbone) for a in findings.arms}) > 1
-    yield f"| arm |{' task | backbone |' if several else ''} n | {findings.plan.metric} | trainable | peak memory | training |"
-    yield f"|---|{'---|---|' if several else ''}--:|--:|--:|--:|--:|"
+    tested = {(f.task, f.backbone, f.arms[0]): f.details.get("above_chance") for f in findings.of("non_inferiority")}
+    above = any(tested.values())
+    yield (
+        f"| arm |{' task | backbone |' if several else ''} n | {findings.plan.metric} | trainable | peak memory | training |"
+        + " margin above chance level (p, not adjusted) |" * above
+    )
+    yield f"|---|{'---|---|' if several else ''}--:|--:|--:|--:|--:|" + "---|" * above
     for a in findings.arms:
         where = f" {_cell(a.task)} | {_cell(a.backbone)} |" if several else ""
         interval = f" {show_interval(a.interval, findings.plan.metric)}" if a.interval else ""
         memory = "–" if a.measured_peak_mb is None else f"{show_count(a.measured_peak_mb)} MB"
         time = "–" if a.train_s is None else f"{a.train_s:,.3g} s"
         mean = show(a.mean, findings.plan.metric) + interval
-        yield f"| {_cell(a.label)} |{where} {a.n} | {mean} | {show_count(a.trainable)} | {memory} | {time} |"
+        more = f" {_above_chance(tested.get((a.task, a.backbone, a.label)), findings.plan.alpha)} |" * above
+        yield f"| {_cell(a.label)} |{where} {a.n} | {mean} | {show_count(a.trainable)} | {memory} | {time} |{more}"
+
+
+def _above_chance(test: dict[str, Any] | None, alpha: float) -> str:
+    """Whether the relative margin is met also where both arms are counted from chance level."""
+    if test is None:
+        return "–"
+    p = test["p"]
+    return "cannot be tested" if p is None else f"{'met' if p <= alpha else 'not shown'} ({equation_p(p)})"
 
 
 def _cell(text: str) -> str:

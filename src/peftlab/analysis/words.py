@@ -67,6 +67,11 @@ def equation_p(p: float | None) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
+def show_correlation(value: float | None, missing: str = "–") -> str:
+    """Pearson's r with two decimals: ``−0.31``."""
+    return missing if value is None or not math.isfinite(value) else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
 def show_count(value: float | None, missing: str = "–") -> str:
     """``1,234,567``."""
     return missing if value is None or not math.isfinite(value) else f"{value:,.0f}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api._seed_notes import with_seed_notes
 from peftlab.api.answers import Answer
 from peftlab.api.engines import Where
 from peftlab.errors import StudyError
@@ -38,8 +39,8 @@ def plan(
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
     narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, **_shared(prefix_cache)}
-    _, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
-    return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
+    folder, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
+    return _shown_plan(folder, parsed, progress.plan)
 
 
 def run(  # noqa: PLR0913
@@ -105,7 +106,7 @@ def run(  # noqa: PLR0913
         for sentence in told:
             say(sentence)
         if dry_run:
-            return Answer(progress.plan.as_dict(), lambda: _plan_table(parsed, progress.plan))
+            return _shown_plan(folder, parsed, progress.plan)
         folder.open_or_create(dump(parsed, tuple(overrides)))
         execution = StudyRun(
             folder=folder,
@@ -236,6 +237,11 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
     return folder, parsed, planner, follow(folder, parsed, planner)
 
 
+def _shown_plan(folder: Any, study: Study, made: Any) -> Answer:
+    made = with_seed_notes(made, study, folder)
+    return Answer(made.as_dict(), lambda: _plan_table(study, made))
+
+
 def _plan_table(study: Study, made: Any) -> Any:
     """One row per arm (its seeds together), then refusals, notes and totals."""
     groups: dict[tuple[str, str, str, str], list[Any]] = {}
@@ -256,12 +262,11 @@ def _plan_table(study: Study, made: Any) -> Any:
         fewest, most = min(item.steps for item in items), max(item.steps for item in items)
         steps = most if fewest == most else f"{fewest}-{most}"
         rows.append((name, len(items), steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
-    total = made.as_dict()["predicted_total_s"]
     columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
     table = answers.table(columns, rows, right=columns[1:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
     number = sum(not item.refusal for item in (*made.tuning, *made.runs))
-    summary = f"{number} runs, {_duration(total)} on one core (predicted, not measured)"
+    summary = f"{number} runs, {_duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
     said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
     return answers.lines(study.question, table, *refused, *said, pending, summary)
 

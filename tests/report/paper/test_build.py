@@ -74,6 +74,9 @@ def test_numbers_are_those_of_the_findings(folder: Path, paper: Path) -> None:
     for finding in findings.of("difference"):
         shown = numbers[f"{slugs([finding.arms[0]])[finding.arms[0]]}.difference"].replace(r"\ensuremath{-}", "-")
         assert finding.estimate is not None and float(shown) == pytest.approx(100 * finding.estimate, abs=0.005)
+        said = numbers[f"{slugs([finding.arms[0]])[finding.arms[0]]}.says.difference"].replace(r"\ensuremath{-}", "-")
+        shown = re.search(r"correlation over seeds (-?\d\.\d\d)", said)
+        assert (shown and float(shown[1])) == (finding.correlation and pytest.approx(finding.correlation, abs=0.005))
     assert all(key in numbers for text in sections(paper).values() for key in used(text))
 
 
