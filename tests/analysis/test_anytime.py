@@ -188,3 +188,22 @@ def test_comparisons_have_the_form_of_those_of_a_fixed_number() -> None:
     assert inside.p is not None and inside.p < 1e-4 and inside.p_opposite == 1.0
     equal = equivalence_p(arm, base, margin)
     assert equal is not None and equal >= inside.p
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_equivalence_error_rate_over_all_looks(side: float) -> None:
+    """1,000 pairs of arms exactly at either margin, looked at after every seed: "equivalent" is wrong at any of the looks.
+
+    The ordinary two one-sided tests, looked at as often, are wrong in far more.
+    """
+    generator, trials, margin = np.random.default_rng(10), 1000, Margin(absolute=3.0)
+    d, zeros = generator.standard_normal((trials, SEEDS)) + side * 3.0, np.zeros(SEEDS)
+    best = np.array([min(equivalence_p(row[:n], zeros[:n], margin) or 1.0 for n in range(2, SEEDS + 1)) for row in d[:150]])
+    last = np.array([equivalence_p(row, zeros, margin) or 1.0 for row in d])
+    assert best == pytest.approx(last[:150])  # nothing that an earlier look showed is taken back
+    assert 0.005 < np.mean(last <= 0.05) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    towards = np.array([stats.ttest_1samp(d[:, :n], side * 3.0, axis=1).statistic for n in range(2, SEEDS + 1)]) * -side
+    naive = (stats.t.sf(towards, np.arange(1, SEEDS)[:, None]) <= 0.05).any(axis=0)
+    assert naive.mean() > 0.13
+    equal = [equivalence_p(row - side * 3.0, zeros, margin) or 1.0 for row in d[:100]]
+    assert np.mean(np.array(equal) <= 0.05) > 0.95

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from peftlab.analysis.analyze import analyze, read_findings
-from peftlab.analysis.choose import choose
+from peftlab.analysis.choose import _bootstrap, choose
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.words import equation_p, show_correlation
 from peftlab.errors import RecordError
+from peftlab.study.schema import Margin
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
@@ -225,3 +228,35 @@ def test_damaged_findings_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "analysis" / "findings.json").write_text('{"study": "x"}')
     with pytest.raises(RecordError):
         read_findings(tmp_path)
+
+
+def bootstrapped(tables: list[np.ndarray], seed: int) -> float:
+    """The probability that `choose` prints; one array [seeds] per task of how far the arm is within the margin."""
+    names = [(f"task {i}", "b") for i in range(len(tables))]
+    values = {name: pd.DataFrame({"arm": d, "full": 1.0}) for name, d in zip(names, tables, strict=True)}
+    rows = pd.DataFrame({"task": [t for t, _ in names], "backbone": "b", "higher_is_better": True})
+    frame: Any = SimpleNamespace(
+        settings=names,
+        values=lambda *name: values[name],
+        primary=lambda: rows,
+        study=SimpleNamespace(analysis=SimpleNamespace(baseline="full")),
+    )
+    share = _bootstrap(frame, "arm", Margin(absolute=1.0), seed)
+    assert share is not None
+    return share
+
+
+def test_the_bootstrap_of_choose_is_even_at_the_margin_and_too_sure_with_five_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 studies exactly at the margin: even odds on average, 1 / 4 with two tasks, but no p value.
+
+    One minus a p value would be 0.95 or more in 5 % of them. With five seeds it is in about 10 %, with 40 it comes close.
+    """
+    monkeypatch.setattr("peftlab.analysis.choose.RESAMPLES", 1000)
+    generator, trials = np.random.default_rng(0), 500
+    few = np.array([bootstrapped([generator.normal(size=5)], i) for i in range(trials)])
+    many = np.array([bootstrapped([generator.normal(size=40)], i) for i in range(trials)])
+    two = np.array([bootstrapped([generator.normal(size=5), generator.normal(size=5)], i) for i in range(trials)])
+    assert few.mean() == pytest.approx(0.5, abs=0.05) and many.mean() == pytest.approx(0.5, abs=0.05)
+    assert two.mean() == pytest.approx(0.25, abs=0.05)
+    assert 0.07 < np.mean(few >= 0.95) < 0.16
+    assert np.mean(many >= 0.95) == pytest.approx(0.055, abs=0.03)

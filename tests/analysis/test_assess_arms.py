@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from scipy.stats import ttest_rel
 
 from peftlab.analysis.arms import Arms
 from peftlab.analysis.assess import assess
-from peftlab.analysis.assess_arms import _by_seed, _over_seeds, _over_tasks
+from peftlab.analysis.assess_arms import _by_seed, _over_seeds, _over_tasks, _resources
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.ranking import critical_difference
@@ -140,3 +142,25 @@ def test_validation_goes_with_test(found: tuple[Arms, Findings]) -> None:
     saved = next(r for r in arms.resources if r.arm == "linear-probe").saved
     assert saved is not None and saved.interval is not None
     assert saved.interval[0] < saved.mean < saved.interval[1]
+
+
+def test_the_interval_of_memory_saved_covers_what_is_saved(found: tuple[Arms, Findings], tmp_path: Path) -> None:
+    """600 studies of 5 seeds; the process, which is the machine's, is no part of the ratio."""
+    generator, trials, hits, share = np.random.default_rng(1), 600, 0, 0.3
+    frame: Any = types.SimpleNamespace(folder=tmp_path)
+    arms: Any = [
+        types.SimpleNamespace(label=label, baseline=label == "full", total=None, task="t", backbone="b")
+        for label in "a full".split()
+    ]
+    rows = pd.DataFrame({"label": ["full"] * 5 + ["a"] * 5, "seed": [*range(5)] * 2, "fold": 0, "train_s": 1.0})
+    rows["folder"] = rows["label"] + rows["seed"].astype(str)
+    record: Any = types.SimpleNamespace(results=types.SimpleNamespace(memory={"measured": {"process": 600.0}}))
+    records: Any = dict.fromkeys(rows["folder"], record)
+    for _ in range(trials):
+        base = 60 * np.exp(0.3 * generator.normal(size=5))
+        mine = base * (1 - share + 0.1 * generator.normal(size=5))
+        table = rows.assign(measured_peak_mb=600.0 + np.concatenate([base, mine]))
+        saved = _resources(frame, found[1], table, arms, records)[0].saved
+        assert saved is not None and saved.interval is not None
+        hits += saved.interval[0] <= share <= saved.interval[1]
+    assert hits / trials == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / trials))

@@ -150,3 +150,21 @@ def test_nothing_varies_nothing_is_tested() -> None:
     found = paired_difference([0.9, 0.9, 0.9], [0.8, 0.8, 0.8])
     assert found.p is None and found.correlation is None
     assert non_inferiority(margin_differences([0.9] * 3, [0.8] * 3, THREE)).p is None
+
+
+def test_union_keeps_its_level_where_one_task_is_at_the_margin() -> None:
+    """Three tasks over the same seeds: exactly at the margin on one, clear on the others; and at the margin on all."""
+    generator = np.random.default_rng(8)
+    at_margin = [seeds(generator, shift=-0.03 * 0.9) for _ in range(3)]
+    clear = [seeds(generator) for _ in range(2)]
+    for tasks, least in ((at_margin[:1] + clear, 0.05 - SLACK), (at_margin, -1.0)):
+        p_values = [
+            union([non_inferiority(margin_differences(arm[i], base[i], THREE)).p for arm, base in tasks]) for i in range(RUNS)
+        ]
+        assert least < np.mean([p is not None and p <= 0.05 for p in p_values]) < 0.05 + SLACK
+
+
+def test_non_inferiority_error_rate_at_the_margin_above_chance() -> None:
+    arms, bases = seeds(np.random.default_rng(9), shift=-0.03 * (0.9 - 0.5))
+    p_values = [non_inferiority(margin_differences(a, b, THREE, chance=0.5)).p for a, b in zip(arms, bases, strict=True)]
+    assert abs(np.mean([p is not None and p <= 0.05 for p in p_values]) - 0.05) < SLACK

@@ -53,3 +53,17 @@ def test_what_has_no_correlation() -> None:
     whole = pearson([1, 2, 3, 4, 5], [2, 4, 6, 8, 10])
     assert whole is not None and whole.interval == pytest.approx((1.0, 1.0))
     assert pearson([1, 2, 3], [1, 3, 2]) == pearson([2, 4, 6], [1, 3, 2])
+
+
+@pytest.mark.parametrize(("n", "rho"), [(5, 0.6), (10, 0.6), (10, -0.9), (30, 0.3)])
+def test_the_interval_covers_the_true_correlation(n: int, rho: float) -> None:
+    """2,000 bivariate normal samples; Fisher's interval is an approximation that is a little wide with few points."""
+    generator, trials = np.random.default_rng(6), 2000
+    x = generator.normal(size=(trials, n))
+    y = rho * x + np.sqrt(1 - rho**2) * generator.normal(size=(trials, n))
+    hits = 0
+    for a, b in zip(x, y, strict=True):
+        found = pearson(a, b)
+        assert found is not None and found.interval is not None
+        hits += found.interval[0] <= rho <= found.interval[1]
+    assert hits / trials == pytest.approx(0.955, abs=0.005 + 3 * np.sqrt(0.95 * 0.05 / trials))

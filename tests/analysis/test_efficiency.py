@@ -19,7 +19,8 @@ TRAINABLE = {"start": 100, "both": 100, "half": 39, "head": 10}
 
 
 def setting(values: dict[str, list[float]], steps: dict[str, int], *, higher: bool) -> Setting:
-    seeds = pd.MultiIndex.from_tuples([(seed, 0) for seed in range(3)], names=["seed", "fold"])
+    count = len(next(iter(values.values())))
+    seeds = pd.MultiIndex.from_tuples([(seed, 0) for seed in range(count)], names=["seed", "fold"])
     rows = [
         {"label": label, "steps": steps[label], "trainable": TRAINABLE[label], "adapted": TRAINABLE[label] - 10}
         for label in values
@@ -71,3 +72,25 @@ def test_a_study_with_an_untrained_arm_has_ratios(tmp_path: Path) -> None:
     full, probe = found["full"], found["linear-probe"]
     assert full is not None and full.ratio == pytest.approx(1)
     assert probe is not None and probe.reference == "untrained" and probe.ratio > 100
+
+
+def test_intervals_cover_the_share_and_the_ratio() -> None:
+    """1,500 studies of 5 seeds in which arm, baseline and reference vary, and share what a seed does to all."""
+    generator, trials, gain = np.random.default_rng(0), 1500, 0.8
+
+    def drawn(studies: int) -> list[np.ndarray]:
+        shared = generator.normal(scale=0.02, size=(studies, 5))
+        return [mean + shared + generator.normal(scale=0.02, size=(studies, 5)) for mean in (0.5, 0.9, 0.5 + 0.4 * gain)]
+
+    start, both, half = drawn(200_000)
+    truth = float(np.mean((half - start) / (both - start)))  # of the mean of ratios; the ratio of means is 0.8
+    assert truth == pytest.approx(gain, abs=0.002)
+    hits = np.zeros(2)
+    for study in zip(*drawn(trials), strict=True):
+        values: dict[str, list[float]] = {name: v.tolist() for name, v in zip(("start", "both", "half"), study, strict=True)}
+        here = setting(values, {"start": 0, "both": 9, "half": 9}, higher=True)
+        found = efficiency(here, "half", "both", "start", "accuracy", 0.95)
+        assert found is not None and found.interval is not None and found.ratio_interval is not None
+        hits[0] += found.interval[0] <= truth <= found.interval[1]
+        hits[1] += found.ratio_interval[0] <= truth / 0.39 <= found.ratio_interval[1]
+    assert hits / trials == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / trials))

@@ -19,7 +19,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from peftlab.analysis.anytime import p_two_sided
-from peftlab.analysis.assess_quantization import QuantizationTables, assess_quantization
+from peftlab.analysis.assess_quantization import QuantizationTables, _saved, assess_quantization
 from peftlab.analysis.convergence import area, steps_to, target
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.interaction import slope, two_way
@@ -282,3 +282,38 @@ def test_a_rate_that_the_study_states_is_part_of_the_treatment_a_tuned_one_is_no
 
     assert keys(1e-3).treatment != keys(1e-2).treatment
     assert keys(1e-3, tuned={"learning_rate": 1e-3}).treatment == keys(1e-2, tuned={"learning_rate": 1e-2}).treatment
+
+
+def test_two_way_rejects_a_true_null_as_often_as_it_says() -> None:
+    """20,000 studies of 3 ranks x 2 schemes with effects of both and of the seeds, but no interaction, of equal variances.
+
+    The F of all at once, by sums of squares; that the function gives the same is checked on the first 30, as it takes 20 ms.
+    """
+    random, n, r, q = np.random.default_rng(3), 5, 3, 2
+    effects = np.array([0.0, 1.0, 3.0])[:, None] + np.array([0.0, -2.0])
+    y = random.normal(size=(20_000, n, r, q)) + effects + 3 * random.normal(size=(20_000, n, 1, 1))
+    inner = y - y.mean(2, keepdims=True) - y.mean(3, keepdims=True) + y.mean((2, 3), keepdims=True)
+    means = inner.mean(1, keepdims=True)
+    top, below = (r - 1) * (q - 1), (n - 1) * (r - 1) * (q - 1)
+    f = n * (means**2).sum((1, 2, 3)) / top / (((inner - means) ** 2).sum((1, 2, 3)) / below)
+    for table, expected in zip(y[:30], f[:30], strict=True):
+        test = two_way(table)
+        assert test is not None and test.f == pytest.approx(expected) and test.degrees == (top, below)
+        assert test.p == pytest.approx(stats.f.sf(expected, top, below))
+    assert np.mean(stats.f.sf(f, top, below) <= 0.05) == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 20_000))
+
+
+def test_the_interval_of_memory_saved_covers_what_is_saved() -> None:
+    """2,000 studies of 5 seeds: peaks vary by a factor, what quantizing saves by another one."""
+    random, trials, hits = np.random.default_rng(4), 2000, 0
+    floats = 60 * np.exp(0.3 * random.normal(size=(trials, 5)))
+    ratios = np.exp(np.log(0.7) + 0.2 * random.normal(size=(trials, 5)))
+    for other, ratio in zip(floats, ratios, strict=True):
+        pairs: Any = [
+            (types.SimpleNamespace(tensors_peak_mb=a), types.SimpleNamespace(tensors_peak_mb=b))
+            for a, b in zip(ratio * other, other, strict=True)
+        ]
+        found = _saved(pairs, 0.95, 1)
+        assert found is not None and found.interval is not None
+        hits += found.interval[0] <= 1 - 0.7 <= found.interval[1]
+    assert hits / trials == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / trials))
