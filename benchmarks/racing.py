@@ -21,10 +21,10 @@ from typing import Any
 from peftlab.analysis.analyze import analyze
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
-from peftlab.planning.plan import task_name
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import dump
 from peftlab.study.schema import Racing, Study
+from peftlab.study.task_name import task_name
 from peftlab.tuning.racing import Heat, heats, rules, save
 
 KINDS = ("difference", "non_inferiority")

@@ -16,11 +16,11 @@ import pytest
 from peftlab import api
 from peftlab.api import collecting
 from peftlab.errors import RecordError
-from peftlab.planning.plan import task_name
 from peftlab.records.commit import commit_folder
 from peftlab.records.lease import Lease
 from peftlab.records.store import ResultsFolder, RunFolder
 from peftlab.study.load import parse_yaml, validate_study
+from peftlab.study.task_name import task_name
 from peftlab.tuning import choice
 from tests.records.examples import configuration, failure, results
 

@@ -15,11 +15,12 @@ from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
 from peftlab.planning import arms as planning
 from peftlab.planning.begun import begun_batches
 from peftlab.planning.machine import Machine
-from peftlab.planning.plan import Plan, PlanOptions, task_name
+from peftlab.planning.plan import Plan, PlanOptions
 from peftlab.planning.planner import make_plan
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import validate_study
+from peftlab.study.task_name import task_name
 from tests.contracts.tiny import make
 
 

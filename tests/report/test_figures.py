@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from peftlab.analysis.assess import assess
@@ -160,6 +161,16 @@ def test_no_label_of_an_axis_is_cut_off(cls: type[Figure], bundle: Bundle) -> No
             box = label.get_window_extent(canvas.get_renderer())
             inside = box.x0 >= whole.x0 - 1 and box.y0 >= whole.y0 - 1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1
             assert inside, f"{label.get_text()!r} at {box} of {whole}"
+
+
+@pytest.mark.parametrize("size", [(2.0, 1.0), (3.0, 2.0), (5.5, 3.0)])
+def test_a_figure_without_room_for_its_labels_is_drawn_all_the_same(size: tuple[float, float]) -> None:
+    with style():
+        figure = Canvas(figsize=size, layout="constrained")
+        for axes in figure.subplots(2, 2).ravel():
+            axes.set_xlabel("a label that is longer than there is room " * 3)
+            axes.set_ylabel("and another one " * 6)
+        assert settle(figure).get_layout_engine() is None
 
 
 def test_gradients_of_the_blocks_of_drawn_arms_only(bundle: Bundle) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from peftlab.analysis.reading import read_json
 from peftlab.analysis.tuned import Arm, arm_of, entries
 from peftlab.errors import PeftlabError
-from peftlab.planning.plan import task_name
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.load import parse_yaml, validate_study
 from peftlab.study.schema import Study
+from peftlab.study.task_name import task_name
 
 
 def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:

@@ -10,10 +10,11 @@ from peftlab.errors import OptionError, PlanRefused, nearest
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.forecast import Forecast, forecast
 from peftlab.planning.machine import Machine
-from peftlab.planning.plan import PlanOptions, task_name
+from peftlab.planning.plan import PlanOptions
 from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
 from peftlab.study.expand import Cell
 from peftlab.study.schema import Arm, Require, Study, Train
+from peftlab.study.task_name import task_name
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
 

@@ -96,14 +96,3 @@ class PlanOptions:
     available_mb: float | None = None  #: memory for one run, where runs go to other machines; None: what is free here
     begun: Mapping[tuple[str, str, str], int] = dataclasses.field(default_factory=dict)  #: planning/begun.py
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)
-
-
-def task_name(task: Mapping[str, Any]) -> str:
-    """A short name of a task: kind:data with all further options, so that it tells tasks apart."""
-    data, rest = task.get("data", ""), {k: v for k, v in task.items() if k not in ("kind", "data")}
-    if isinstance(data, Mapping):
-        shown = next((key for key in ("path", "id", "name") if data.get(key)), "")
-        rest |= {f"data.{k}": v for k, v in data.items() if k not in ("name", shown)}
-        data = data.get(shown, "")
-    extra = ",".join(f"{k}={v}" for k, v in sorted(rest.items()))
-    return f"{task.get('kind')}:{data}" + (f"[{extra}]" if extra else "")

@@ -10,7 +10,7 @@ from typing import Any
 from peftlab.errors import PlanRefused, StudyError
 from peftlab.planning.arms import Arms, Ready
 from peftlab.planning.budgets import resolve_budgets
-from peftlab.planning.plan import Plan, PlannedRun, PlanOptions, task_name
+from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
 from peftlab.planning.prefix import Decision
 from peftlab.planning.search import (
     Key,
@@ -35,6 +35,7 @@ from peftlab.records.record import RunConfig
 from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells, checked_train, select_cells
 from peftlab.study.schema import ADAPTER, Study, Train
+from peftlab.study.task_name import task_name
 
 
 def make_plan(study: Study, options: PlanOptions) -> Plan:

@@ -25,6 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)))
 COLUMN_WIDTH_IN = 5.5  #: text width of a single-column paper
 WIDE_IN = 7.2
+MOST_OVERHANG = 0.05  #: of a label, as a share of the figure, for which room is made
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
 LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF")
@@ -173,7 +174,7 @@ def settle(figure: Figure) -> Figure:
         engine.execute(figure)
         margins = np.zeros(4)
         for _ in range(3):
-            if not (over := _overhang(figure)).any():
+            if not 0 < (over := _overhang(figure)).max() <= MOST_OVERHANG:  # beyond that it has no room for its parts at all
                 break
             left, low, right, high = margins = margins + over
             engine.set(rect=(left, low, 1 - left - right, 1 - low - high))

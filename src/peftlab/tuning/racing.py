@@ -14,11 +14,12 @@ from peftlab.analysis.racing import Left, Race, Rule, race
 from peftlab.analysis.reading import RunRecord, read_json
 from peftlab.analysis.words import equation_p, is_share, show_difference, show_margin
 from peftlab.errors import RecordError, StudyError, nearest
-from peftlab.planning.plan import Plan, task_name
+from peftlab.planning.plan import Plan
 from peftlab.records.record import RunConfig, RunError, to_json
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
+from peftlab.study.task_name import task_name
 
 FILE = "racing.json"
 
