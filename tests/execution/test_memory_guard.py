@@ -67,10 +67,10 @@ def test_the_next_or_else_the_largest_that_fits(needs: list[float], free: float)
 def test_what_runs_in_progress_will_still_take_is_kept_for_them(free_mb: list[float]) -> None:
     held = psutil.Process().memory_full_info().uss / 1e6
     guard, queue = MemoryGuard("cpu", 1.0), [needing(100.0)]
-    growing = InProgress(needing(held + 850.0), os.getpid(), False)  # 0.9 * (1000 + held) - (held + 850) < 100
+    growing = InProgress((needing(held + 850.0),), os.getpid(), False)  # 0.9 * (1000 + held) - (held + 850) < 100
     assert guard.pick(queue, [growing], own_mb) is None
     guard.look_again()
-    assert guard.pick(queue, [InProgress(needing(held), os.getpid(), False)], own_mb) is queue[0] or held > 8000
+    assert guard.pick(queue, [InProgress((needing(held),), os.getpid(), False)], own_mb) is queue[0] or held > 8000
     accelerator = MemoryGuard("cpu", 1.0)
     assert accelerator.room_mb([]) == pytest.approx(900.0)
 
@@ -90,7 +90,7 @@ def test_memory_that_comes_back_ends_the_wait(free_mb: list[float]) -> None:
 def test_patience_is_for_others_only(free_mb: list[float]) -> None:
     """However long our own runs take: the wait that can be in vain begins when none is left."""
     free_mb[0] = 50.0
-    ours = [InProgress(needing(1.0), os.getpid(), True)]
+    ours = [InProgress((needing(1.0),), os.getpid(), True)]
     guard, queue = MemoryGuard("cpu", 0.2), [needing(1e6)]
     assert guard.pick(queue, ours, own_mb) is None
     time.sleep(0.15)

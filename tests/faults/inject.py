@@ -7,18 +7,19 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftlab.execution import worker
+from peftlab.execution import stacked, worker
 from peftlab.execution.forward import Forward
-from peftlab.execution.protocol import WorkerOptions
+from peftlab.execution.protocol import Part, WorkerOptions
 from peftlab.records import commit, journal
 from peftlab.records.manifest import MANIFEST
 from peftlab.records.run_folder import RunFolder
 from peftlab.training import checkpoint
 from peftlab.training.loop import Trainer
+from peftlab.training.stack import Stack
 
 
 def order(results: Path) -> Path:
@@ -33,6 +34,16 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Any) -
         asked.unlink()
         FAULTS[fault.pop("fault")](RunFolder(path), **fault)
     return worker.main(config_json, path, options, connection)
+
+
+def stack_main(parts: Sequence[Part], options: WorkerOptions) -> int:
+    """The same for runs that share a process; the fault is in the first of them, or in whoever comes there first."""
+    asked = order(Path(parts[0].path).parents[2])
+    if asked.exists():
+        fault = json.loads(asked.read_text())
+        asked.unlink()
+        FAULTS[fault.pop("fault")](RunFolder(parts[0].path), **fault)
+    return stacked.main(parts, options)
 
 
 def die(*_: Any) -> None:
@@ -227,10 +238,22 @@ def eat(folder: RunFolder, step: int, group: str) -> None:
     at_step(step, take)
 
 
+def joint_pass_fails(folder: RunFolder, number: int) -> None:
+    """Memory runs out in a pass of all runs together."""
+    calls = []
+
+    def look(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == number:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    before(Stack, "_compute", look)
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         kill, kill_between_micro_batches, kill_in_weights, kill_before_manifest, kill_between_renames, kill_in_deletion,
-        kill_in_append, slow_save, fill_disk, chatter, hang, ask_to_stop, clock, eat,
+        kill_in_append, slow_save, fill_disk, chatter, hang, ask_to_stop, clock, eat, joint_pass_fails,
     )
 }  # fmt: skip

@@ -61,6 +61,11 @@ class Adapter(Component, ABC):
     takes_slices: ClassVar[bool] = False  #: adapts slices of fused layers as layers of their own (nn/surgery.py)
 
     @property
+    def unstackable(self) -> str:
+        """Why its runs are not computed together with others (training/stack.py); empty where they can be."""
+        return ""
+
+    @property
     def reads_frozen(self) -> bool:
         """Whether saving looks at frozen weights, which have to be whole then."""
         return False

@@ -18,6 +18,10 @@ class Full(InPlace):
     name: ClassVar[str] = "full"
 
     @property
+    def unstackable(self) -> str:
+        return "it trains every weight, so there is nothing to share"
+
+    @property
     def needs_float(self) -> str:
         return "it trains the weight matrices themselves, and updates of quantized ones would be rounded away"
 

@@ -76,6 +76,11 @@ class Lora(PeftAdapter):
         return self.dora  # magnitudes of slices that are not adapted
 
     @property
+    def unstackable(self) -> str:
+        moves = self.init in ("pissa", "olora")
+        return f"init: {self.init} moves a part of the shared weights into the adapter" if moves else ""
+
+    @property
     def needs_float(self) -> str:
         if self.init in ("pissa", "olora"):
             return f"init: {self.init} moves a part of the weights into the adapter"

@@ -112,7 +112,13 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
         study=study,
         rows=frame,
         problems=tuple(problems),
-        warnings=tuple(warnings + row_warnings + _frame_warnings(study, frame, split) + _confounds(study, records, names)),
+        warnings=(
+            *warnings,
+            *row_warnings,
+            *_shared_costs(records),
+            *_frame_warnings(study, frame, split),
+            *_confounds(study, records, names),
+        ),
         notes=tuple(dict.fromkeys(note for r in records if r.results for note in r.results.notes)),
         split=split,
         plan=plan,
@@ -144,6 +150,15 @@ def _confounds(study: Study, records: Sequence[RunRecord], names: Mapping[str, s
     configs = (record.config for record in records)
     arms = (Trained.of((c.label, c.backbone, names[canonical(c.task)]), c.train) for c in configs)
     return unlike(arms, study.analysis.baseline)
+
+
+def _shared_costs(records: Sequence[RunRecord]) -> list[str]:
+    """On runs that were computed together with others, whose memory and time are not their own."""
+    labels = [r.config.label for r in records if r.results and r.results.time.get("stacked")]
+    if not labels:
+        return []
+    which, share = ", ".join(dict.fromkeys(labels)), f"{len(labels)} of {len(records)}"
+    return [f"Memory and time of {share} runs are those of several runs computed together, and are left out: {which}."]
 
 
 def _frame_warnings(study: Study, frame: pd.DataFrame, split: str) -> list[str]:

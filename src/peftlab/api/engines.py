@@ -21,6 +21,7 @@ class Where:
     jobs: int | None = None  #: runs at the same time; None: what fits
     processes: int = 1  #: of each run, which share its batches
     shard: bool = False  #: and its frozen weights
+    stack: str = "off"  #: runs computed together in one process: off, auto, or how many at most
     address: str | None = None  #: of a Ray cluster; None: auto
     place: Sequence[str] = ()  #: which runs go to which nodes, WHAT=RESOURCE
     gpus: float | None = None  #: for each run; None: 1 where the cluster has any
@@ -39,17 +40,25 @@ class Where:
 
     def _local(self, folder: Path, cache: Path, starts: bool) -> Engine:
         from peftlab.execution.here import Here
+        from peftlab.planning.stacking import wanted_stack
 
         given = {"--address": self.address is not None, "--place": bool(self.place), "--gpus": self.gpus is not None}
         for option, asked in {**given, "--no-shared-disk": not self.shared_disk}.items():
             if asked:
                 raise OptionError("this option is for another engine", where=option, remedy="add --engine ray, or leave it out")
-        return Here(cache=cache, jobs=self.jobs, starts=starts, processes=self.processes, shard=self.shard)
+        if self.processes > 1 and self.stack != "off":
+            remedy = "leave out --stack or --processes"
+            raise OptionError("a run of several processes shares none with other runs", where="--stack", remedy=remedy)
+        about = {"jobs": self.jobs, "processes": self.processes, "shard": self.shard}
+        return Here(cache=cache, starts=starts, stack=wanted_stack(self.stack), **about)  # pyright: ignore
 
     def _ray(self, folder: Path, cache: Path, starts: bool) -> Engine:
         from peftlab.execution.ray.engine import RayEngine
         from peftlab.execution.ray.place import Place
 
+        if self.stack != "off":
+            remedy = "leave it out: on a cluster every run has a process of its own"
+            raise OptionError("runs are not stacked on a Ray cluster", where="--stack", remedy=remedy)
         if self.processes > 1 or self.shard:
             remedy = "leave it out: on a cluster runs are spread over GPUs, one each"
             raise OptionError("a run on a Ray cluster has one process", where="--processes", remedy=remedy)

@@ -36,9 +36,10 @@ def plan(
     output: Path = RESULTS,
     prefix_cache: bool | float = True,
     fused: bool = True,
+    stack: str = "off",
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
-    narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, **_shared(prefix_cache)}
+    narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, **_shared(prefix_cache)}
     folder, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     return _shown_plan(folder, parsed, progress.plan)
 
@@ -53,6 +54,7 @@ def run(  # noqa: PLR0913
     jobs: int | None = None,
     processes: int = 1,
     shard: bool = False,
+    stack: str = "off",
     retry_failed: bool = False,
     dry_run: bool = False,
     checkpoint_every_s: float = 30.0,
@@ -72,10 +74,12 @@ def run(  # noqa: PLR0913
     ``fused``: adapted layers compute base and update together, which gives the same numbers up to rounding and dropout's draws.
     ``processes``: of each run; they share the examples of every batch (:mod:`peftlab.training.team`), one on each GPU, and
     with ``shard`` the frozen weights as well.
+    ``stack``: runs in one process that are computed together (:mod:`peftlab.training.stack`): off, auto, or so many at most.
     ``engine``: ``local`` or ``ray``; what follows is for a Ray cluster (:class:`peftlab.api.engines.Where`).
     """
     name = load_study(study, overrides).study  # a mistake in it is told at once
-    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused, **_shared(prefix_cache)}
+    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack}
+    narrowed |= _shared(prefix_cache)
 
     from rich.console import Console
 
@@ -87,16 +91,9 @@ def run(  # noqa: PLR0913
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-    where = Where(
-        engine=engine,
-        jobs=jobs,
-        processes=processes,
-        shard=shard,
-        address=address,
-        place=place,
-        gpus=gpus,
-        shared_disk=shared_disk,
-    )
+    local = {"jobs": jobs, "processes": processes, "shard": shard, "stack": stack}
+    cluster = {"address": address, "place": place, "gpus": gpus, "shared_disk": shared_disk}
+    where = Where(engine=engine, **local, **cluster)  # pyright: ignore
     machines = where.make(Path(output) / name, cache_folder(), starts=not dry_run)
     with contextlib.closing(machines), contextlib.redirect_stdout(sys.stderr):  # Ray prints what its nodes die of
         told = list(machines.open())

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from peftlab.cli._app import RESULTS, FusedLayers, Json, MaxRuns, Only, Output, Overrides, PrefixCache, StudyFile, app, show
+from peftlab.cli._app import (
+    RESULTS,
+    FusedLayers,
+    Json,
+    MaxRuns,
+    Only,
+    Output,
+    Overrides,
+    PrefixCache,
+    Stack,
+    StudyFile,
+    app,
+    show,
+)
 
 
 @app.command()
@@ -60,13 +73,14 @@ def plan(
     output: Output = RESULTS,
     prefix_cache: PrefixCache = True,
     fused: FusedLayers = True,
+    stack: Stack = "off",
     as_json: Json = False,
 ) -> None:
     """List the runs, refusals, predicted memory and time."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused, "prefix_cache": prefix_cache}
+    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack}
     show(api.plan(study, **options), as_json)
 
 
@@ -93,13 +107,14 @@ def run(
     checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="Seconds between checkpoints.")] = 30.0,
     prefix_cache: PrefixCache = True,
     fused: FusedLayers = True,
+    stack: Stack = "off",
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it; ends with the report."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused, "prefix_cache": prefix_cache}
+    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack}
     options |= {"engine": engine, "address": address, "place": place or (), "gpus": gpus, "shared_disk": shared_disk}
     options |= {
         "jobs": jobs,

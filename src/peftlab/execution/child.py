@@ -11,14 +11,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
 from peftlab.errors import LeaseHeld, PeftlabError, Stopped
-from peftlab.execution.protocol import Channel, Failed, Leased, Reused, WorkerOptions
+from peftlab.execution.protocol import Channel, Failed, Leased, Part, Reused, WorkerOptions
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.redact import redact, redact_all
@@ -47,12 +47,7 @@ def run_child(
         connection: messages to the process that started this one.
         control: orders from it: the number of a signal; its end means that process is gone.
     """
-    with suppress(OSError):
-        os.setpgid(0, 0)  # Ctrl-C goes to the starter alone, which forwards it once
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    set_threads(options.threads)
-    threading.Thread(target=_obey, args=(control,), name="control", daemon=True).start()
+    _begin(options, control)
     folder = RunFolder(path)
     try:
         with folder.lease():
@@ -70,6 +65,57 @@ def run_child(
     with suppress(OSError):
         connection.close()
     sys.exit(code)
+
+
+def run_stack(target: str, parts: Sequence[Part], options: WorkerOptions, control: Connection) -> None:
+    """Run several runs together in this process, each under its own lease, and exit with a code; else as :func:`run_child`.
+
+    ``target`` is called with (parts, options), those parts that are to be run; it records what becomes of each (:func:`record`).
+    """
+    _begin(options, control)
+    code = 0
+    with ExitStack() as held:
+        ready = [part for part in parts if _ours(part, held)]
+        if ready:
+            folder = RunFolder(ready[0].path)
+            _log_to(folder)
+            try:
+                code = _resolve(target)(ready, options)
+            except (KeyboardInterrupt, SystemExit) as error:
+                code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else _exit_code(error)
+            tidy_log(folder)
+    for part in parts:
+        with suppress(OSError):
+            part.connection.close()
+    sys.exit(code)
+
+
+def _ours(part: Part, held: ExitStack) -> bool:
+    """Take the lease of a run and make its folder ready; False, and told, where there is nothing to run."""
+    folder, channel = RunFolder(part.path), Channel(part.connection)
+    try:
+        held.enter_context(folder.lease())
+    except PeftlabError as error:
+        channel.send(Leased(error.what) if isinstance(error, LeaseHeld) else Failed(redact_all(error.as_json())))
+        return False
+    if _ended(folder, part.retry):
+        channel.send(Reused())
+        return False
+    try:
+        _make_ready(folder, part.config, part.retry)
+    except PeftlabError as error:
+        record(folder, error, part.connection)
+        return False
+    return True
+
+
+def _begin(options: WorkerOptions, control: Connection) -> None:
+    with suppress(OSError):
+        os.setpgid(0, 0)  # Ctrl-C goes to the starter alone, which forwards it once
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    set_threads(options.threads)
+    threading.Thread(target=_obey, args=(control,), name="control", daemon=True).start()
 
 
 def set_threads(threads: int) -> None:
@@ -134,26 +180,36 @@ def error_hash(folder: RunFolder) -> str:
 
 
 def _run(folder: RunFolder, target: str, config_json: str, options: WorkerOptions, retry: str, connection: Connection) -> int:
-    found = error_hash(folder)
-    if folder.results() is not None or (found and found != retry):  # another runner was faster
+    if _ended(folder, retry):
         Channel(connection).send(Reused())
         return 0
-    if found:
-        folder.clear_error()
-    folder.sweep()
     try:
-        folder.create(RunConfig.model_validate_json(config_json))
+        _make_ready(folder, config_json, retry)
         code = _resolve(target)(config_json, str(folder.path), options, connection)
     except Stopped as error:
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as error:
         return INTERRUPTED if isinstance(error, KeyboardInterrupt) else _exit_code(error)
     except BaseException as error:  # whatever a run dies of is its record
-        return _record(folder, error, connection)
+        return record(folder, error, connection)
     return code if isinstance(code, int) else 0
 
 
-def _record(folder: RunFolder, error: BaseException, connection: Connection) -> int:
+def _ended(folder: RunFolder, retry: str) -> bool:
+    """Whether another runner was faster."""
+    found = error_hash(folder)
+    return folder.results() is not None or bool(found and found != retry)
+
+
+def _make_ready(folder: RunFolder, config_json: str, retry: str) -> None:
+    if retry:
+        folder.clear_error()
+    folder.sweep()
+    folder.create(RunConfig.model_validate_json(config_json))
+
+
+def record(folder: RunFolder, error: BaseException, connection: Connection | None) -> int:
+    """Keep what a run died of in its folder, and tell; returns the exit code that says so."""
     if isinstance(error, PeftlabError):
         described, code = error.as_json(), error.exit_code
     else:

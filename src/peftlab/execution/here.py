@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peftlab.errors import PlanRefused
 from peftlab.execution.follower import ingredients_of
@@ -16,6 +17,7 @@ from peftlab.execution.protocol import WorkerOptions
 from peftlab.planning.estimate import HEADROOM, Estimate
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import Plan
+from peftlab.planning.stacking import Stacking, Wanted
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 
@@ -29,6 +31,7 @@ class Here:
     starts: bool = True  #: something will be run
     processes: int = 1  #: of each run, which share its batches
     shard: bool = False  #: and its frozen weights
+    stack: Wanted = "off"  #: runs computed together in one process
 
     @property
     def available_mb(self) -> None:
@@ -63,7 +66,9 @@ class Here:
         jobs = max(1, jobs_that_fit(plan, machine) // self.processes) if self.jobs is None else self.jobs  # checked before
         threads = 1 if machine.device == "cpu" else max(1, machine.cores // self.processes)
         options = dataclasses.replace(options, threads=threads, device=machine.device, processes=self.processes, shard=self.shard)
-        return execute(folder, configs, jobs=jobs, options=options, listener=listener, retry_failed=retry_failed)
+        stacking = Stacking(self.stack)
+        given: dict[str, Any] = {"jobs": jobs, "options": options, "listener": listener, "stacking": stacking}
+        return execute(folder, configs, **given, retry_failed=retry_failed)
 
     def close(self) -> None:
         pass

@@ -3,7 +3,7 @@
 A fork server with everything imported makes a new process in a fraction of a second (macOS: a fresh process, which imports
 again). Every run has a lease, so several executions of one study share the work. Whatever happens to one process, the others go
 on; whatever happens to this one, its children save and stop. A run is started when there is memory for it: in the order given,
-and where that is short the largest that fits.
+and where that is short the largest that fits. Where that is wanted, several runs share one process and are computed together.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 from peftlab.errors import OptionError, RecordError
 from peftlab.execution.agenda import Agenda, key_of
-from peftlab.execution.child import INTERRUPTED, TERMINATED, run_child
+from peftlab.execution.child import INTERRUPTED, TERMINATED
 from peftlab.execution.deaths import death, record_death
 from peftlab.execution.memory_guard import LOOK_EVERY_S, InProgress, MemoryGuard, own_mb
 from peftlab.execution.outcome import Ending, Outcome
-from peftlab.execution.processes import out_of_memory_kills, process_context, signals, start_up, warm_up
+from peftlab.execution.processes import signals, warm_up
 from peftlab.execution.progress import Listener
-from peftlab.execution.protocol import Failed, Leased, Reused, Step, WorkerOptions
-from peftlab.execution.silence import Watch
+from peftlab.execution.protocol import Moved, WorkerOptions
+from peftlab.execution.workers import Host, Worker, launch
+from peftlab.planning.stacking import Stacking
 from peftlab.records.record import RunConfig
-from peftlab.records.store import ResultsFolder, RunFolder
+from peftlab.records.store import ResultsFolder
 
 __all__ = ["WORKER", "execute", "warm_up"]
 
 WORKER = "peftlab.execution.worker:main"
+STACK = "peftlab.execution.stacked:main"
 
 
-def execute(
+def execute(  # noqa: PLR0913
     folder: ResultsFolder,
     configs: Sequence[RunConfig],
     *,
@@ -46,6 +46,8 @@ def execute(
     listener: Listener,
     retry_failed: bool = False,
     target: str = WORKER,
+    stacking: Stacking | None = None,
+    stack_target: str = STACK,
 ) -> Outcome:
     """Run what is not done yet, and wait for it.
 
@@ -57,6 +59,8 @@ def execute(
         listener: is told what happens.
         retry_failed: also run what failed before (their errors are kept).
         target: ``module:function`` of the worker.
+        stacking: which runs share a process; None: none do.
+        stack_target: ``module:function`` of a process that several runs share.
 
     Returns:
         what became of every run; a run that another process works on is counted as ``leased``.
@@ -68,33 +72,24 @@ def execute(
     if jobs < 1:
         raise OptionError(f"jobs must be at least 1 (got {jobs})", where="--jobs", remedy="use --jobs 1")
     agenda = Agenda(folder, configs, listener, retry_failed=retry_failed)
-    return _Execution(folder, agenda, jobs, options, listener, target).run()
-
-
-@dataclass
-class _Worker:
-    config: RunConfig
-    folder: RunFolder
-    process: Any
-    connection: Connection
-    control: Connection
-    out_of_memory_kills: int
-    watch: Watch
-    started_s: float = field(default_factory=time.monotonic)
-    leased: bool = False
-    reused: bool = False
-    stepped: bool = False
-    error: dict[str, str] | None = None  #: that it told; on a full disk not even that can be written
-    hung_s: float | None = None  #: it was ended after this long a silence
+    return _Execution(folder, agenda, jobs, options, listener, (target, stack_target), stacking or Stacking()).run()
 
 
 class _Execution:
     def __init__(
-        self, folder: ResultsFolder, agenda: Agenda, jobs: int, options: WorkerOptions, listener: Listener, target: str
+        self,
+        folder: ResultsFolder,
+        agenda: Agenda,
+        jobs: int,
+        options: WorkerOptions,
+        listener: Listener,
+        targets: tuple[str, str],
+        stacking: Stacking,
     ) -> None:
         self.folder, self.agenda, self.jobs = folder, agenda, jobs
-        self.options, self.listener, self.target = options, listener, target
-        self.active: list[_Worker] = []
+        self.options, self.listener, self.targets, self.stacking = options, listener, targets, stacking
+        self.active: list[Worker] = []
+        self.alone: set[str] = set()  #: keys of runs whose stack broke
         self.guard = MemoryGuard(options.device, options.memory_patience_s, options.processes)
         self.signals: deque[int] = deque()  #: come, not yet acted on
 
@@ -117,7 +112,7 @@ class _Execution:
 
     def _fill(self) -> bool:
         """Start what can be started; whether anything is left to start."""
-        while self.agenda.stop is None and len(self.active) < self.jobs:
+        while self.agenda.stop is None and len(self._hosts()) < self.jobs:
             if not self.active:
                 self.agenda.take_deferred()
             if not self.agenda.queue or not self._begin_next():
@@ -127,11 +122,11 @@ class _Execution:
     def _begin_next(self) -> bool:
         """Begin a run that there is memory for; whether there is one."""
         queue, before = self.agenda.queue, self.guard.short
-        active = [InProgress(worker.config, worker.process.pid, worker.stepped) for worker in self.active]
+        active = [self._in_progress(host) for host in self._hosts()]
         config = self.guard.pick(queue, active, self._needed_mb)
         if config is not None:
             queue.remove(config)
-            self._begin(config)
+            self._begin(config, active)
         elif given_up := self.guard.given_up(active):
             queue.remove(given_up.config)
             self.agenda.end(Ending(given_up.config, "failed", error=given_up.refusal()))
@@ -139,12 +134,19 @@ class _Execution:
             self.listener.waiting(self.guard.short)
         return config is not None
 
+    def _hosts(self) -> list[Host]:
+        return list(dict.fromkeys(worker.host for worker in self.active))
+
+    def _in_progress(self, host: Host) -> InProgress:
+        inside = [worker for worker in self.active if worker.host is host]
+        return InProgress(tuple(w.config for w in inside), host.process.pid, any(w.stepped for w in inside))
+
     def _needed_mb(self, config: RunConfig) -> float:
         """Nothing where no process will be started."""
         starts = self.agenda.standing(config, self.folder.run(config)) == "open"
         return self.guard.needed_mb(config) if starts and own_mb(config) else 0.0
 
-    def _begin(self, config: RunConfig) -> None:
+    def _begin(self, config: RunConfig, active: list[InProgress]) -> None:
         run = self.folder.run(config)
         standing = self.agenda.standing(config, run)
         if standing == "leased":
@@ -152,28 +154,44 @@ class _Execution:
         elif standing == "ended":
             self.agenda.end_as_found(config, run)
         else:
-            self.active.append(self._launch(config, run.make()))
+            others = self._companions(config, active)
+            for other in others:
+                self.agenda.queue.remove(other)
+            self._launch([config, *others])
 
-    def _launch(self, config: RunConfig, run: RunFolder) -> _Worker:
-        context = process_context()
-        connection, theirs = context.Pipe(duplex=False)
-        orders, control = context.Pipe(duplex=False)
-        text, retry = config.model_dump_json(), self.agenda.retry.get(key_of(config), "")
-        arguments = (self.target, text, str(run.path), self.options, retry, theirs, orders)
-        process = context.Process(target=run_child, args=arguments, name=f"{config.label} seed {config.seed}")
-        with start_up():
-            process.start()
-        theirs.close()
-        orders.close()
-        watch = Watch.of(config, self.options.silence_s)
-        return _Worker(config, run, process, connection, control, out_of_memory_kills(), watch)
+    def _companions(self, config: RunConfig, active: list[InProgress]) -> list[RunConfig]:
+        """Queued runs that are begun in one process with this one: fresh ones, as many as there is memory for."""
+        if not self._fresh(config):
+            return []
+        free = self.jobs - len(self._hosts())
+        found = self.stacking.companions(config, (other for other in self.agenda.queue if self._fresh(other)), free)
+        if not found:
+            return []
+        room = self.guard.room_mb(active) - self.guard.needed_mb(config)
+        fitting: list[RunConfig] = []
+        for other in found:
+            room -= self.guard.needed_mb(other)
+            if room < 0:
+                break
+            fitting.append(other)
+        return fitting
+
+    def _fresh(self, config: RunConfig) -> bool:
+        """Whether nothing of it was done yet: what was begun, and what was in a stack that broke, goes on by itself."""
+        if key_of(config) in self.alone:
+            return False
+        run = self.folder.run(config)
+        return self.agenda.standing(config, run) == "open" and not any(run.checkpoints.glob("*/step-*"))
+
+    def _launch(self, configs: Sequence[RunConfig]) -> None:
+        runs = [(config, self.folder.run(config).make(), self.agenda.retry.get(key_of(config), "")) for config in configs]
+        self.active += launch(runs, self.options, *self.targets)
 
     def _wait(self, wake: int) -> None:
-        waited: list[Any] = [wake]
-        for worker in self.active:
-            waited += [worker.process.sentinel] if worker.connection.closed else [worker.connection, worker.process.sentinel]
+        waited: list[Any] = [wake, *(host.process.sentinel for host in self._hosts())]
+        waited += [worker.connection for worker in self.active if not worker.connection.closed]
         looks = [LOOK_EVERY_S] if self.guard.short is not None and self.agenda.queue else []
-        watches = [worker.watch.due_in_s() for worker in self.active if worker.hung_s is None]
+        watches = [worker.watch.due_in_s() for worker in self.active if self._watched(worker)]
         patience_s = min((*looks, *watches), default=None)
         ready = set(multiprocessing.connection.wait(waited, patience_s))
         if wake in ready:
@@ -181,53 +199,68 @@ class _Execution:
         while self.signals:
             self._on_signal(self.signals.popleft())
         for worker in list(self.active):
-            if worker.connection in ready or worker.process.sentinel in ready:
+            over = worker.host.process.sentinel in ready
+            if worker.connection in ready or over:
                 self._receive(worker)
-            if worker.process.sentinel in ready:
+            if over:
                 self.active.remove(worker)
                 self._conclude(worker)
-            elif worker.hung_s is None:
+            elif self._watched(worker):
                 self._listen_for(worker)
 
-    def _listen_for(self, worker: _Worker) -> None:
+    def _watched(self, worker: Worker) -> bool:
+        return worker.hung_s is None and not worker.ended
+
+    def _listen_for(self, worker: Worker) -> None:
         """Tell of a long silence, and end it where its study says so."""
-        silence = worker.watch.look(worker.config, worker.folder, worker.process.pid)
+        silence = worker.watch.look(worker.config, worker.folder, worker.host.process.pid)
         if silence is not None:
             self.listener.silent(silence)
             if silence.ends:
                 worker.hung_s = silence.silent_s
-                worker.process.kill()
+                worker.host.process.kill()
 
-    def _receive(self, worker: _Worker) -> None:
+    def _receive(self, worker: Worker) -> None:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
-                worker.watch.heard(message)
-                worker.leased |= isinstance(message, Leased)
-                worker.reused |= isinstance(message, Reused)
-                worker.stepped |= isinstance(message, Step)
-                worker.error = dict(message.error) if isinstance(message, Failed) else worker.error
+                for other in self.active:
+                    if other.host is worker.host:  # in a stack one speaks while the others wait
+                        other.watch.heard(message)
+                worker.heard(message)
                 self.listener.message(worker.config, message)
         except (EOFError, OSError):
             worker.connection.close()
 
-    def _conclude(self, worker: _Worker) -> None:
-        worker.process.join()
-        code = worker.process.exitcode
+    def _conclude(self, worker: Worker) -> None:
+        host = worker.host
+        host.process.join()
+        code = host.process.exitcode
         worker.connection.close()
-        worker.control.close()
+        host.control.close()
         self.guard.look_again()
         if worker.leased:
             return self.agenda.defer(worker.config, "")
         if worker.reused:
             return self.agenda.end_as_found(worker.config, worker.folder)
+        if self._goes_on_alone(worker):
+            self.alone.add(key_of(worker.config))
+            self.agenda.queue.appendleft(worker.config)
+            return self.listener.message(
+                worker.config, Moved("the process that it shared with other runs ended: it goes on by itself")
+            )
         try:
-            ending = self._ending_of(worker, code, time.monotonic() - worker.started_s)
+            ending = self._ending_of(worker, code, time.monotonic() - host.started_s)
         except RecordError as error:  # one record that cannot be read is no reason to leave the other runs undone
             ending = Ending(worker.config, "failed-before", error=error.as_json())
         return self.agenda.end(ending)
 
-    def _ending_of(self, worker: _Worker, code: int | None, duration_s: float) -> Ending:
+    def _goes_on_alone(self, worker: Worker) -> bool:
+        """Whether it was in a stack that ended before it: nobody can say whose fault that is."""
+        ended = worker.hung_s is not None or worker.error is not None or worker.folder.status() in ("finished", "failed")
+        return worker.host.stacked and self.agenda.stop is None and not ended
+
+    def _ending_of(self, worker: Worker, code: int | None, duration_s: float) -> Ending:
         status = worker.folder.status()
         if status == "finished":
             results = worker.folder.results()
@@ -236,7 +269,7 @@ class _Execution:
         if status != "failed" and (self.agenda.stop is not None or code in (TERMINATED, INTERRUPTED)):
             return Ending(worker.config, "interrupted", time_s=duration_s)
         if status != "failed":
-            told = worker.error or death(code, worker.hung_s, worker.out_of_memory_kills, worker.folder)
+            told = worker.error or death(code, worker.hung_s, worker.host.out_of_memory_kills, worker.folder)
             return Ending(worker.config, "failed", time_s=duration_s, error=record_death(worker.folder, worker.config, told))
         failure = worker.folder.error()  # of an earlier try, where this one could not write its own
         error = worker.error or (dict(failure.error) if failure else {})
@@ -245,21 +278,21 @@ class _Execution:
     def _on_signal(self, number: int) -> None:
         """First: ask every child to save and stop. Second: end them now."""
         again = self.agenda.ask_to_stop(number)
-        for worker in self.active:
+        for host in self._hosts():
             with suppress(OSError, ValueError):
                 if again:
-                    worker.process.kill()
+                    host.process.kill()
                 else:
-                    worker.control.send(signal.Signals(number).value)
+                    host.control.send(signal.Signals(number).value)
         self.listener.stopping(number, again)
 
     def _abandon(self) -> None:
         """We cannot go on: children save and stop, and are not left behind."""
-        for worker in self.active:
-            worker.control.close()
+        for host in self._hosts():
+            host.control.close()
         deadline = time.monotonic() + 30
-        for worker in self.active:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+        for host in self._hosts():
+            host.process.join(max(0.0, deadline - time.monotonic()))
+            if host.process.is_alive():
+                host.process.kill()
+                host.process.join()

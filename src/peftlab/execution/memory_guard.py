@@ -37,9 +37,9 @@ class Shortage:
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    """A run that takes memory now."""
+    """A process that takes memory now."""
 
-    config: RunConfig
+    configs: tuple[RunConfig, ...]  #: of its runs
     pid: int
     stepped: bool  #: has done a step, so that it holds what it needs
 
@@ -94,7 +94,7 @@ class MemoryGuard:
         device = resolve_device(self.device).type
         held = promised = 0.0
         for run in active:
-            own = self.needed_mb(run.config)
+            own = sum(map(self.needed_mb, run.configs))
             has = _held_mb(run, device)
             held += has
             promised += max(own, has)
@@ -124,7 +124,7 @@ class MemoryGuard:
 def _held_mb(run: InProgress, device: str) -> float:
     """On a CPU pages of its own; an accelerator's allocator keeps what the first step took."""
     if device != "cpu":
-        return own_mb(run.config) if run.stepped else 0.0
+        return sum(map(own_mb, run.configs)) if run.stepped else 0.0
     with suppress(psutil.Error):
         first = psutil.Process(run.pid)
         return sum(process.memory_full_info().uss for process in (first, *first.children(recursive=True))) / _MB

@@ -38,6 +38,16 @@ class WorkerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One run of a process that runs several together."""
+
+    config: str  #: JSON of the run's configuration
+    path: str  #: the run's folder
+    retry: str  #: SHA-256 of the ``error.json`` that may be retried; empty: no error is retried
+    connection: Connection  #: messages about it
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The run begins at ``step`` (above 0: continued from a checkpoint) of ``total`` optimizer steps (0: not known yet)."""
 

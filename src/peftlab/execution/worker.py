@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import gc
 import signal
-import statistics
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, OutOfMemory, Stopped
+from peftlab.execution.costs import memory_of, shared, stack_note, times_of
 from peftlab.execution.crew import crew
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.final_evaluation import FinalEvaluation
@@ -39,6 +39,7 @@ from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Trainer
 from peftlab.training.memory import MemoryMeter
+from peftlab.training.passes import Passes
 from peftlab.training.precision import resolve_device, resolve_precision
 from peftlab.training.quantization import first_batches
 from peftlab.training.sharding import shard_frozen
@@ -60,14 +61,6 @@ def main(config_json: str, path: str, options: WorkerOptions, connection: Connec
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            str(error).split("\n")[0],
-            where=config.label,
-            remedy="lower train.batch_size, set train.gradient_checkpointing, or train.on_out_of_memory: accumulate",
-        ) from error
     return 0
 
 
@@ -80,10 +73,20 @@ class Run:
         options: how it is executed, which is no part of its identity.
         channel: to whom progress is told.
         stop: asked whether to stop: between two steps, and wherever the run waits before them.
+        passes: who computes its forward and backward passes; None: it does.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, options: WorkerOptions, channel: Channel, stop: StopFlag) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        options: WorkerOptions,
+        channel: Channel,
+        stop: StopFlag,
+        passes: Passes | None = None,
+    ) -> None:
         self.config, self.folder, self.options, self.channel, self.stop = config, folder, options, channel, stop
+        self.passes = passes or Passes()
         self.flags: list[str] = []
         self.notes: list[str] = []
         train, device = Train.model_validate(config.train), resolve_device(options.device)
@@ -101,13 +104,17 @@ class Run:
 
         Raises:
             Stopped: ``stop`` asked for it; the step in flight is finished and saved.
-            PeftlabError: what the run's components, its record or the disk have against it.
-            RuntimeError: of torch, memory that ran out included, where the study declares no answer to it.
+            PeftlabError: what the run's components, its record or the disk have against it; memory that ran out, where the
+                study declares no answer to it.
+            RuntimeError: of torch.
         """
         try:
             results = self._results()
         except BaseException as error:
             self.tracking.leave("interrupted" if isinstance(error, Stopped) else "failed")
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                remedy = "lower train.batch_size, set train.gradient_checkpointing, or train.on_out_of_memory: accumulate"
+                raise OutOfMemory(str(error).split("\n")[0], where=self.config.label, remedy=remedy) from error
             raise
         results = results.model_copy(update={"notes": [*results.notes, *self.tracking.end(results.status, results)]})
         self.folder.finish(results)
@@ -123,17 +130,19 @@ class Run:
         adapted, trainer, fitted, memory, metrics = self._fit(ingredients, task)
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
-        measured = memory.result(adapted, trainer.optimizer)
-        if self.options.processes > 1:
-            measured["notes"] = [*measured["notes"], f"of the first of {self.options.processes} processes; nothing was predicted"]
-        elif self.config.predicted:
-            measured |= {"predicted_peak_mb": self.config.predicted["peak_mb"], "predicted": self.config.predicted["parts_mb"]}
+        measured = memory_of(memory.result(adapted, trainer.optimizer), self.config, self.options.processes)
+        times, stacked = self._times(fitted, trainer), self.passes.record()
+        if stacked:
+            measured, times = shared(measured, times, stacked)
+            self.notes.append(stack_note(stacked))
         self.fused.write(adapted)
         with disk_errors(self.folder.adapter):
             ingredients.adapter.save(adapted, self.folder.adapter)
         reports = trainer.chain.report()
         if self.options.processes > 1:
             reports["efficiency.json"] = {**reports.get("efficiency.json", {}), "first_of_processes": self.options.processes}
+        elif stacked:
+            reports["efficiency.json"] = {"stacked": stacked}  # nothing of it is one run's
         for name, content in reports.items():
             self.folder.write_json(name, content)
         for name, arrays in trainer.chain.arrays().items():
@@ -155,7 +164,7 @@ class Run:
             thresholds=dict(trainer.selected.thresholds),
             parameters=reports["parameters.json"],
             memory=measured,
-            time=self._times(fitted, trainer),
+            time=times,
             splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
             quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
             flags=[*self.flags, *self.prefix.flags],
@@ -246,6 +255,8 @@ class Run:
         hooks += self._watching(ingredients, task, splits, adapted)
         hooks.append(memory.hook(adapted))
         cut, given = self.prefix.begin(self.attempt, ingredients, task, splits, adapted)
+        if cut is not adapted:
+            self.passes.leave("its frozen layers are computed once for all runs")
         trainer = Trainer(
             adapted=cut,
             task=given,
@@ -260,6 +271,7 @@ class Run:
             listener=Forward(self.folder, self.channel, memory, self.tracking),
             should_stop=self.stop,
             team=team,
+            passes=self.passes,
         )
         with memory:
             return adapted, trainer, trainer.fit(), memory
@@ -280,15 +292,8 @@ class Run:
         return [hook for probe in probes if (hook := probe.hook(adapted, view)) is not None]
 
     def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
-        examples = fitted.steps * trainer.schedule.effective_batch
         return {
-            "train_s": fitted.train_s,
-            "evaluate_s": trainer.evaluate_s,
-            "total_s": time.perf_counter() - self.began,
-            "cpu_s": time.process_time() - self.cpu_began,
-            "hooks_s": {name: seconds for name, seconds in trainer.chain.seconds.items() if seconds > 0},
-            "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
-            "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
+            **times_of(fitted, trainer, self.began, self.cpu_began),
             "threads": torch.get_num_threads(),
             "processes": self.options.processes,
             **({"sharded": self.sharded} if self.sharded else {}),

@@ -110,12 +110,17 @@ class FusedSlices(SlicedLinear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         try:
-            weight, bias, branches = self._together(x)
+            weight, bias, branches = self.whole(x)
         except Plain:
             return super().forward(x)
         return low_rank_linear(x, weight, bias, branches)
 
-    def _together(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, list[Branch]]:
+    def whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, list[Branch]]:
+        """The frozen weight of all slices, its bias, and the updates of those that are adapted.
+
+        Raises:
+            Plain: a slice cannot be computed that way.
+        """
         start, weights, biases, branches = 0, [], [], []
         for part in self.children():
             base, branch = part, None

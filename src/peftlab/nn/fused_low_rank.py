@@ -28,6 +28,8 @@ class Branch:
     scale: float
     dropout: float = 0.0  #: share of the entries of x that this call drops; 0 outside training
     start: int = 0
+    rows: tuple[int, int] | None = None  #: only of these rows of x (first, behind the last), x taken as [M, d_in]; None: of all
+    generator: torch.Generator | None = None  #: of the masks; None: torch's default
 
 
 def low_rank_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, branches: Sequence[Branch]) -> torch.Tensor:
@@ -48,7 +50,7 @@ def add_low_rank(product: torch.Tensor, x: torch.Tensor, branch: Branch) -> torc
     return y.to(product.dtype)
 
 
-def dropped_places(size: int, share: float, device: torch.device) -> torch.Tensor:
+def dropped_places(size: int, share: float, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
     """Which of ``size`` entries a mask drops, each independently with probability ``share``: int64, ``size`` where it is none.
 
     The gaps between dropped entries are geometric, so that only share x size random numbers are drawn instead of one for every
@@ -56,15 +58,19 @@ def dropped_places(size: int, share: float, device: torch.device) -> torch.Tenso
     masks have the distribution of torch's, not its draws. As many are drawn as are needed but for one time in 10^15.
     """
     mean = size * share
-    drawn = torch.rand(int(mean + 8 * math.sqrt(mean) + 8), device=device)
+    drawn = torch.rand(int(mean + 8 * math.sqrt(mean) + 8), device=device, generator=generator)
     gaps = drawn.neg_().log1p_().div_(math.log1p(-share)).to(torch.int64).add_(1)
     return gaps.cumsum_(0).sub_(1).clamp_(max=size)
 
 
 def _arguments(x: torch.Tensor, branches: Sequence[Branch], factors: Sequence[torch.Tensor]) -> list[Any]:
-    """What follows in the function: (scale, start) of all branches, then A, B and the dropped places of each."""
-    plan = tuple((branch.scale / (1 - branch.dropout), branch.start) for branch in branches)
-    dropped = [dropped_places(x.numel(), b.dropout, x.device) if b.dropout else None for b in branches]
+    """What follows in the function: (scale, start, rows) of all branches, then A, B and the dropped places of each."""
+    wide, everything = x.shape[-1], (0, x.numel() // x.shape[-1])
+    plan = tuple((branch.scale / (1 - branch.dropout), branch.start, branch.rows or everything) for branch in branches)
+    dropped = [
+        dropped_places((last - first) * wide, b.dropout, x.device, b.generator) if b.dropout else None
+        for b, (_, _, (first, last)) in zip(branches, plan, strict=True)
+    ]
     return [plan, *(t for i in range(len(branches)) for t in (factors[2 * i], factors[2 * i + 1], dropped[i]))]
 
 
@@ -95,15 +101,15 @@ class _LowRank(torch.autograd.Function):
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         product: torch.Tensor | None,
-        plan: tuple[tuple[float, int], ...],
+        plan: tuple[tuple[float, int, tuple[int, int]], ...],
         *factors: Any,
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         y = product.reshape(-1, product.shape[-1]).clone() if weight is None else F.linear(rows, weight, bias)  # pyright: ignore
         inner = []
-        for (scale, start), (A, B, places) in zip(plan, _threes(factors), strict=True):
-            narrow = (A @ _zeroed(rows, places).t()).mul_(scale)
-            y[:, start : start + B.shape[0]].addmm_(narrow.t(), B.t())
+        for (scale, start, (first, last)), (A, B, places) in zip(plan, _threes(factors), strict=True):
+            narrow = (A @ _zeroed(rows[first:last], places).t()).mul_(scale)
+            y[first:last, start : start + B.shape[0]].addmm_(narrow.t(), B.t())
             inner.append(narrow)
         ctx.plan, ctx.shape = plan, x.shape
         ctx.save_for_backward(rows, weight, *factors, *inner)
@@ -116,35 +122,48 @@ class _LowRank(torch.autograd.Function):
         factors, inner = saved[: 3 * len(ctx.plan)], saved[3 * len(ctx.plan) :]
         wide = gradients[0].reshape(-1, gradients[0].shape[-1])
         d_x: torch.Tensor | None = None
-        plain: list[tuple[torch.Tensor, torch.Tensor]] = []  # parts of d_x without a mask
+        plain: list[tuple[slice, torch.Tensor, torch.Tensor]] = []  # parts of d_x without a mask
         d_factors: list[Any] = []
-        for i, ((scale, start), (A, B, places)) in enumerate(zip(ctx.plan, _threes(factors), strict=True)):
+        for i, ((scale, start, (first, last)), (A, B, places)) in enumerate(zip(ctx.plan, _threes(factors), strict=True)):
             of_x, of_A, of_B = ctx.needs_input_grad[0], *ctx.needs_input_grad[5 + 3 * i : 7 + 3 * i]
-            part = wide[:, start : start + B.shape[0]]
+            mine = slice(first, last)
+            part = wide[mine, start : start + B.shape[0]]
             narrow = (B.t() @ part.t()).mul_(scale) if of_x or of_A else None
             d_factors += [
-                narrow @ _zeroed(rows, places) if of_A else None,  # pyright: ignore
+                narrow @ _zeroed(rows[mine], places) if of_A else None,  # pyright: ignore
                 (inner[i] @ part).t() if of_B else None,
                 None,
             ]
             if not of_x:
                 continue
             if places is None:
-                plain.append((narrow.t(), A))  # pyright: ignore
+                plain.append((mine, narrow.t(), A))  # pyright: ignore
             else:
-                room = rows.new_empty(rows.numel() + 1)
-                masked = torch.mm(narrow.t(), A, out=room[:-1].view(rows.shape))  # pyright: ignore
+                room = rows.new_empty((last - first) * rows.shape[1] + 1)
+                masked = torch.mm(narrow.t(), A, out=room[:-1].view(-1, rows.shape[1]))  # pyright: ignore
                 room.index_fill_(0, places, 0)
-                d_x = masked if d_x is None else d_x.add_(masked)
+                d_x = _added(d_x, masked, mine, rows)
         if ctx.needs_input_grad[0]:
             if weight is not None:
                 d_x = wide @ weight if d_x is None else d_x.addmm_(wide, weight)
-            for narrow, A in plain:
-                d_x = narrow @ A if d_x is None else d_x.addmm_(narrow, A)
+            for mine, narrow, A in plain:
+                if d_x is None:
+                    d_x = _added(d_x, narrow @ A, mine, rows)
+                else:
+                    d_x[mine].addmm_(narrow, A)
             assert d_x is not None
             d_x = d_x.view(ctx.shape)
         d_product = gradients[0] if ctx.needs_input_grad[3] else None
         return d_x, None, None, d_product, None, *d_factors
+
+
+def _added(d_x: torch.Tensor | None, part: torch.Tensor, mine: slice, rows: torch.Tensor) -> torch.Tensor:
+    """The gradient of x [M, d_in] with ``part`` added in its rows."""
+    if d_x is None and len(part) == len(rows):
+        return part
+    d_x = torch.zeros_like(rows) if d_x is None else d_x
+    d_x[mine].add_(part)
+    return d_x
 
 
 def _threes(factors: Sequence[Any]) -> list[Sequence[Any]]:

@@ -20,6 +20,14 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *path))
 
 
+def default_generator(device: torch.device) -> torch.Generator:
+    """torch's default generator of a device."""
+    if device.type == "cuda":
+        torch.cuda.init()
+        return torch.cuda.default_generators[device.index if device.index is not None else torch.cuda.current_device()]
+    return torch.mps._get_default_mps_generator() if device.type == "mps" else torch.default_generator  # pyright: ignore
+
+
 def seed_default(seed: int, device: torch.device) -> None:
     """Set the default generators of the CPU and of ``device``; torch's own function also asks devices that are not used."""
     torch.default_generator.manual_seed(seed)

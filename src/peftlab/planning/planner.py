@@ -31,6 +31,8 @@ from peftlab.planning.search import (
     words,
 )
 from peftlab.planning.sharing import decide, schedule_of, sentences
+from peftlab.planning.stacking import check_stack, wanted_stack
+from peftlab.planning.stacking import sentences as stack_sentences
 from peftlab.records.record import RunConfig
 from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells, checked_train, select_cells
@@ -83,13 +85,15 @@ class Planner:
         if not any(run.refusal is None for run in runs):
             reasons = "; ".join(dict.fromkeys(f"{run.label}: {run.refusal}" for run in runs))
             raise PlanRefused(f"no run of the study can be run here: {reasons}", where=self.study.study, remedy="see the reasons")
+        wanted = wanted_stack(self.options.stack)
+        check_stack(self.study, wanted)
         return Plan(
             study=self.study.study,
             question=self.study.question,
             tuning=tuning,
             runs=runs,
             warnings=tuple(self.warnings()),
-            notes=tuple(self.notes()),
+            notes=(*self.notes(), *stack_sentences((*tuning, *runs), wanted)),
             machine=self.arms.machine.as_dict(),
             higher_is_better=self.items[0].info.higher_is_better[self.study.analysis.metric],
             searches=tuple(item.search for item in searched if item.search is not None and item.refusal is None),
@@ -208,7 +212,8 @@ class Planner:
             return {}
         shared = {"prefix": decision.as_dict()} if decision is not None else {}
         parts = {k: round(v, 3) for k, v in estimate.parts_mb.items()}
-        return {"peak_mb": round(estimate.peak_mb, 3), "parts_mb": parts, **shared}
+        about = {"peak_mb": round(estimate.peak_mb, 3), "step_s": float(f"{estimate.step_time_s:.4g}")}
+        return {**about, "parts_mb": parts, **shared}
 
     def warnings(self) -> list[str]:
         """What makes the comparison unfair."""

@@ -47,7 +47,7 @@ class RunConfig(Record):
     fold: int = 0
     purpose: Literal["evaluation", "tuning"] = "evaluation"
     tuned: dict[str, Any] = {}  #: values that the tuning chose; in a tuning run those it tries
-    predicted: dict[str, Any] = {}  #: peak_mb, parts_mb: what the plan expected
+    predicted: dict[str, Any] = {}  #: peak_mb, parts_mb, step_s: what the plan expected
     evaluate_test: bool = True  #: False in tuning runs: they never see test data
 
     def identity(self) -> dict[str, Any]:

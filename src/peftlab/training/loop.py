@@ -25,6 +25,7 @@ from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.evaluation import check_finite, evaluate, to_device
 from peftlab.training.listener import Listener
 from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
+from peftlab.training.passes import Passes
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.proof import Movement, assert_frozen, frozen_hash
 from peftlab.training.recompute import enable_checkpointing
@@ -76,6 +77,7 @@ class Trainer:
     listener: Listener = dataclasses.field(default_factory=Listener)
     should_stop: Callable[[], bool] = lambda: False
     team: Team = dataclasses.field(default_factory=Team)  #: the processes of the run, of which this is one
+    passes: Passes = dataclasses.field(default_factory=Passes)  #: who computes the forward and backward passes of its steps
 
     def __post_init__(self) -> None:
         self.chain = HookChain(self.hooks)
@@ -176,7 +178,7 @@ class Trainer:
                 continue
             random = generator(self.seed, "augment", step, number, *self.team.own)
             loss = self._loss(to_device(self.task.batch(mine if share else indices, random), self.device))
-            self.scaler.scale(loss * share).backward()
+            self.passes.backward(self.scaler.scale(loss * share))
             total += loss.item() * share
         if self.scaler.is_enabled():
             self.scaler.scale(
@@ -206,7 +208,7 @@ class Trainer:
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         with autocast(self.precision, self.device):
-            outputs = self.adapted.backbone.outputs(self.adapted.module, self.task.inputs(batch))
+            outputs = self.passes.outputs(self.adapted, self.task.inputs(batch))
         loss = self.task.loss(outputs, batch, self.train.label_smoothing)
         penalty = self.chain.penalty()
         return loss if penalty is None else loss + penalty

@@ -1,0 +1,265 @@
+"""Several runs in one process, whose training steps are computed in one forward and one backward pass.
+
+Every run keeps its own loop: data order, random numbers, optimizer, schedule, clipping, losses, evaluations, checkpoints, record.
+Each goes on until it wants the outputs of a batch; when all have come so far, the batches are computed as one (nn/stacked.py),
+every run makes its loss of its rows, and the losses are differentiated together. A sum of losses gives each run's tensors the
+gradients of its own loss alone, because no tensor of one run has anything to do with the rows of another: also if that loss is
+not a number.
+
+Whoever ends, for whatever reason, leaves; whoever cannot be computed with others computes by itself, and its record says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from peftlab.adapters.contract import Adapted
+from peftlab.nn.seeding import default_generator
+from peftlab.nn.stacked import Joint, Seat, Unstackable, join
+from peftlab.training.passes import Passes
+from peftlab.training.precision import Precision, autocast
+from peftlab.training.strand import Ended, Strand
+
+#: largest difference of outputs, in units of their largest, that the first joint pass may have from each member's own
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+class StackBroken(Exception):
+    """A joint pass failed. Nobody can say whose fault it is: every run goes on by itself, in a process of its own."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Forward:
+    adapted: Adapted
+    inputs: Mapping[str, torch.Tensor]
+    generator: torch.Generator
+
+    @property
+    def shape(self) -> Any:
+        """What batches have to have in common to be computed as one."""
+        return tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(self.inputs.items()))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Backward:
+    loss: torch.Tensor
+
+
+class Member(Passes):
+    """One run's place in a stack."""
+
+    def __init__(self, number: int, device: torch.device, size: int = 1) -> None:
+        self.number, self.device, self.size = number, device, size
+        self.strand: Strand | None = None
+        self.alone = ""  #: why it is computed by itself
+        self.passes = self.joint = 0
+        self.companions = 0  #: of all joint passes together, itself included
+
+    def leave(self, why: str) -> None:
+        """Compute by itself from now on."""
+        self.alone = self.alone or why
+
+    def outputs(self, adapted: Adapted, inputs: Mapping[str, torch.Tensor]) -> Any:
+        self.passes += 1
+        if self.alone or self.strand is None:
+            return super().outputs(adapted, inputs)
+        default = default_generator(self.device)
+        generator = torch.Generator(self.device)
+        generator.set_state(default.get_state())
+        found = self.strand.ask(_Forward(adapted, inputs, generator))
+        default.set_state(generator.get_state())
+        if found is None:  # nobody to be computed with, this time
+            return super().outputs(adapted, inputs)
+        return found
+
+    def backward(self, loss: torch.Tensor) -> None:
+        if self.alone or self.strand is None:
+            super().backward(loss)
+            return
+        default = default_generator(self.device)
+        mine = default.get_state()
+        self.strand.ask(_Backward(loss))
+        default.set_state(mine)  # others have drawn meanwhile
+
+    def record(self) -> dict[str, Any]:
+        if self.size == 1:
+            return {}
+        mean = self.companions / self.joint if self.joint else 1.0
+        found: dict[str, Any] = {
+            "runs": self.size,
+            "passes": self.passes,
+            "joint_passes": self.joint,
+            "mean_runs": round(mean, 3),
+        }
+        return {**found, "why_alone": self.alone} if self.alone else found
+
+
+class Stack:
+    """Runs ``works`` together; each is called with its :class:`Member`, by whose means it computes.
+
+    Args:
+        works: what the runs do. What one of them raises ends that one alone and is its own affair, but for StackBroken.
+        precision: of every member's forward pass.
+    """
+
+    def __init__(self, works: Sequence[Callable[[Member], None]], device: torch.device, precision: Precision) -> None:
+        self.device = device
+        self.precision: Precision = precision
+        self.members = [Member(number, device, len(works)) for number in range(len(works))]
+        self.works = works
+        self.begun = False
+        self.joint: Joint | None = None
+        self.joined: dict[int, Adapted] = {}  #: member -> what of it is in the joint module
+        self.place: dict[int, int] = {}  #: and where
+        self.proved = False
+
+    def run(self) -> None:
+        """Until all have ended.
+
+        Raises:
+            StackBroken: a joint pass failed; every member was told so first.
+        """
+        waiting: dict[Member, Any] = {}
+        for member, work in zip(self.members, self.works, strict=True):
+            member.strand = Strand(lambda strand, member=member, work=work: work(member), name=f"run {member.number}")
+            self._go_on(waiting, member, None)
+        while waiting:
+            asked = {member: request for member, request in waiting.items() if isinstance(request, _Forward)}
+            if asked:
+                answers = self._attempt(waiting, lambda asked=asked: self._forward(asked))
+            else:
+                losses = [request.loss for request in waiting.values()]
+                answers = self._attempt(waiting, lambda losses=losses: torch.autograd.backward(losses))
+                asked = dict(waiting)
+            for member in asked:
+                self._go_on(waiting, member, (answers or {}).get(member))
+
+    def _go_on(self, waiting: dict[Member, Any], member: Member, answer: Any) -> None:
+        waiting.pop(member, None)
+        assert member.strand is not None
+        request = member.strand.resume(answer)
+        if isinstance(request, Ended):
+            member.strand = None
+        else:
+            waiting[member] = request
+
+    def _attempt(self, waiting: dict[Member, Any], compute: Callable[[], Any]) -> Any:
+        try:
+            return compute()
+        except Exception as error:  # of whatever kind: alone everyone has an error of their own, or none
+            broken = StackBroken(str(error).split("\n")[0])
+            for member in list(waiting):
+                with contextlib.suppress(StackBroken):
+                    self._go_on(waiting, member, broken)
+            raise broken from error
+
+    def _forward(self, asked: Mapping[Member, _Forward]) -> dict[Member, Any]:
+        self._join(asked)
+        able = {member: request for member, request in asked.items() if self.joined.get(member.number) is request.adapted}
+        groups: dict[Any, dict[Member, _Forward]] = {}
+        for member, request in able.items():
+            groups.setdefault(request.shape, {})[member] = request
+        answers: dict[Member, Any] = {}
+        for group in groups.values():
+            if len(group) > 1 and not any(member.alone for member in group):
+                answers |= self._compute(group)
+        return answers
+
+    def _join(self, asked: Mapping[Member, _Forward]) -> None:
+        """Make the joint module once, of all who begin together; who comes with another model later is not in it."""
+        if not self.begun:
+            self.begun = True
+            together: dict[int, Adapted] = {}
+            for member, request in asked.items():
+                try:
+                    self.joint = _joint([*together.values(), request.adapted])
+                    together[member.number] = request.adapted
+                except Unstackable as reason:
+                    member.leave(str(reason))
+            if together:
+                self.joint = _joint(list(together.values()))  # the last one tried may have been refused
+            self.joined = together
+            self.place = {number: place for place, number in enumerate(together)}
+        for member, request in asked.items():
+            if self.joined.get(member.number) is not request.adapted:
+                member.leave("it began again with another model")
+
+    def _compute(self, group: Mapping[Member, _Forward]) -> dict[Member, Any]:
+        assert self.joint is not None
+        first, seats = 0, []
+        for member, request in group.items():
+            rows = len(next(iter(request.inputs.values())))
+            seats.append(Seat(self.place[member.number], first, first + rows, request.generator))
+            first += rows
+        requests = list(group.values())
+        together = {name: torch.cat([request.inputs[name] for request in requests]) for name in requests[0].inputs}
+        kept = [request.generator.get_state() for request in requests]
+        self.joint.seats.taken = seats
+        backbone = requests[0].adapted.backbone
+        try:
+            with autocast(self.precision, self.device):
+                whole = backbone.outputs(self.joint.module, together)
+            answers = {m: _rows(whole, seat.first, seat.last, first) for m, seat in zip(group, seats, strict=True)}
+            if not self.proved:
+                self._prove(group, answers, kept)
+        except Unstackable as reason:
+            for member, request, state in zip(group, requests, kept, strict=True):
+                request.generator.set_state(state)
+                member.leave(str(reason))
+            return {}
+        for member in group:
+            member.joint += 1
+            member.companions += len(group)
+        return answers
+
+    def _prove(self, group: Mapping[Member, _Forward], answers: Mapping[Member, Any], kept: Sequence[torch.Tensor]) -> None:
+        """The first joint pass gives what everyone computes alone with the same random numbers.
+
+        Raises:
+            Unstackable: it does not; a layer draws random numbers where nobody can see it, or looks at the whole batch.
+        """
+        for (member, request), state in zip(group.items(), kept, strict=True):
+            own = torch.Generator(self.device)
+            own.set_state(state)
+            seat = Seat(0, 0, 0, own)
+            with torch.no_grad(), seat.random(), autocast(self.precision, self.device):
+                alone = request.adapted.backbone.outputs(request.adapted.module, request.inputs)
+            for mine, joint in zip(_tensors(alone), _tensors(answers[member]), strict=True):
+                limit = TOLERANCE.get(mine.dtype, 0.0) * float(mine.abs().max())
+                if mine.shape != joint.shape or not float((mine - joint.detach()).abs().max()) <= limit:
+                    raise Unstackable(
+                        "computed together the outputs differ from its own: a kernel draws random numbers for all rows"
+                    )
+        self.proved = True
+
+
+def _joint(members: Sequence[Adapted]) -> Joint:
+    """Raises Unstackable."""
+    changing = next((hook.name for adapted in members for hook in adapted.hooks if hook.changes_base), "")
+    if changing:
+        raise Unstackable(f"{changing} changes frozen weights during training")
+    return join([adapted.backbone.module for adapted in members], members[0].backbone.heads)
+
+
+def _rows(value: Any, first: int, last: int, size: int) -> Any:
+    """A member's part of what the joint module says; libraries answer with tensors, tuples or dictionaries of them."""
+    if torch.is_tensor(value):
+        return value[first:last] if value.dim() and len(value) == size else value
+    if isinstance(value, Mapping):
+        parts = {key: _rows(part, first, last, size) for key, part in value.items()}
+        return type(value)(parts)  # pyright: ignore
+    if isinstance(value, tuple | list):
+        return type(value)(_rows(part, first, last, size) for part in value)
+    return value
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if torch.is_tensor(value):
+        return [value] if value.is_floating_point() else []
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,0 +1,18 @@
+"""Nobody who asks what a run took is given what several took together."""
+
+from __future__ import annotations
+
+from peftlab.execution.costs import shared, stack_note
+
+
+def test_figures_of_a_stack_stand_apart() -> None:
+    memory = {"measured_peak_mb": 700.0, "measured": {"weights": 2.0}, "device": "cpu", "notes": ["scarce"]}
+    times = {"train_s": 3.0, "total_s": 5.0, "hooks_s": {}, "threads": 1, "device": "cpu", "precision": "float32"}
+    about = {"runs": 4, "passes": 9, "joint_passes": 8, "mean_runs": 3.5}
+    memory, times = shared(memory, times, about)
+    assert set(memory) == {"device", "notes", "stacked", "shared"} and memory["shared"]["measured_peak_mb"] == 700.0
+    assert memory["notes"] == ["scarce", "of all runs in the process"]
+    assert set(times) == {"threads", "device", "precision", "stacked", "shared"} and times["shared"]["train_s"] == 3.0
+    assert "memory and time are those of all" in stack_note(about) and "alone" not in stack_note(about)
+    assert stack_note({**about, "why_alone": "a hook acts on x"}).endswith("by itself in the end: a hook acts on x")
+    assert "not computed together: a hook" in stack_note({**about, "joint_passes": 0, "why_alone": "a hook"})

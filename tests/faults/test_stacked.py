@@ -1,0 +1,105 @@
+"""Runs that share a process: whatever becomes of one, or of the process, each ends as one that was left alone, to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from peftlab.execution.outcome import Outcome
+from peftlab.planning.stacking import Stacking
+from peftlab.records.record import RunConfig
+from peftlab.records.store import verify
+from tests.faults.conftest import Ground, saved
+
+KINDS = ("lora", "adalora", "lora", "lora")
+
+
+def configs(ground: Ground) -> list[RunConfig]:
+    return [ground.config(kind, seed) for seed, kind in enumerate(KINDS)]
+
+
+def stacked(ground: Ground, runs: list[RunConfig], **more: Any) -> Outcome:
+    return ground.run(*runs, stacking=Stacking(9), stack_target="tests.faults.inject:stack_main", **more)
+
+
+def shared(ground: Ground, config: RunConfig) -> dict[str, Any]:
+    results = ground.here.run(config).results()
+    assert results is not None
+    return results.time.get("stacked", {})
+
+
+def all_well(ground: Ground, runs: list[RunConfig]) -> None:
+    for config in runs:
+        ground.same(config)
+    assert verify(ground.here) == []
+
+
+def test_every_run_ends_as_if_left_alone(ground: Ground) -> None:
+    runs = configs(ground)
+    assert stacked(ground, runs).counts == {"finished": 4}
+    all_well(ground, runs)
+    for config in runs:
+        about = shared(ground, config)
+        assert about["runs"] == 4 and about["joint_passes"] == about["passes"] == 32, "16 steps of two micro-batches"
+        results = ground.here.run(config).results()
+        assert results is not None and "train_s" not in results.time and "measured_peak_mb" not in results.memory
+        assert results.time["shared"]["train_s"] > 0 and "memory and time are those of all" in " ".join(results.notes)
+
+
+@pytest.mark.parametrize("step", [1, 7, 16])
+def test_01_sigkill_and_the_others_go_on_unstacked(ground: Ground, step: int) -> None:
+    runs = configs(ground)
+    outcome = stacked(ground, runs, fault={"fault": "kill", "step": step})
+    assert outcome.counts == {"finished": 4}, "nobody is lost, and nobody is to be started again by hand"
+    all_well(ground, runs)
+    assert not any(shared(ground, config) for config in runs), "each went on by itself"
+    resumed = [ground.here.run(config).results().resumed for config in runs]  # pyright: ignore
+    assert resumed == [0 if step == 1 else 1] * 4, "from its own checkpoint"
+
+
+def test_02_sigkill_while_a_checkpoint_is_written(ground: Ground) -> None:
+    runs = configs(ground)
+    assert stacked(ground, runs, fault={"fault": "kill_in_weights", "number": 6}).counts == {"finished": 4}
+    all_well(ground, runs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_all_save_and_go_on_later(ground: Ground, number: int) -> None:
+    runs = configs(ground)
+    fault = {"fault": "ask_to_stop", "step": 5, "number": int(number), "starter": os.getpid()}
+    outcome = stacked(ground, runs, fault=fault)
+    assert outcome.counts == {"interrupted": 4} and outcome.interrupted
+    assert all(saved(ground.here.run(config))[-1] in (4, 5) for config in runs)
+    assert stacked(ground, runs).counts == {"finished": 4}
+    all_well(ground, runs)
+
+
+def test_22_one_run_diverges_and_the_others_do_not_notice(ground: Ground) -> None:
+    runs = [ground.config("lora", 0), ground.config("lora", 1, learning_rate=1e30, clip_norm=None), ground.config("lora", 2)]
+    assert stacked(ground, runs).counts == {"finished": 2, "diverged": 1}
+    all_well(ground, [runs[0], runs[2]])
+    assert shared(ground, runs[0])["joint_passes"] == 32
+    diverged = ground.here.run(runs[1]).results()
+    assert diverged is not None and diverged.status == "diverged" and not diverged.metrics
+
+
+def test_memory_runs_out_in_a_joint_pass(ground: Ground) -> None:
+    runs = configs(ground)
+    assert stacked(ground, runs, fault={"fault": "joint_pass_fails", "number": 9}).counts == {"finished": 4}
+    all_well(ground, runs)
+    assert not any(shared(ground, config) for config in runs)
+
+
+def test_a_run_that_cannot_be_computed_with_the_others_is_computed_beside_them(ground: Ground) -> None:
+    """PiSSA moves a part of the frozen weights; a plan says so, and an engine that is not told finds out."""
+    runs = [ground.config("lora", 0), ground.config("pissa", 0), ground.config("lora", 1)]
+    assert [bool(Stacking(9).why_not(config)) for config in runs] == [False, True, False]
+    told = Stacking(9, known={config.run_id: "" for config in runs})
+    outcome = ground.run(*runs, stacking=told, stack_target="tests.faults.inject:stack_main")
+    assert outcome.counts == {"finished": 3}
+    all_well(ground, runs)
+    assert "frozen weights differ" in shared(ground, runs[1])["why_alone"]
+    assert shared(ground, runs[2])["joint_passes"] == 32
