@@ -146,15 +146,17 @@ def test_a_causal_model_that_labels_texts(tmp_path: Path, cache: Path) -> None:
 
 @pytest.mark.slow
 def test_minilm_in_4_bits_scores_the_same_on_real_sentences(tmp_path: Path, cache: Path) -> None:
-    """QA-LoRA on SST-2: the whole test split in a process without torch; a quarter of the float file."""
+    """QA-LoRA on SST-2: the whole test split in a process without torch; half its weights are embeddings, which stay in float."""
     data = {
         "data": {"name": "sst2", "path": str(text_data("sst2"))},
         "train_size": 800,
         "validation_size": 100,
     }
-    adapter = {"name": "pooled", "rank": 8, "targets": "all-linear"}
+    adapter = {"name": "pooled", "rank": 8, "targets": "standard"}
     arms = {"qa-lora": {"adapter": adapter, "quantizer": groupwise("int4", 32)}}
-    folder = train(study_of(shared_minilm(), data, arms, 50), tmp_path / "results", cache)
+    study = study_of(shared_minilm(), data, arms, 50)
+    study["train"]["learning_rate"] = 3e-3
+    folder = train(study, tmp_path / "results", cache)
     answer = api.export(folder, "qa-lora", tmp_path / "out", onnx=True)
     results = Trained(folder, shared_minilm()).run("qa-lora").results()
     assert results is not None
@@ -167,4 +169,4 @@ def test_minilm_in_4_bits_scores_the_same_on_real_sentences(tmp_path: Path, cach
         accuracy, abs=1.5 / len(rows)
     )
     dense = api.export(folder, "qa-lora", tmp_path / "dense", merged=True)
-    assert answer["bytes"] < 0.7 * dense["bytes"]  # half of MiniLM's weights are embeddings, which stay in float
+    assert answer["bytes"] < 0.7 * dense["bytes"]

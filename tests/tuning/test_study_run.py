@@ -115,7 +115,7 @@ def test_a_tuning_run_that_failed_is_told_by_the_exit_code(backbone: str, cache:
         studies.finish(folder, run.config)
     outcome = StudyRun(
         folder=folder, study=asked, planner=planner, progress=progress, cache=cache, retry_failed=False,
-        engine=Here(cache=cache, jobs=1), listener=NullListener, say=str,
+        engine=Here(cache=cache, jobs=1), listener=NullListener, say=lambda _: None,
     ).run()  # fmt: skip
     assert outcome.exit_code == 1 and outcome.counts == {"failed-before": 1, "reused": 2}
     assert [ending.config.run_id for ending in outcome.failed] == [failing.run_id]
