@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,14 @@ def study(backbone: str, data: str, rank: int, train: dict[str, Any], task: dict
     }
 
 
-def train_study(content: dict[str, Any], only: str, folder: Path) -> list[tuple[str, str]]:
+def chosen(name: str, only: Sequence[str]) -> bool:
+    """Whether the name contains one of the texts asked for."""
+    return any(text in name for text in only)
+
+
+def train_study(content: dict[str, Any], only: Sequence[str], folder: Path) -> list[tuple[str, str]]:
     """Run the study; (results, run) of every run, for :func:`run_rows`."""
-    wanted = {"lora"} | {label for label in content["arms"] if only in label}
+    wanted = {"lora"} | {label for label in content["arms"] if chosen(label, only)}
     content = {**content, "arms": {label: arm for label, arm in content["arms"].items() if label in wanted}}
     path = folder / "deployment.yaml"
     path.write_text(dump(validate_study(content)), encoding="utf-8")
@@ -80,7 +86,7 @@ def run_rows(folder: str, run: str, target: Path, repeats: int, batches: list[in
         size, forward = exported.preprocessing.image_size, load_forward(place, exported)
         for batch in batches:
             pixels = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-            calls[batch][name] = lambda forward=forward, pixels=pixels: forward(pixels)
+            calls[batch][name] = lambda forward=forward, pixels=pixels: forward({"pixel_values": pixels})
         about = ("run_id", "label", "seed", "weights", "merge_difference", "bytes", "test", "test_of_the_run")
         rows.append({"form": name, **{key: answer[key] for key in about}})
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """Deployed models, measured. One thread; what is compared is called in turns; medians. Prints JSON.
 
-    python benchmarks/deployment.py [--weights FOLDER] [--image-size N] [--batches 1 64] [--only TEXT] [--part layer]
+    python benchmarks/deployment.py [--weights FOLDER] [--image-size N] [--batches 1 64] [--only TEXT...] [--part layer]
     python benchmarks/deployment.py --accuracy [--backbone NAME] [--data NAME] [--image-size N] [--steps N] [--seeds 0 1 2]
     python benchmarks/deployment.py --run FOLDER RUN [--run FOLDER RUN]...
 
@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _deployment_runs import run_rows, study, train_study
+from _deployment_runs import chosen, run_rows, study, train_study
 from _turns import in_turns
 from _vit import vit_tiny
 from torch import nn
@@ -161,14 +161,16 @@ def adapted(backbone: str, adapter: str, quantizer: dict[str, Any], pixels: int)
     return made
 
 
-def merged_forms(backbone: str, pixels: int, only: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+def merged_forms(
+    backbone: str, pixels: int, only: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
     """(form -> engine, sizes on the disk, relative difference of logits from those of the unmerged model)."""
     models: dict[str, Any] = {}
     differences: dict[str, float] = {}
     sizes: dict[str, dict[str, Any]] = {"safetensors": {}, "onnx": {}}
     probe = torch.randn(2, 3, pixels, pixels, generator=torch.Generator().manual_seed(1))
     for name, (adapter, quantizer) in MERGED.items():
-        if name != "float32" and only not in name:
+        if name != "float32" and not chosen(name, only):
             continue
         made = adapted(backbone, adapter, quantizer, pixels)
         outputs, example = made.backbone.outputs, {"pixel_values": probe}
@@ -193,7 +195,7 @@ def merged_forms(backbone: str, pixels: int, only: str, folder: Path) -> tuple[d
 
 def model_rows(backbone: str, pixels: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     models, sizes, differences = merged_forms(backbone, pixels, options.only, folder)
-    unmerged = {name: adapted(backbone, *parts, pixels) for name, parts in UNMERGED.items() if options.only in name}
+    unmerged = {name: adapted(backbone, *parts, pixels) for name, parts in UNMERGED.items() if chosen(name, options.only)}
     plain = adapted(backbone, *MERGED["float32"], pixels)
     whole, outputs, rows = plain.adapter.merge(plain).eval(), plain.backbone.outputs, []
     for batch in options.batches:
@@ -219,7 +221,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights")
     parser.add_argument("--part", choices=("layer", "model"), default="model", help="how far to go; default: to the end")
     parser.add_argument("--image-size", type=int, help="default 224; of --accuracy the backbone's own")
-    parser.add_argument("--only", default="", help="forms (of --accuracy: arms) whose name contains this, beside float32 (lora)")
+    only = "forms (of --accuracy: arms) whose name contains one of these, beside float32 (lora); default: all"
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help=only)
     parser.add_argument("--run", nargs=2, action="append", metavar=("FOLDER", "RUN"), default=[])
     parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--backbone", default="bundled:vit-nano", help="of --accuracy")

@@ -235,8 +235,11 @@ ABOUT = {
     "comparable only where backbone, data, split and protocol all agree. Shares are in percent.",
     "studies": "For a GPU; not run yet. Of the ViTs the sources state neither pretraining nor protocol; of GLUE the figures are "
     "the best on the development sets that they are reported on, where ours are chosen on a part of the training set. A "
-    "difference of tenths of a point is no failure to reproduce. The other results below (MMLU, GSM8K, perplexity of models of "
-    "7 billion parameters and more, the 19 data sets of VTAB-1k) have no study.",
+    "difference of tenths of a point is no failure to reproduce. `published-qlora-gpu.yaml` and "
+    "`published-qa-lora-gpu.yaml` train what Dettmers et al. and Xu et al. trained, LLaMA-7B on Stanford Alpaca. Trainable "
+    "parameters and memory to expect of them stand above; their published accuracies, below, are of MMLU, which is no task here, "
+    "so that no row of theirs is in this table. The other results below (GSM8K, perplexity by data type, the 19 data sets of "
+    "VTAB-1k) have no study.",
     "memory": "Reductions are of the base that the column names. What stays in float (embeddings, norms, head) is the difference "
     "between the layers and the model.",
     "parameters": "With the head, where the published figure includes it.",

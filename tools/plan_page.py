@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "planned-studies.md"
 STUDIES = (
     "vit-peft-matrix", "quantization", "sst2", "mrpc", "rte", "glue-ablations-gpu", "published-glue-gpu", "squad-v2", "alpaca",
-    "rank-schedules-lm",
+    "rank-schedules-lm", "published-qlora-gpu", "published-qa-lora-gpu",
 )  # fmt: skip
 #: data set -> classes, training and test images, as published; the labelled validation images of Tiny ImageNet are its test
 DATA: Mapping[str, tuple[int, int, int]] = {
@@ -80,6 +80,7 @@ MODELS: Mapping[str, PretrainedConfig] = {
         hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=16, vocab_size=32_000,
         max_position_embeddings=4096,
     ),
+    "huggyllama/llama-7b": LlamaConfig(),
     "FacebookAI/roberta-base": RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1),
     "build/backbones/deberta-v3-base": DebertaV2Config(
         vocab_size=128_100, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,

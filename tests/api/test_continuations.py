@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peftlab import api
-from peftlab.errors import DataError
+from peftlab.errors import DataError, OptionError
 from tests.api.conftest import Trained, train
 from tests.tasks.texts import instructions, make_gpt2, make_llama
 
@@ -139,3 +139,10 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(runs: Trained, tmp_path: 
     api.export(runs.folder, "lora", tmp_path / "out")
     answer = api.predict(tmp_path / "out", ["film " * 100 + "good"])
     assert len(answer["cut"]) == 1 and answer["predictions"][0]["tokens"] <= 24
+
+
+def test_no_onnx_file_writes_texts(runs: Trained, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    with pytest.raises(OptionError, match="one token after the other") as caught:
+        api.export(runs.folder, "lora", tmp_path / "out", onnx=True)
+    assert "--merged" in caught.value.remedy and not (tmp_path / "out").exists()

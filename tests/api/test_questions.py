@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peftlab import api
-from peftlab.errors import DataError, OptionError
+from peftlab.errors import DataError
 from tests.api.conftest import Trained, train
 from tests.tasks.squad import articles, write_squad
 from tests.tasks.texts import make_bert
@@ -132,5 +132,15 @@ def test_questions_come_in_tables_too_and_what_is_none_is_refused(runs: Trained,
     for given, what in (("u.csv", "no column 'context'"), ("e.csv", "is empty"), ("gone.csv", "is no table")):
         with pytest.raises(DataError, match=what):
             api.predict(tmp_path / "out", [tmp_path / given])
-    with pytest.raises(OptionError, match="not written yet"):
-        api.export(runs.folder, "lora", tmp_path / "onnx", onnx=True)
+
+
+@pytest.mark.slow
+def test_as_an_onnx_file_it_answers_the_same(runs: Trained, asked: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    api.export(runs.folder, "lora", tmp_path / "adapter")
+    answer = api.export(runs.folder, "lora", tmp_path / "onnx", onnx=True, evaluate=True)
+    assert answer["test"]["f1"] == pytest.approx(answer["test_of_the_run"]["f1"])
+    ours, theirs = (api.predict(tmp_path / form, [asked])["predictions"] for form in ("adapter", "onnx"))
+    assert [entry["answer"] for entry in theirs] == [entry["answer"] for entry in ours]
+    assert [entry["score"] for entry in theirs] == pytest.approx([entry["score"] for entry in ours], abs=1e-4)

@@ -238,14 +238,21 @@ def test_what_is_wrong_is_said_before_anything_starts(
 def with_memory(monkeypatch: pytest.MonkeyPatch, cache: Path, spare_mb: float) -> None:
     """This machine, but with so much memory free beyond what a bare worker takes."""
     machine = Machine.here(cache)
-    small = dataclasses.replace(machine, available_mb=(machine.process_mb + spare_mb) / 0.9)
+    _as_if(monkeypatch, dataclasses.replace(machine, available_mb=(machine.process_mb + spare_mb) / 0.9))
 
-    class Small(Machine):
+
+def on_device(monkeypatch: pytest.MonkeyPatch, cache: Path, device: str) -> None:
+    """This machine, but with another device chosen."""
+    _as_if(monkeypatch, dataclasses.replace(Machine.here(cache), device=device))
+
+
+def _as_if(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    class Elsewhere(Machine):
         @classmethod
         def here(cls, cache: Path, *, device: str = "auto", worker: str = "") -> Machine:
-            return small
+            return machine
 
-    monkeypatch.setattr(planning, "Machine", Small)
+    monkeypatch.setattr(planning, "Machine", Elsewhere)
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_largest_batch_that_would(
@@ -258,19 +265,54 @@ def test_a_run_that_cannot_fit_is_refused_with_the_largest_batch_that_would(
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="a device that bitsandbytes cannot run on is needed")
 def test_a_quantizer_that_the_device_cannot_run_is_refused(backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = dataclasses.replace(Machine.here(cache), device="mps")
-
-    class Elsewhere(Machine):
-        @classmethod
-        def here(cls, cache: Path, *, device: str = "auto", worker: str = "") -> Machine:
-            return machine
-
-    monkeypatch.setattr(planning, "Machine", Elsewhere)
+    on_device(monkeypatch, cache, "mps")
     arms = {"lora": {"adapter": "lora"}, "qlora": {"adapter": "lora", "quantizer": {"name": "bnb", "bits": 4}}}
     plan = planned(backbone, cache, arms=arms, analysis={})
     assert {run.label for run in plan.refusals} == {"qlora"}
     assert "mps cannot run bitsandbytes nf4" in (plan.refusals[0].refusal or "")
     assert plan.refusals[0].config is None
+
+
+#: (device, quantizer, what the refusal says); none of these devices is there
+NOT_HERE = [
+    *(
+        (device, {"name": "bnb", **options}, f"{device} cannot run bitsandbytes {scheme}")
+        for device in ("mps", "cuda")
+        for options, scheme in (
+            ({"bits": 8}, "int8"),
+            ({"bits": 4}, "nf4"),
+            ({"bits": 4, "double": True}, "nf4-double"),
+            ({"bits": 4, "type": "fp4"}, "fp4"),
+            ({"bits": 4, "type": "fp4", "double": True}, "fp4-double"),
+        )
+    ),
+    ("mps", {"name": "int8-dynamic"}, "mps is not what int8-dynamic is for"),
+    ("cuda", {"name": "int8-dynamic"}, "cuda is not what int8-dynamic is for"),
+    ("cpu", {"name": "int8-dynamic"}, "this processor has no instructions"),
+]
+
+
+@pytest.mark.parametrize(("device", "quantizer", "why"), NOT_HERE, ids=[why for _, _, why in NOT_HERE])
+def test_a_scheme_that_a_device_cannot_run_is_refused_in_the_plan(
+    device: str, quantizer: dict[str, Any], why: str, backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs, and that arm alone; group-wise weights are plain torch, and run everywhere."""
+    if device != "cpu" and getattr(torch, device).is_available():
+        pytest.skip(f"{device} is here")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    on_device(monkeypatch, cache, device)
+    arms = {
+        "refused": {"adapter": "lora", "quantizer": quantizer},
+        "after": {"adapter": "lora", "quantizer": quantizer, "quantize": "after"},
+        "float": {"adapter": "lora"},
+        **{
+            kind: {"adapter": "lora", "quantizer": {"name": "groupwise", "type": kind, "group_size": 16}}
+            for kind in ("int4", "int8", "nf4", "fp4")
+        },
+    }
+    plan = planned(backbone, cache, arms=arms, analysis={"baseline": "float"})
+    assert {run.label for run in plan.refusals} == {"refused", "after"}
+    assert all(why in (run.refusal or "") and run.config is None for run in plan.refusals)
 
 
 def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_one(

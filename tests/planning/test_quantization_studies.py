@@ -128,7 +128,9 @@ def test_the_small_ones_name_the_arms_that_were_asked_for(name: str) -> None:
         assert study["seeds"] == whole["seeds"]
         assert study["arms"]["lora"]["adapter"]["rank"][0] == 4
         return
-    quantizers = [arm["quantizer"] for arm in study["arms"].values() if arm.get("adapter", {}).get("name") == "pooled"]
+    pooled = [arm for arm in study["arms"].values() if arm["adapter"]["name"] == "pooled"]
+    quantizers = [arm["quantizer"] for arm in pooled if "quantizer" in arm]
+    assert [arm["adapter"]["group_size"] for arm in pooled if "quantizer" not in arm] == [32]  # pooling alone, on float weights
     found = {(q["type"], q.get("schedule", "constant")) for q in quantizers}
     assert found == {("nf4", "constant"), ("int8", "linear"), ("fp4", "cosine"), ("int4", "constant")}
     assert len(study["seeds"]) == 5

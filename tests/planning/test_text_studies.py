@@ -89,6 +89,20 @@ def test_published_parameters_of_deberta(page: ModuleType, folder: Path) -> None
     assert trained["adalora"] > trained["lora"]  # 1.5 times as many ranks at the start
 
 
+def test_published_parameters_of_llama(page: ModuleType, folder: Path) -> None:
+    """QLoRA's 160 and QA-LoRA's 89 million of Xu et al. 2024, in batches of theirs; nothing is refused for what it is."""
+    plan = planned(page, folder, "published-qa-lora-gpu")
+    trained = {run.label: run.trainable for run in plan.runs}
+    assert trained == {"qlora": 159_907_840, "qlora-int4": 159_907_840, "qa-lora": 89_309_184} and not plan.refusals
+    assert {run.steps for run in plan.runs} == {10_000}
+    assert {run.config.train["effective_batch_size"] for run in plan.runs if run.config} == {16}
+    quantized = planned(page, folder, "published-qlora-gpu", seeds=[0])
+    assert {(run.label, run.trainable, run.steps) for run in quantized.runs} == {
+        ("zero-nf4", 159_907_840, 0),
+        *((label, 159_907_840, 10_000) for label in ("lora", "fp4", "nf4", "nf4-double")),
+    }
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_the_small_ones_ask_the_same_with_more_seeds(name: str) -> None:
     small, large = load_study(STUDIES / f"{name}-cpu.yaml"), load_study(STUDIES / f"{name}.yaml")

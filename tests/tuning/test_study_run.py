@@ -97,3 +97,25 @@ def test_a_study_changed_during_its_last_round_is_told(backbone: str, cache: Pat
     ).run()  # fmt: skip
     assert outcome.exit_code == 0 and len(outcome.endings) == 2
     assert folder.superseded == changed == any("another process has changed the study" in sentence for sentence in said)
+
+
+def test_a_tuning_run_that_failed_is_told_by_the_exit_code(backbone: str, cache: Path, tmp_path: Path) -> None:
+    """The choice is made among the others, and what was chosen is evaluated."""
+    asked = studies.study(backbone, tune={"learning_rate": [1e-3, 1e-2, 1e-1], "seeds": [100]})
+    folder = ResultsFolder(tmp_path / "tuned").open_or_create("study: tuned\nseeds: [0]\n")
+    planner = studies.planner(asked, cache)
+    progress = follow(folder, asked, planner)
+    failing, *others = studies.outstanding(folder, progress.plan)
+    studies.fail(folder, failing)
+    for config in others:
+        studies.finish(folder, config)
+    progress = follow(folder, asked, planner, tried=True)
+    for run in progress.plan.runs:
+        assert run.config is not None
+        studies.finish(folder, run.config)
+    outcome = StudyRun(
+        folder=folder, study=asked, planner=planner, progress=progress, cache=cache, retry_failed=False,
+        engine=Here(cache=cache, jobs=1), listener=NullListener, say=lambda _: None,
+    ).run()  # fmt: skip
+    assert outcome.exit_code == 1 and outcome.counts == {"failed-before": 1, "reused": 2}
+    assert [ending.config.run_id for ending in outcome.failed] == [failing.run_id]

@@ -37,7 +37,7 @@ def test_what_nobody_has_done_is_told_by_the_exit_code_and_damage_stops_nothing(
         (run.path / "results.json").write_text("{ half")
 
     damage(folder.run(config))
-    assert running.run(file, output=tmp_path, jobs=1).exit_code == 0, "a trial without a value, as one that failed"
+    assert running.run(file, output=tmp_path, jobs=1).exit_code == 1, "a trial without a value, as one that failed"
     for run in folder.runs("evaluation"):
         damage(run)
         assert running.run(file, output=tmp_path, jobs=1).exit_code == 1

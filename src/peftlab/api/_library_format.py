@@ -19,7 +19,7 @@ from peftlab.deployment.onnx_layers import Activations
 from peftlab.deployment.packed import write_packed
 from peftlab.errors import TrainingError
 from peftlab.nn.seeding import generator
-from peftlab.tasks._tokens import load_tokenizer
+from peftlab.tasks._tokens import TOKENIZER, load_tokenizer, save_tokenizer
 from peftlab.tasks.contract import Preprocessing, TextPreprocessing
 
 _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
@@ -51,17 +51,28 @@ def write_model(whole: nn.Module, backbone: Backbone, target: Path, exported: Ex
 
 
 def _write_onnx(whole: nn.Module, backbone: Backbone, path: Path, exported: Exported, activations: Activations) -> float:
-    example = exported.preprocessing.example(generator(0, "export"))
+    prepared = exported.preprocessing
+    example = prepared.example(generator(0, "export"))
+    told, longest, compared = dataclasses.asdict(prepared), None, [example]
+    if isinstance(prepared, TextPreprocessing):
+        if "token_type_ids" in load_tokenizer(prepared.tokenizer).model_input_names:
+            example["token_type_ids"] = torch.zeros_like(example["input_ids"])
+        save_tokenizer(prepared.tokenizer, path.parent)
+        longest = prepared.max_length
+        told = {"tokenizer": TOKENIZER, "max_length": longest, "pad_token": prepared.pad_token}
+        compared.append({name: tensor[:1, : 1 + tensor.shape[1] // 2] for name, tensor in example.items()})  # of another size
     with torch.inference_mode():
-        wanted = backbone.outputs(whole, example)
+        wanted = [backbone.outputs(whole, inputs) for inputs in compared]
     metadata = {
         "label_names": list(exported.label_names),
-        "preprocessing": dataclasses.asdict(exported.preprocessing),
+        "preprocessing": told,
         "run_id": exported.config.run_id,
+        **({"thresholds": dict(exported.thresholds)} if exported.thresholds else {}),
     }
-    write_onnx(whole, backbone.outputs, example, path, activations=activations, metadata=metadata)
-    found = torch.from_numpy(OnnxModel(path).logits(**{name: tensor.numpy() for name, tensor in example.items()}))
-    difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    write_onnx(whole, backbone.outputs, example, path, activations=activations, longest=longest, metadata=metadata)
+    model = OnnxModel(path)
+    found = [torch.from_numpy(model.logits(**{name: t.numpy() for name, t in inputs.items()})) for inputs in compared]
+    difference = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(found, wanted, strict=True))
     if not difference <= _ALLOWED[activations]:
         what = f"onnxruntime and torch differ by {difference:.2g} (at most {_ALLOWED[activations]:.2g})"
         raise TrainingError(what, where=backbone.name, remedy="use --packed or --merged, and report this")
@@ -78,7 +89,7 @@ def _finish_transformers(folder: Path, exported: Exported) -> None:
         config["label2id"] = {name: number for number, name in enumerate(names)}
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if isinstance(wanted, TextPreprocessing):
-        load_tokenizer(wanted.tokenizer).save_pretrained(folder)
+        save_tokenizer(wanted.tokenizer, folder)
         return
     edge = wanted.image_size
     processor = {  # CLIP's resizes the shorter side and cuts out the centre; ViT's own would squash the image into a square

@@ -28,6 +28,7 @@ from peftlab.quantizers.contract import Quantizer
 from peftlab.records.manifest import check_manifest, read_manifest
 from peftlab.records.record import RunConfig
 from peftlab.registry import component, create
+from peftlab.tasks._tokens import TOKENIZER
 from peftlab.tasks.contract import Head, Preprocessing, Task, TextPreprocessing
 
 FILE = "peftlab.json"
@@ -98,7 +99,14 @@ class Exported:
             kept = {name: entry for name, entry in listed.items() if name.endswith((".safetensors", ".json", ".onnx"))}
             if problems := check_manifest(folder, kept):
                 raise RecordError(problems[0], where=str(folder), remedy=_EXPORT_AGAIN)
-        return found
+        return found._with_own_tokenizer(folder)
+
+    def _with_own_tokenizer(self, folder: Path) -> Exported:
+        """A whole model has its tokenizer beside it: the one that it came from need not be there any more."""
+        prepared = self.preprocessing
+        if self.kind == "adapter" or isinstance(prepared, Preprocessing) or not (folder / TOKENIZER).is_file():
+            return self
+        return dataclasses.replace(self, preprocessing=dataclasses.replace(prepared, tokenizer=str(folder)))
 
 
 def load_adapted(

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 from peftlab.api._evaluation import evaluated
 from peftlab.api._library_format import CARD, write_model
 from peftlab.api._merging import Wanted, Way, merge
-from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, load_adapted, preprocessing_of
+from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, head_of, load_adapted, preprocessing_of
 from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.deployment.onnx_graph import require_onnx
 from peftlab.deployment.onnx_layers import Activations
@@ -27,7 +27,6 @@ from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
 from peftlab.registry import create
 from peftlab.study.load import parse_yaml, validate_study
-from peftlab.tasks.contract import TextPreprocessing
 
 
 def export(
@@ -73,8 +72,12 @@ def export(
     if kind == "packed":
         _check_packable(config)
     preprocessing = preprocessing_of(config)
-    if kind == "onnx" and isinstance(preprocessing, TextPreprocessing):
-        raise OptionError("ONNX files of models of texts are not written yet", where="--onnx", remedy="use --merged or --packed")
+    if kind == "onnx" and head_of(config) == "causal-lm":
+        raise OptionError(
+            "a causal model writes one token after the other, and a file has no such loop, nor a cache of keys and values",
+            where="--onnx",
+            remedy="use --merged or --packed",
+        )
     labels = _label_names(chosen, config)
     exported = Exported(
         kind=kind,
@@ -161,7 +164,7 @@ def _shown(data: Mapping[str, Any]) -> Any:
     if data["engine_difference"] is not None:
         rows["difference, onnxruntime"] = f"{data['engine_difference']:.2g}"
     rows |= {key: _metrics(data[key]) for key in ("validation", "test", "test_of_the_run") if key in data}
-    return lines(pairs(rows), f"Use it: peftlab predict {data['destination']} IMAGES")
+    return lines(pairs(rows), f"Use it: peftlab predict {data['destination']} INPUTS")
 
 
 def _metrics(values: Mapping[str, Any]) -> str:

@@ -51,13 +51,15 @@ def write_onnx(
     path: Path,
     *,
     activations: Activations = "float",
+    longest: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``inputs -> logits`` of a model as one file; ``module`` is consumed. Packed layers stay packed (onnx_layers.py).
 
     Args:
-        outputs: (module, inputs) -> logits [B, K].
+        outputs: (module, inputs) -> logits [B, K] (of questions [B, T, 2]).
         inputs: an example of at least two rows; the first axis of every input is any number of rows in the file.
+        longest: of texts: the second axis of every input is any number of tokens up to this, T.
         activations: ``int8`` rounds the inputs of packed layers to 8 bits inside the product: faster, not exact.
         metadata: kept in the file as JSON, a text per key.
 
@@ -71,7 +73,9 @@ def write_onnx(
     size = sum(t.nbytes for t in (*graph.parameters(), *graph.buffers()))
     if size > _LARGEST:
         raise OptionError(f"{size / 1e9:.2g} GB do not fit into one ONNX file", where="--onnx", remedy="use --packed or --merged")
-    batch = torch.export.Dim("batch")
+    axes = {0: torch.export.Dim("batch")}
+    if longest is not None:
+        axes[1] = torch.export.Dim("tokens", max=longest)
     try:
         with _quietly(), torch.inference_mode(False), torch.no_grad():
             program: Any = torch.onnx.export(
@@ -79,7 +83,7 @@ def write_onnx(
                 tuple(inputs.values()),
                 input_names=list(inputs),
                 output_names=[OUTPUT],
-                dynamic_shapes=[tuple({0: batch} for _ in inputs)],
+                dynamic_shapes=[tuple(dict(axes) for _ in inputs)],
                 dynamo=True,
                 external_data=False,
                 verbose=False,

@@ -58,5 +58,5 @@ class Outcome:
             return 130 if self.stop_signal == signal.SIGINT else 75
         if self.failed:
             return 1
-        # left to another runner: an evaluation run is done there; without a tuning run an arm is not even begun here
-        return LeaseHeld.exit_code if any(e.how == "leased" and e.config.purpose == "tuning" for e in self.endings) else 0
+        # another runner is still at it: whether it will fail is not known here, so that this is no success
+        return LeaseHeld.exit_code if any(ending.how == "leased" for ending in self.endings) else 0

@@ -20,6 +20,7 @@ from peftlab.tasks._cache import cached_arrays
 from peftlab.tasks.contract import TextPreprocessing
 
 LAYOUT = 1  #: raised when what a cache file holds changes
+TOKENIZER = "tokenizer.json"  #: what a fast tokenizer is kept in
 _AT_ONCE = 4096
 
 
@@ -91,6 +92,12 @@ def encoder(name: str) -> Any:
     found.no_truncation()
     found.no_padding()
     return found
+
+
+def save_tokenizer(name: str, folder: Path) -> None:
+    """Write its files; in them it neither cuts nor fills up, whatever it was asked for before."""
+    encoder(name)
+    load_tokenizer(name).save_pretrained(folder)
 
 
 def tokenizer_fingerprint(name: str) -> str:

@@ -50,8 +50,8 @@ class StudyRun:
         """Everything that is not done yet.
 
         Returns:
-            the outcome of the evaluation runs, and of tuning runs for want of which an arm has none (of all tuning runs where
-            those were interrupted).
+            the outcome of the evaluation runs, and of tuning runs that failed or for want of which an arm has none (of all tuning
+            runs where those were interrupted).
         """
         self._write_plan()
         tuning: list[Ending] = []
@@ -72,11 +72,12 @@ class StudyRun:
             outcome = self._race()
         else:
             outcome = self._execute([run.config for run in self.plan.runs if run.config is not None])
-        return dataclasses.replace(outcome, endings=(*self._without_outcome(tuning), *outcome.endings))
+        return dataclasses.replace(outcome, endings=(*self._without_value(tuning), *outcome.endings))
 
-    def _without_outcome(self, tuning: list[Ending]) -> list[Ending]:
-        """Tuning runs that nobody has done: refused for memory, or another runner has them."""
-        return [one for one in tuning if self.folder.run(one.config).status() not in ("finished", "failed")]
+    def _without_value(self, tuning: list[Ending]) -> list[Ending]:
+        """Tuning runs that failed, and those that nobody has done: refused for memory, or another runner has them."""
+        failed = Outcome(tuple(tuning)).failed
+        return [one for one in tuning if one in failed or self.folder.run(one.config).status() not in ("finished", "failed")]
 
     def _race(self) -> Outcome:
         """Round by round: what the next look at each race needs, until nothing is left to run."""
