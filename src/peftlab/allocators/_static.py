@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from peftlab.allocators._budget import BudgetOption, Shares, check_bounds, check_budget, factors, share_out
 from peftlab.allocators.contract import HOOK, Allocator
@@ -21,6 +21,8 @@ class Static(Allocator):
     Without a budget the adapter's own rank times the number of adapted modules is spent, so that a schedule costs as many ranks
     as ``uniform``.
     """
+
+    acts: ClassVar[bool] = False
 
     budget: BudgetOption | None = None  #: {ranks: 64}, {parameters: 73728} or "match ARM"; default the adapter's rank everywhere
     min_rank: int = 1  #: of an adapted module; 0 lets the budget leave modules out

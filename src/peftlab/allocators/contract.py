@@ -38,6 +38,7 @@ class Allocator(Component, ABC):
     needs_triplets: ClassVar[bool] = False  #: acts on an adapter whose rank-1 parts can be switched off one by one
     needs_resizing: ClassVar[bool] = False  #: acts on an adapter whose ranks can change during training
     zero_at_start: ClassVar[bool] = True  #: leaves the adapter without effect before the first update, if the adapter is
+    acts: ClassVar[bool] = True  #: its hook changes the model during training
     needs_probe: ClassVar[bool] = False  #: decides after a look at the base (:meth:`measure`); planned with equal ranks
     needs_gradients: ClassVar[bool] = False  #: that look takes gradients of the base's weights, which must be in float
     needs_all_examples: ClassVar[bool] = False  #: looks at more than summed gradients: not where processes share a batch

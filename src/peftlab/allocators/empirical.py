@@ -43,6 +43,7 @@ class Empirical(Static):
     """
 
     name: ClassVar[str] = "empirical"
+    acts: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{he2025gora,
   title = {{GoRA}: Gradient-driven Adaptive Low Rank Adaptation},
   author = {He, Haonan and Ye, Peng and Ren, Yuchen and Yuan, Yuan and Zhou, Luyang and Ju, Shucun and Chen, Lei},

@@ -41,6 +41,7 @@ class Eva(Allocator):
     """
 
     name: ClassVar[str] = "eva"
+    acts: ClassVar[bool] = False
     needs_probe: ClassVar[bool] = True
     sets_factors: ClassVar[bool] = True
     citation: ClassVar[str] = """@article{paischer2024eva,

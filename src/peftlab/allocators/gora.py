@@ -32,6 +32,7 @@ class Gora(Allocator):
     """
 
     name: ClassVar[str] = "gora"
+    acts: ClassVar[bool] = False
     needs_probe: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = True
     sets_factors: ClassVar[bool] = True

@@ -24,6 +24,7 @@ class Pattern(Allocator):
     """
 
     name: ClassVar[str] = "pattern"
+    acts: ClassVar[bool] = False
     citation: ClassVar[str] = """@misc{mangrulkar2022peft,
   title = {{PEFT}: State-of-the-art Parameter-Efficient Fine-Tuning methods},
   author = {Mangrulkar, Sourab and Gugger, Sylvain and Debut, Lysandre and Belkada, Younes and Paul, Sayak and Bossan, Benjamin},

@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PEFTLAB_CACHE") or Path(base) / "peftlab")
 
 
-def plan(
+def plan(  # noqa: PLR0913
     study: str | Path,
     *,
     overrides: Iterable[str] = (),
@@ -37,9 +37,11 @@ def plan(
     prefix_cache: bool | float = True,
     fused: bool = True,
     stack: str = "off",
+    compile: str = "off",
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
-    narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, **_shared(prefix_cache)}
+    narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, "compile": compile}
+    narrowed |= _shared(prefix_cache)
     folder, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     return _shown_plan(folder, parsed, progress.plan)
 
@@ -55,6 +57,7 @@ def run(  # noqa: PLR0913
     processes: int = 1,
     shard: bool = False,
     stack: str = "off",
+    compile: str = "off",
     retry_failed: bool = False,
     dry_run: bool = False,
     checkpoint_every_s: float = 30.0,
@@ -75,10 +78,11 @@ def run(  # noqa: PLR0913
     ``processes``: of each run; they share the examples of every batch (:mod:`peftlab.training.team`), one on each GPU, and
     with ``shard`` the frozen weights as well.
     ``stack``: runs in one process that are computed together (:mod:`peftlab.training.stack`): off, auto, or so many at most.
+    ``compile``: training steps (:mod:`peftlab.training.compiled`): off, on, or auto: where it is predicted to pay.
     ``engine``: ``local`` or ``ray``; what follows is for a Ray cluster (:class:`peftlab.api.engines.Where`).
     """
     name = load_study(study, overrides).study  # a mistake in it is told at once
-    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack}
+    narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, "compile": compile}
     narrowed |= _shared(prefix_cache)
 
     from rich.console import Console

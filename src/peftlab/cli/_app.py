@@ -46,6 +46,7 @@ FusedLayers = Annotated[
     bool, typer.Option(" /--no-fused", help="Compute base and update of adapted layers apart, as the libraries do.")
 ]
 Stack = Annotated[str, typer.Option("--stack", metavar="off|auto|N", help="Runs that share a process and are computed together.")]
+Compile = Annotated[str, typer.Option("--compile", metavar="off|auto|on", help="Compile training steps; auto: where it pays.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the study's folder of results is made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS = Path("results")

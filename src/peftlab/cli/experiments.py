@@ -9,6 +9,7 @@ import typer
 
 from peftlab.cli._app import (
     RESULTS,
+    Compile,
     FusedLayers,
     Json,
     MaxRuns,
@@ -74,13 +75,14 @@ def plan(
     prefix_cache: PrefixCache = True,
     fused: FusedLayers = True,
     stack: Stack = "off",
+    compile: Compile = "off",
     as_json: Json = False,
 ) -> None:
     """List the runs, refusals, predicted memory and time."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack}
+    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack, "compile": compile}
     show(api.plan(study, **options), as_json)
 
 
@@ -108,13 +110,14 @@ def run(
     prefix_cache: PrefixCache = True,
     fused: FusedLayers = True,
     stack: Stack = "off",
+    compile: Compile = "off",
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it; ends with the report."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack}
+    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack, "compile": compile}
     options |= {"engine": engine, "address": address, "place": place or (), "gpus": gpus, "shared_disk": shared_disk}
     options |= {
         "jobs": jobs,

@@ -15,8 +15,10 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, OutOfMemory, Stopped
+from peftlab.execution.compiled_record import CompiledRecord
 from peftlab.execution.costs import memory_of, shared, stack_note, times_of
 from peftlab.execution.crew import crew
+from peftlab.execution.environment_record import write_environment
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.final_evaluation import FinalEvaluation
 from peftlab.execution.follower import build, follow, ingredients_of, set_determinism
@@ -29,10 +31,8 @@ from peftlab.execution.tracking import Tracking
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.contract import View, probes_of
 from peftlab.records.commit import disk_errors
-from peftlab.records.environment import environment
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
-from peftlab.records.versions import continued, continued_with
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask, Splits
 from peftlab.training.assemble import Ingredients
@@ -95,6 +95,7 @@ class Run:
         self.tracking = Tracking((), folder, config, "")
         self.fused = FusedRecord(folder, options.fused)
         self.prefix = FrozenPrefix(config, folder, options, stop.check)
+        self.compiled = CompiledRecord(folder, bool(config.predicted.get("compile")), options.cache)
         self.crew = contextlib.ExitStack()  #: the other processes of the run, while they are needed
         self.sharded: dict[str, float] = {}
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
@@ -124,7 +125,9 @@ class Run:
     def _results(self) -> RunResults:
         """All that the run is, but for its last word."""
         set_determinism(self.options)
-        self._say_environment()
+        flags, notes = write_environment(self.folder, self.options.processes)
+        self.flags += flags
+        self.notes += notes
         ingredients = ingredients_of(self.config)
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
         adapted, trainer, fitted, memory, metrics = self._fit(ingredients, task)
@@ -167,24 +170,17 @@ class Run:
             time=times,
             splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
             quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
-            flags=[*self.flags, *self.prefix.flags],
-            notes=[*self.notes, *fitted.notes, *adapted.backbone.roles.notes, *task.info.warnings, *task.info.notes],
+            flags=[*self.flags, *self.prefix.flags, *self.compiled.flags],
+            notes=[
+                *self.notes,
+                *self.compiled.notes,
+                *fitted.notes,
+                *adapted.backbone.roles.notes,
+                *task.info.warnings,
+                *task.info.notes,
+            ],
             resumed=fitted.resumed,
         )
-
-    def _say_environment(self) -> None:
-        """A run that goes on under other versions keeps its work and says so: in every table, other source code in its notes."""
-        now = {**environment(), "processes": self.options.processes}
-        if any(self.folder.checkpoints.glob("*/step-*")):
-            before = self.folder.read_json("environment.json")
-            now = continued(before, now) if isinstance(before, dict) else now
-        self.folder.write_json("environment.json", now)
-        for change in continued_with(now):
-            said = self.notes if change.startswith("peftlab ") else self.flags
-            number = change.removeprefix("processes ")
-            said.append(
-                f"continued with another {f'version: {change}' if number == change else f'number of processes: {number}'}"
-            )
 
     def _fit(
         self, ingredients: Ingredients, task: PreparedTask
@@ -255,8 +251,13 @@ class Run:
         hooks += self._watching(ingredients, task, splits, adapted)
         hooks.append(memory.hook(adapted))
         cut, given = self.prefix.begin(self.attempt, ingredients, task, splits, adapted)
-        if cut is not adapted:
-            self.passes.leave("its frozen layers are computed once for all runs")
+        apart = "its frozen layers are computed once for all runs" if cut is not adapted else ""
+        acts = f"{ingredients.allocator.name} moves ranks" if ingredients.allocator and ingredients.allocator.acts else ""
+        if apart:
+            self.passes.leave(apart)
+        passes = self.passes
+        if not passes.together:
+            passes = self.compiled.passes(self.attempt, adapted, task, splits, apart or acts)
         trainer = Trainer(
             adapted=cut,
             task=given,
@@ -271,7 +272,7 @@ class Run:
             listener=Forward(self.folder, self.channel, memory, self.tracking),
             should_stop=self.stop,
             team=team,
-            passes=self.passes,
+            passes=passes,
         )
         with memory:
             return adapted, trainer, trainer.fit(), memory

@@ -139,7 +139,7 @@ class FusedSlices(SlicedLinear):
             if branch is not None:
                 branches.append(dataclasses.replace(branch, start=start))
             start += len(weight)
-        whole = adjacent(weights)
+        whole = self.__dict__.get("settled") if torch.compiler.is_compiling() else adjacent(weights)
         if whole is None:
             raise Plain("the slices do not lie in one tensor")
         return whole, None if biases[0] is None else torch.cat(biases), branches
@@ -177,6 +177,17 @@ def adjacent(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
             return None
         rows += len(weight)
     return first.as_strided((rows, width), (width, 1))
+
+
+def settle(module: nn.Module) -> None:
+    """Before ``module`` is compiled: find the tensors that slices are rows of, because a compiler cannot ask where a tensor lies.
+
+    Frozen weights stay where they are while they are frozen; whoever moves them calls this again.
+    """
+    for part in module.modules():
+        if isinstance(part, FusedSlices):
+            weights = [frozen_weight(base.base_layer if isinstance(base, FusedLayer) else base, None) for base in part.children()]
+            part.__dict__["settled"] = None if any(w is None for w in weights) else adjacent(cast(Any, weights))
 
 
 def _lay_together(sliced: SlicedLinear) -> None:

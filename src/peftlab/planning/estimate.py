@@ -57,6 +57,7 @@ class Estimate:
     step_flops: int  #: one micro-batch forward and backward, and the optimizer
     step_time_s: float  #: of one micro-batch with the optimizer
     evaluate_time_per_example_s: float
+    operations: int = 0  #: operators of a training step
 
     @property
     def peak_mb(self) -> float:
@@ -174,6 +175,7 @@ def estimate(
         step_flops=followed.flops,
         step_time_s=machine.seconds(followed.training),
         evaluate_time_per_example_s=machine.seconds(followed.evaluation) / examples,
+        operations=len(followed.training),
     )
 
 

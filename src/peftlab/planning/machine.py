@@ -88,16 +88,21 @@ def _has(device: str) -> bool:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
 
 
-def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:
-    """What :mod:`peftlab.planning.calibration` measured, from the cache folder or anew."""
+def measured_file(cache: Path, what: str, *about: str) -> Path:
+    """Where something measured on this host lies in the cache folder: a file for each combination of versions."""
     versions = []
     for package in _DECIDES:
         try:
             versions.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package}=-")
-    host = (platform.node(), platform.machine(), platform.python_version(), os.cpu_count(), sys.prefix, device, worker, *versions)
-    file = cache / f"machine-{hashlib.sha256(repr(host).encode()).hexdigest()[:16]}.json"
+    host = (platform.node(), platform.machine(), platform.python_version(), os.cpu_count(), sys.prefix, *about, *versions)
+    return cache / f"{what}-{hashlib.sha256(repr(host).encode()).hexdigest()[:16]}.json"
+
+
+def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:
+    """What :mod:`peftlab.planning.calibration` measured, from the cache folder or anew."""
+    file = measured_file(cache, "machine", device, worker)
     try:
         return {name: float(json.loads(file.read_text())[name]) for name in _MEASURED}
     except (OSError, ValueError, KeyError):  # not there, or not whole

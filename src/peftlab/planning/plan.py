@@ -93,6 +93,7 @@ class PlanOptions:
     chosen: Mapping[Key, Values] | None = None  #: what the tuning chose
     prefix_cache_mb: float = LIMIT_MB  #: of hidden states that runs may share; 0: none are
     fused: bool = True  #: adapted layers compute base and update together
+    compile: str = "off"  #: training steps: off, auto where it pays, or on
     stack: str = "off"  #: runs computed together in one process: off, auto, or how many at most
     available_mb: float | None = None  #: memory for one run, where runs go to other machines; None: what is free here
     begun: Mapping[tuple[str, str, str], int] = dataclasses.field(default_factory=dict)  #: planning/begun.py

@@ -10,6 +10,7 @@ from typing import Any
 from peftlab.errors import PlanRefused, StudyError
 from peftlab.planning.arms import Arms, Ready
 from peftlab.planning.budgets import resolve_budgets
+from peftlab.planning.compiling import Verdict, verdict, wanted_compile
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
 from peftlab.planning.prefix import Decision
 from peftlab.planning.search import (
@@ -57,6 +58,7 @@ class Planner:
         """As :func:`make_plan`, which says what is raised."""
         self.study, self.options = study, options
         self.arms = Arms(study, options)
+        self._verdicts: dict[Key, Verdict] = {}
         known = cells(study)
         spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
         chosen = select_cells(known, options.only)
@@ -213,7 +215,18 @@ class Planner:
         shared = {"prefix": decision.as_dict()} if decision is not None else {}
         parts = {k: round(v, 3) for k, v in estimate.parts_mb.items()}
         about = {"peak_mb": round(estimate.peak_mb, 3), "step_s": float(f"{estimate.step_time_s:.4g}")}
-        return {**about, "parts_mb": parts, **shared}
+        verdict = self._verdict(item)
+        compiled = {"compile": True} if verdict is not None and verdict.compiles else {}
+        return {**about, "parts_mb": parts, **shared, **compiled}
+
+    def _verdict(self, item: Ready) -> Verdict | None:
+        """Whether steps of this arm are compiled; None where nobody asked. One for all its runs."""
+        wanted = wanted_compile(self.options.compile)
+        if wanted == "off" or item.refusal is not None:
+            return None
+        if item.key not in self._verdicts:
+            self._verdicts[item.key] = verdict(item, self.study, self.items, self.options, wanted, self.arms.machine.device)
+        return self._verdicts[item.key]
 
     def warnings(self) -> list[str]:
         """What makes the comparison unfair."""
@@ -227,6 +240,7 @@ class Planner:
         yield from dict.fromkeys(said for item in ready for said in (*item.info.warnings, *item.info.notes))
         yield from dict.fromkeys(note for item in ready for note in item.forecast.notes)
         yield from sentences(ready, self.study, self.options)
+        yield from dict.fromkeys(found.words for item in ready if (found := self._verdict(item)) is not None)
         tune = self.study.tune
         if tune is not None:
             runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")

@@ -23,7 +23,7 @@ def decide(items: Sequence[Ready], item: Ready, schedule: Schedule, study: Study
     if item.forecast.shortcut is None:
         return None
     alike = [other for other in items if other.forecast.shortcut is not None and _needs(other) == _needs(item)]
-    runs = sum(_number(other, study) for other in alike or [item])
+    runs = sum(runs_of(other, study) for other in alike or [item])
     return item.forecast.decide(schedule, item.info.sizes, min(runs, options.max_runs or runs), options.prefix_cache_mb)
 
 
@@ -43,7 +43,7 @@ def _needs(item: Ready) -> str:
     return json.dumps([parts.backbone, parts.task.spec("kind"), stored, item.train.precision, cut], default=str)
 
 
-def _number(item: Ready, study: Study) -> int:
+def runs_of(item: Ready, study: Study) -> int:
     """Runs of an arm, tuning included."""
     tuning = item.search.trials * len(study.tune.seeds) if study.tune is not None and item.search is not None else 0
     return item.info.folds * len(study.seeds) + tuning

@@ -21,7 +21,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.seeding import default_generator
 from peftlab.nn.stacked import Joint, Seat, Unstackable, join
-from peftlab.training.passes import Passes
+from peftlab.training.passes import Passes, tensors_of
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.strand import Ended, Strand
 
@@ -52,6 +52,8 @@ class _Backward:
 
 class Member(Passes):
     """One run's place in a stack."""
+
+    together = True
 
     def __init__(self, number: int, device: torch.device, size: int = 1) -> None:
         self.number, self.device, self.size = number, device, size
@@ -229,7 +231,7 @@ class Stack:
             seat = Seat(0, 0, 0, own)
             with torch.no_grad(), seat.random(), autocast(self.precision, self.device):
                 alone = request.adapted.backbone.outputs(request.adapted.module, request.inputs)
-            for mine, joint in zip(_tensors(alone), _tensors(answers[member]), strict=True):
+            for mine, joint in zip(tensors_of(alone), tensors_of(answers[member]), strict=True):
                 limit = TOLERANCE.get(mine.dtype, 0.0) * float(mine.abs().max())
                 if mine.shape != joint.shape or not float((mine - joint.detach()).abs().max()) <= limit:
                     raise Unstackable(
@@ -256,10 +258,3 @@ def _rows(value: Any, first: int, last: int, size: int) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_rows(part, first, last, size) for part in value)
     return value
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if torch.is_tensor(value):
-        return [value] if value.is_floating_point() else []
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
