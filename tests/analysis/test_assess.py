@@ -258,7 +258,7 @@ def test_the_bootstrap_of_choose_is_even_at_the_margin_and_too_sure_with_five_se
     two = np.array([bootstrapped([generator.normal(size=5), generator.normal(size=5)], i) for i in range(trials)])
     shared = [generator.normal(size=5) for _ in range(30)]
     alike = np.array([bootstrapped([d, 2 * d], i) for i, d in enumerate(shared)])
-    opposite = np.array([bootstrapped([d - d.mean(), d.mean() - d], i) for i, d in enumerate(shared)])
+    opposite = np.array([bootstrapped([d - d.mean() - 1e-9, d.mean() - d - 1e-9], i) for i, d in enumerate(shared)])
     assert few.mean() == pytest.approx(0.5, abs=0.05) and many.mean() == pytest.approx(0.5, abs=0.05)
     assert two.mean() == pytest.approx(0.25, abs=0.05)  # on average the tasks have nothing in common here
     # a seed is one draw on both tasks: what is within the margin on one is on the other, or never is
