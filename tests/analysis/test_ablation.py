@@ -7,12 +7,17 @@ from peftlab.records.record import RunConfig
 
 
 def config(
-    adapter: dict[str, Any], quantizer: dict[str, Any] | None = None, tuned: dict[str, Any] | None = None, **train: Any
+    adapter: dict[str, Any],
+    quantizer: dict[str, Any] | None = None,
+    tuned: dict[str, Any] | None = None,
+    allocator: dict[str, Any] | None = None,
+    **train: Any,
 ) -> dict[str, str]:
     return options(
         RunConfig(
             study="s", arm="a", label="a", slug="a", backbone="b", backbone_fingerprint="", task={}, data_fingerprint="",
             adapter={"name": "lora", **adapter}, quantizer=quantizer or {"name": "none"},
+            allocator=allocator,
             train={"epochs": 3, "learning_rate": 1e-3, **train}, seed=0, tuned=tuned or {},
         )
     )  # fmt: skip
@@ -73,3 +78,35 @@ def test_a_quantizer_counts_as_one_option() -> None:
     ]
     alike = {name: arms[name] for name in ("nf4", "double")}
     assert told(alike, "nf4") == [("quantizer", "double", "bnb")]
+
+
+def allocated(rule: str, importance: str, **options: Any) -> dict[str, str]:
+    spec = {"name": rule, "importance": {"name": importance}, "budget": {"ranks": 96}, **options}
+    return config({"rank": 4}, allocator=spec)
+
+
+def test_importance_metrics_of_one_rule() -> None:
+    arms = {name: allocated("top_k", name) for name in ("magnitude", "fisher", "sensitivity")}
+    assert told(arms) == [("allocator", "fisher", "magnitude"), ("allocator", "sensitivity", "magnitude")]
+    assert told(arms, "fisher") == [("allocator", "magnitude", "fisher"), ("allocator", "sensitivity", "fisher")]
+
+
+def test_allocation_rules_with_one_importance_metric_and_against_none() -> None:
+    arms = {
+        "fixed": config({"rank": 4}),
+        "proportional": allocated("proportional", "fisher"),
+        "threshold": allocated("threshold", "fisher", fraction=0.5),
+    }
+    assert [(f, level.split(",")[0], ref) for f, level, ref in told(arms, "fixed")] == [
+        ("allocator", "proportional", "none"),
+        ("allocator", "threshold", "none"),
+    ]
+    between = told({name: arms[name] for name in ("proportional", "threshold")})
+    assert [(f, level.split(",")[0], ref.split(",")[0]) for f, level, ref in between] == [
+        ("allocator", "threshold", "proportional")
+    ]
+
+
+def test_layers_by_block_and_by_kind() -> None:
+    arms = {targets: config({"rank": 8, "targets": targets}) for targets in ("q,v", "q,v,blocks:0-5", "q,v,blocks:6-11")}
+    assert told(arms) == [("targets", "q,v,blocks:0-5", "q,v"), ("targets", "q,v,blocks:6-11", "q,v")]

@@ -247,7 +247,7 @@ def bootstrapped(tables: list[np.ndarray], seed: int) -> float:
 
 
 def test_the_bootstrap_of_choose_is_even_at_the_margin_and_too_sure_with_five_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 studies exactly at the margin: even odds on average, 1 / 4 with two tasks, but no p value.
+    """500 studies exactly at the margin: even odds on average, 1 / 4 with two tasks of their own, but no p value.
 
     One minus a p value would be 0.95 or more in 5 % of them. With five seeds it is in about 10 %, with 40 it comes close.
     """
@@ -256,7 +256,21 @@ def test_the_bootstrap_of_choose_is_even_at_the_margin_and_too_sure_with_five_se
     few = np.array([bootstrapped([generator.normal(size=5)], i) for i in range(trials)])
     many = np.array([bootstrapped([generator.normal(size=40)], i) for i in range(trials)])
     two = np.array([bootstrapped([generator.normal(size=5), generator.normal(size=5)], i) for i in range(trials)])
+    shared = [generator.normal(size=5) for _ in range(30)]
+    alike = np.array([bootstrapped([d, 2 * d], i) for i, d in enumerate(shared)])
+    opposite = np.array([bootstrapped([d - d.mean() - 1e-9, d.mean() - d - 1e-9], i) for i, d in enumerate(shared)])
     assert few.mean() == pytest.approx(0.5, abs=0.05) and many.mean() == pytest.approx(0.5, abs=0.05)
-    assert two.mean() == pytest.approx(0.25, abs=0.05)
+    assert two.mean() == pytest.approx(0.25, abs=0.05)  # on average the tasks have nothing in common here
+    # a seed is one draw on both tasks: what is within the margin on one is on the other, or never is
+    assert alike == pytest.approx([bootstrapped([d], i) for i, d in enumerate(shared)]) and opposite.max() == 0.0
     assert 0.07 < np.mean(few >= 0.95) < 0.16
     assert np.mean(many >= 0.95) == pytest.approx(0.055, abs=0.03)
+
+
+def test_the_bootstrap_of_choose_draws_a_seed_with_all_that_it_has() -> None:
+    """Seeds that a task lacks are left out of that task alone; one seed in a task says nothing."""
+    good, bad = np.array([0.1, 0.2, 0.3, 0.4]), np.array([np.nan, 0.5, np.nan, 0.6])
+    assert bootstrapped([good, bad], 0) == 1.0
+    assert 0.2 < bootstrapped([good, np.array([np.nan, -0.5, np.nan, 0.6])], 0) < 0.8
+    with pytest.raises(AssertionError):
+        bootstrapped([good, np.array([np.nan, 0.5, np.nan, np.nan])], 0)

@@ -187,6 +187,51 @@ def test_test_examples_are_a_sample_too(tmp_path: Path, seeds: int) -> None:
         assert found.interval is not None and found.interval[1] < 0 and found.verdict == "estimated"
 
 
+def documents(folder: Path, losses: dict[str, float], items: int = 300) -> None:
+    """What runs of a language model keep: a sum of losses and the number of predicted tokens of each document."""
+    generator = np.random.default_rng(8)
+    tokens, hard = generator.integers(5, 50, items), generator.gamma(4, 0.25, items)
+    for path in folder.glob("runs/*/*/results.json"):
+        each = losses[path.parents[1].name] * hard + 0.05 * generator.normal(size=items)
+        np.savez(path.with_name("predictions.npz"), loss=each * tokens, tokens=tokens, correct=tokens // 2)
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_other_metrics_count_test_examples_where_scores_of_each_are_kept(tmp_path: Path, seeds: int) -> None:
+    arms = {"full": ARMS["full"], "lora": {"adapter": "lora"}}
+    raw = study(seeds=list(range(seeds)), arms=arms, analysis={**STUDY["analysis"], "metric": "loss"})
+    raw = {key: value for key, value in raw.items() if value is not None}
+    levels = dict.fromkeys(arms, LEVELS["full"])
+    made = write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))
+    predictions(made, {"full": 0.9, "lora": 0.8})
+    (none,) = assess(load_frame(made)).of("sampling")
+    assert none.verdict == "cannot be tested" and none.arms == [] and none.estimate is None
+    assert "keep no score of loss for each example" in none.sentence and "seeds alone" in none.sentence
+    documents(made, {"full": 0.5, "lora": 0.6})
+    found = assess(load_frame(made)).of("sampling")
+    if seeds == 1:
+        assert found == []  # McNemar's test is for what is right or wrong
+        return
+    (one,) = found
+    assert one.estimate == pytest.approx(0.1, abs=0.03) and one.interval is not None and one.interval[0] > 0
+    assert one.details["bootstrap"][0] == pytest.approx(one.interval[0], abs=0.02)
+    assert "bootstrap of seeds and examples [" in one.sentence and "too narrow with few seeds" in one.sentence
+
+
+def test_damaged_predictions_do_no_harm(tmp_path: Path) -> None:
+    raw = study(seeds=[0, 1, 2], arms={"full": ARMS["full"], "lora": {"adapter": "lora"}})
+    raw = {key: value for key, value in raw.items() if value is not None}
+    levels = {"full": LEVELS["full"], "lora": LEVELS["full"]}
+    made = write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))
+    predictions(made, {"full": 0.9, "lora": 0.8})
+    first, second, _ = sorted(made.glob("runs/lora/*/predictions.npz"))
+    first.write_bytes(second.read_bytes()[:500])
+    (found,) = assess(load_frame(made)).of("sampling")
+    assert found.n == 2
+    np.savez(second, label=np.zeros((3, 2)), prediction=np.zeros(3))
+    assert assess(load_frame(made)).of("sampling") == []
+
+
 @pytest.mark.parametrize("broken", ["lora", "full"])
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_survivors_are_not_compared_as_if_nothing_had_diverged(tmp_path: Path, broken: str, seeds: int) -> None:
@@ -231,6 +276,58 @@ def test_options_of_different_components_become_words_of_theirs() -> None:
     assert found["lora"]["adapter.rank"] == "8"
 
 
+GRID: dict[str, Any] = {
+    "full": ARMS["full"],
+    "fixed": {"adapter": {"name": "lora", "rank": 4}},
+    "allocated": {
+        "adapter": {"name": "lora", "rank": 4},
+        "allocator": {
+            "name": ["proportional", "threshold", "top_k"], "importance": ["magnitude", "fisher"], "budget": {"ranks": 48}
+        },
+    },
+}  # fmt: skip
+
+
+def test_importance_and_rule_are_factors_among_arms_that_have_them(tmp_path: Path) -> None:
+    """A baseline without an allocator, of the same adapter, must not hide them."""
+    raw = {key: value for key, value in study(arms=GRID).items() if value is not None}
+    grid = [(r, i) for r in ("proportional", "threshold", "top_k") for i in ("magnitude", "fisher")]
+    labels = {f"allocated[name={r},importance={i}]": (r, i) for r, i in grid}
+    plain = dict.fromkeys(("full", "fixed"), LEVELS["full"])
+    gain = {"proportional": 0.0, "threshold": 0.01, "top_k": 0.0, "magnitude": 0.0, "fisher": 0.02}
+    levels = plain | {name: (0.93 + gain[r] + gain[i], 0.002, 9000, 40.0, 8.0) for name, (r, i) in labels.items()}
+    found = assess(load_frame(write_results(tmp_path, Options(study=raw, levels=levels, failed=(), diverged=(), flags={}))))
+    told = {
+        tuple((c["factor"], c["words"]) for c in f.details["contrasts"]): f for f in found.findings if f.details.get("contrasts")
+    }
+    importance = told[("allocator.importance", "fisher against magnitude"),]
+    assert importance.estimate == pytest.approx(0.02, abs=0.003) and importance.verdict == "better"
+    assert importance.details["contexts"] == 3  # averaged over the rules
+    rule = told[("allocator", "threshold against proportional"),]
+    assert rule.estimate == pytest.approx(0.01, abs=0.003) and rule.details["contexts"] == 2
+    both = told[("allocator", "threshold against proportional"), ("allocator.importance", "fisher against magnitude")]
+    assert both.kind == "interaction" and both.details["contexts"] == 1
+    against = [
+        words for key in told if len(key) == 1 for factor, words in key if factor == "allocator" and words.endswith("none")
+    ]
+    assert len(against) == 6  # and each combination against equal ranks
+    assert len(told) == 6 + 1 + 2 + 2
+
+
+def test_data_sets_and_layers(tmp_path: Path) -> None:
+    """Whether what the layers do depends on the data set; the data set alone is no treatment."""
+    arms = {"full": ARMS["full"], "lora": {"adapter": {"name": "lora", "targets": ["q,v", "q,v,blocks:0-1"]}}}
+    raw = study(arms=arms, matrix={"task": tasks_of(2)})
+    levels = {"full": LEVELS["full"]}
+    levels |= {f"lora[targets={t}]": (0.95, 0.003, 9000, 40.0, 8.0) for t in arms["lora"]["adapter"]["targets"]}
+    made = {key: value for key, value in raw.items() if value is not None}
+    found = assess(load_frame(write_results(tmp_path, Options(study=made, levels=levels, failed=(), diverged=(), flags={}))))
+    between = [f for f in (*found.of("effect"), *found.of("interaction")) if not f.task and f.details["adapter"] == "lora"]
+    (one,) = between
+    assert [c["factor"] for c in one.details["contrasts"]] == ["adapter.targets", "data"]
+    assert one.verdict == "no interaction shown" and len(found.of("effect")) == 2
+
+
 def test_backbone_size_and_rank(tmp_path: Path) -> None:
     """Between settings: the backbone as a factor, and whether the effect of the rank depends on it; data only in interactions."""
     arms = {"full": ARMS["full"], "lora": {"adapter": {"name": "lora", "rank": [2, 8]}}}
@@ -242,3 +339,46 @@ def test_backbone_size_and_rank(tmp_path: Path) -> None:
     told = {tuple(c["factor"] for c in f.details["contrasts"]): f for f in between if f.details["adapter"] == "lora"}
     assert set(told) == {("backbone",), ("adapter.rank", "backbone")}
     assert told["adapter.rank", "backbone"].verdict == "no interaction shown" and told["backbone",].details["contexts"] == 2
+
+
+def tasks_of(count: int) -> list[dict[str, Any]]:
+    return [{"kind": "image-classification", "data": "digits", "image_size": 32 + 8 * i} for i in range(count)]
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 6])
+def test_options_over_tasks_and_for_new_ones(tmp_path: Path, tasks: int) -> None:
+    made = folder(tmp_path, study(matrix={"task": tasks_of(tasks)} if tasks > 1 else None))
+    found = assess(load_frame(made))
+    over = found.of("effect_over_tasks")
+    warned = [line for line in found.warnings if "degrees of freedom" in line or "do not show" in line]
+    if tasks == 1:
+        assert over == found.of("interaction_over_tasks") == warned == []
+        return
+    by_factor = {f.details["contrasts"][0]["factor"]: f for f in over}
+    (interaction,) = found.of("interaction_over_tasks")
+    assert set(by_factor) == {"adapter.rank", "adapter.targets"} and len(warned) == (tasks < 6)
+    rank = by_factor["adapter.rank"]
+    single = [f.estimate for f in found.of("effect") if f.task and f.details["contrasts"][0]["factor"] == "adapter.rank"]
+    assert rank.details["these"]["estimate"] == pytest.approx(np.mean(np.array(single, dtype=float)))
+    assert rank.n == tasks and sorted(rank.details["by_task"].values()) == pytest.approx(np.sort(np.array(single, dtype=float)))
+    assert f"mean over these {tasks} tasks: +" in rank.sentence
+    assert not rank.sentence.startswith("all tasks")
+    if tasks == 2:
+        assert rank.verdict == interaction.verdict == "cannot be tested" and rank.estimate is rank.interval is None
+        assert "2 tasks do not show how much it varies; it takes 3" in rank.sentence and "nothing is claimed" in warned[0]
+        return
+    assert rank.estimate == pytest.approx(0.01, abs=0.002) and rank.verdict == "better" and rank.interval is not None
+    assert rank.p is not None and rank.p_adjusted is not None and rank.p_adjusted >= rank.p
+    assert interaction.verdict == "no interaction shown" and "not evidence that it does not" in interaction.sentence
+    assert f"of which {tasks} are a sample" in rank.sentence and f"mixed model, {tasks} tasks x " in rank.sentence
+    assert any("in which tasks and seeds cross" in line and "Factors" in line for line in found.plan.further)
+    if tasks == 3:
+        assert "rest on 3 tasks" in warned[0] and "2 degrees of freedom" in warned[0]
+
+
+def test_options_over_tasks_are_of_arms_that_every_task_has(tmp_path: Path) -> None:
+    raw = study(matrix={"task": tasks_of(3)})
+    made = folder(tmp_path, raw, skip=tuple(("lora[rank=8,targets=standard]", seed) for seed in range(9)))
+    found = {f.details["contrasts"][0]["factor"]: f for f in assess(load_frame(made)).of("effect_over_tasks")}
+    assert found["adapter.targets"].details["contexts"] == 2  # ranks 2 and 4
+    assert found["adapter.rank"].details["contexts"] == 1

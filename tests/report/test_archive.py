@@ -9,6 +9,7 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,30 @@ def test_commands_come_with_the_time_that_the_runs_took(folder: Path, tmp_path: 
     assert command["took_s"] == pytest.approx(sum(taken), abs=0.06)
     assert about["verdict"] and about["environment"]["same"]["package torch"] == "2.14.1"
     assert "peftlab reproduce" in (target / "README.txt").read_text()
+
+
+def test_the_whole_study_and_the_report_say_how_long_they_take(folder: Path, tmp_path: Path) -> None:
+    """The study was tuned, and one of its runs failed: without records of them the time says what it lacks."""
+
+    def about() -> dict[str, dict[str, Any]]:
+        with zipfile.ZipFile(pack(folder, tmp_path / "b.zip").path) as opened:
+            commands = json.loads(opened.read("bundle.json"))["commands"]
+            assert f"about {round(6.042)} s, estimated" in opened.read("README.txt").decode()
+        return {c["what"].split(";")[0]: c for c in commands}
+
+    taken = [json.loads(p.read_text())["time"]["total_s"] for p in folder.glob("runs/*/*/results.json")]
+    whole = about()["the whole study anew, tuning with it"]
+    assert whole["runs"] == len(taken) == 3 and whole["took_s"] == pytest.approx(sum(taken), abs=0.06)
+    assert "the time lacks its tuning and 1 run without results" in whole["what"]
+    tuning = folder / "tuning" / "full" / "0123"
+    tuning.mkdir(parents=True)
+    (tuning / "results.json").write_text('{"time": {"total_s": 100.0}}')
+    whole, report = (
+        about()[what] for what in ("the whole study anew, tuning with it", "findings, figures, tables from the records")
+    )
+    assert whole["runs"] == 4 and whole["took_s"] == pytest.approx(100 + sum(taken), abs=0.06)
+    assert "tuning and" not in whole["what"] and "1 run without results" in whole["what"]
+    assert report["took_s"] is None and report["expected_s"] == 6.0
 
 
 def test_the_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from peftlab.analysis.analyze import read_findings
+from peftlab.analysis.best import best_arms
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.words import show_difference, show_interval, show_p
 from peftlab.report.build import build_report
@@ -150,6 +152,23 @@ def test_table_sorting(browser: Any) -> None:
     assert first_column(browser) == up[::-1]
     head(browser, "difference").click()
     assert first_column(browser)[-1] == "full"  # the baseline has none: missing values stay at the end
+
+
+def test_the_best_arm_is_marked_in_words_that_are_read_out(browser: Any, page: Path) -> None:
+    findings = read_findings(page.parents[1])
+    marks = best_arms(findings, findings.arms[0].task, findings.arms[0].backbone)
+    assert len(marks.best) == 1 and marks.not_shown_worse
+    seen = {}
+    for row in all_of(browser, "table.results tbody tr"):
+        words = [m.text for m in row.find_elements(By.CSS_SELECTOR, ".standing") if m.is_displayed()]
+        seen[row.find_element(By.CSS_SELECTOR, "th").text] = words
+    said = {label: ["best mean"] for label in marks.best} | {label: ["not shown worse"] for label in marks.not_shown_worse}
+    assert seen == {label.replace(EVIL, SEEN): said.get(label, []) for label in dict.fromkeys(a.label for a in findings.arms)}
+    (best,) = (m for m in all_of(browser, ".standing") if m.text == "best mean")
+    assert not best.find_elements(By.XPATH, "ancestor-or-self::*[@aria-hidden='true']")
+    head(browser, "trainable").click()  # the words go with their row
+    row = best.find_element(By.XPATH, "ancestor::tr")
+    assert row.find_element(By.CSS_SELECTOR, "th").text == marks.best[0].replace(EVIL, SEEN)
 
 
 def test_filtering(browser: Any) -> None:

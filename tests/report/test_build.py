@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from peftlab.analysis.analyze import analyze, read_findings
+from peftlab.analysis.best import best_arms
+from peftlab.analysis.frame import load_frame
+from peftlab.analysis.literature import beside_literature
+from peftlab.analysis.words import show
 from peftlab.report.build import build_report
 from peftlab.report.html.data import safe_json
 from peftlab.report.html.render import policy
@@ -172,3 +176,39 @@ def test_layers_are_told_where_they_were_recorded_and_passed_over_where_not(page
     plain = build_report(write_results(tmp_path)).read_text(encoding="utf-8")
     assert "Which layers matter" not in plain and "Ranks over time" not in plain
     assert not (tmp_path / "fixture" / "analysis" / "importance.json").exists()
+
+
+def table_rows(page: str, section: str) -> list[list[str]]:
+    """Texts of the cells of the first table of a section, a list per row."""
+    inside = page[page.index(f'<section id="{section}"') :]
+    body = inside[inside.index("<tbody>") : inside.index("</tbody>")]
+    cells = [re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)]
+    texts = [
+        [html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", " ", c, flags=re.DOTALL))) for c in row] for row in cells
+    ]
+    return [[re.sub(r"\s+", " ", text).strip() for text in row] for row in texts]
+
+
+def test_the_best_and_what_is_not_shown_to_be_worse_are_marked_in_words(folder: Path, page: str) -> None:
+    """The marks of the LaTeX tables, by the same tests."""
+    findings = read_findings(folder)
+    (place,) = {(a.task, a.backbone) for a in findings.arms}
+    marks, rows = best_arms(findings, *place), table_rows(page, "results")
+    assert marks.best and marks.not_shown_worse and len(rows) == len(LEVELS)
+    for name, _, mean, *_ in rows:
+        said = "best mean" if name in marks.best else "not shown worse" if name in marks.not_shown_worse else ""
+        assert mean.rpartition("]")[2].strip() == said, name
+    assert "that is no evidence of equality, and the best was picked from the same runs" in page
+
+
+def test_published_figures_stand_beside_ours_with_their_ratio_and_what_differs(folder: Path, page: str) -> None:
+    findings, rows = read_findings(folder), table_rows(page, "literature")
+    beside = beside_literature(load_frame(folder), findings)
+    assert len(rows) == len(beside) > 0 and not any(b.comparable for b in beside)
+    for (arm, ours, published, ratio, source, comparable, differs), b in zip(rows, beside, strict=True):
+        assert arm == b.arm and ours == f"{show(b.ours, 'accuracy')} n = {b.n}"
+        assert published.startswith(show(b.row.level, "accuracy"))
+        assert ratio == (f"{b.ratio:.3f}" if b.ratio is not None else "–")
+        assert source.startswith(f"{b.row.source}, {b.row.place} {b.row.method}") and comparable == "no"
+        assert differs == re.sub(r"\s+", " ", " ".join(b.differs)) and differs
+    assert "None of them is comparable: that takes the same backbone, data, split and protocol." in page

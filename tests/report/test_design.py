@@ -53,10 +53,17 @@ def test_every_finding_is_in_its_section_and_among_the_statements(built: tuple[s
     for f in (*findings.of("effect"), *findings.of("interaction")):
         assert all(text in factors for text in shown(f)), f.sentence
     assert "rank × targets" in factors and "all-linear against standard" in factors and BETWEEN in factors
+    several = (*findings.of("effect_over_tasks"), *findings.of("interaction_over_tasks"))
+    assert len(several) == 3 and "Over the 3 tasks" in factors and "3 tasks show little of how much it varies" in factors
+    for f in several:
+        these = f.details["these"]
+        texts = [show_difference(these["estimate"], "accuracy"), show_interval(these["interval"], "accuracy", True)]
+        assert all(text in factors for text in (*shown(f), *texts)), f.sentence
     sampled = findings.of("sampling")
     assert len(sampled) == 6 * 3 - 1  # not of the arm with a diverged run, nor of BitFit where it is missing
     assert GONE not in {f.arms[0] for f in sampled} and results.count("examples counted as a sample too") == 3
     assert all(show_interval(f.interval, "accuracy", True) in results for f in sampled)
+    assert all(show_interval(f.details["bootstrap"], "accuracy", True) in results for f in sampled)
     statements = section(page, "statements")
     for f in findings.findings:
         assert re.sub(r"\s+", " ", f.sentence) in statements

@@ -86,7 +86,7 @@ def _words(part: str, levels: Sequence[str]) -> dict[str, str]:
         extra = [
             _said(k.rsplit(".", 1)[-1], v)
             for k, v in own.items()
-            if k not in shared and k != part and not k.endswith(".name") and v not in ("none", "no")
+            if k not in shared and k not in (part, f"{part}.{own[part]}.name") and v not in ("none", "no")
         ]
         words[level] = ", ".join([*([own[part]] if named or not extra else []), *extra])
     return words

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+FEWEST_SEEDS = 3  #: for an interval of tau
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tau:
@@ -80,7 +82,7 @@ def jackknife(taus: Sequence[tuple[int, int, float | None]], confidence: float =
     theta = float(np.mean([tau for _, _, tau in known]))
     without = [[tau for i, j, tau in known if seed not in (i, j)] for seed in seeds]
     n = len(seeds)
-    if n < 3 or not all(without):
+    if n < FEWEST_SEEDS or not all(without):
         return Tau(theta, None, n, len(known))
     left_out = np.array([float(np.mean(rest)) for rest in without])
     error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))

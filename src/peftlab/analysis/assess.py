@@ -16,6 +16,7 @@ import pandas as pd
 import peftlab
 from peftlab.analysis import statements as say
 from peftlab.analysis.assess_design import METHOD, design_findings
+from peftlab.analysis.assess_factors import few_tasks
 from peftlab.analysis.comparison import equivalence_p, holm, margin_differences, non_inferiority, paired_difference, union
 from peftlab.analysis.efficiency import reference
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Findings
@@ -73,7 +74,7 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
         findings=numbered,
         exploratory=pairwise(settings, declared.baseline, declared.confidence),
         notes=notes(frame, settings, summaries, plan),
-        warnings=[*frame.warnings, *_warnings(frame, settings), *unvarying(settings, plan.metric), *tuning_luck(frame)],
+        warnings=[*frame.warnings, *_warnings(frame, settings, beyond), *unvarying(settings, plan.metric), *tuning_luck(frame)],
         problems=[p.as_json() for p in frame.problems],
         runs={"completed": completed, **dict(sorted(problems.items()))},
         versions={"peftlab": peftlab.__version__, **{name: _version(name) for name in ("numpy", "scipy", "pandas")}},
@@ -252,7 +253,7 @@ def _exploratory(count: int, race_for_best: bool) -> str:
     return f"paired t test, two-sided, of every two arms {which}; Holm, over all {count:,} of them"
 
 
-def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:
+def _warnings(frame: Frame, settings: list[Setting], beyond: list[Finding]) -> list[str]:
     analysis, found = frame.study.analysis, []
     for s in settings:
         where = f" on {s.task}, {s.backbone}" if len(settings) > 1 else ""
@@ -268,7 +269,7 @@ def _warnings(frame: Frame, settings: list[Setting]) -> list[str]:
             )
     if not analysis.baseline:
         found.append("No baseline is declared (analysis.baseline): arms are described, not compared.")
-    return found
+    return found + few_tasks(beyond)
 
 
 def _largest(runs: pd.DataFrame, column: str) -> float | None:

@@ -1,11 +1,15 @@
 """Which arm to take: the smallest that is shown to be non-inferior within a memory limit, and how sure that is."""
 
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from peftlab.analysis.assess import assess
@@ -139,18 +143,31 @@ def _certainty(label: str, findings: Findings) -> tuple[float | None, float | No
 
 
 def _bootstrap(frame: Frame, label: str, margin: Margin, seed: int) -> float | None:
-    """Share of resamples of the pairs in which the mean of d_i is above 0 in every setting."""
-    generator = np.random.default_rng(seed)
-    held = np.ones(RESAMPLES, dtype=bool)
-    for task, backbone in frame.settings:
-        table = frame.values(task, backbone)
-        runs = frame.primary()
-        higher = runs.loc[(runs["task"] == task) & (runs["backbone"] == backbone), "higher_is_better"].dropna()
-        d = margin_differences(
-            table[label].to_numpy(), table[frame.study.analysis.baseline].to_numpy(), margin,
-            higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
-        )  # fmt: skip
-        if d.size < 2:
-            return None
-        held &= d[generator.integers(0, d.size, size=(RESAMPLES, d.size))].mean(axis=1) > 0
-    return float(held.mean())
+    """Share of resamples of the seeds in which the mean of d_i is above 0 in every setting.
+
+    A seed is one draw on all tasks and backbones together, which share its initialisation and data order: it is drawn with all of
+    its d_i, and with all its folds. Where settings lack some of the seeds, resamples that leave one without any are left out.
+    """
+    found = [_by_seed(frame, task, backbone, label, margin) for task, backbone in frame.settings]
+    if any(len(means) < 2 for means in found):
+        return None
+    table = pd.concat(found, axis=1).to_numpy()  # [seeds, settings]
+    known = np.isfinite(table)
+    seeds, generator = len(table), np.random.default_rng(seed)
+    counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES).astype(np.float64)
+    weights = counts @ known  # [resamples, settings]
+    sums = counts @ np.where(known, table, 0.0)
+    whole = (weights > 0).all(axis=1)
+    return float((sums[whole] > 0).all(axis=1).mean())
+
+
+def _by_seed(frame: Frame, task: str, backbone: str, label: str, margin: Margin) -> pd.Series:
+    """d_i of one setting, mean over the folds of a seed; only seeds that both arms have."""
+    table, runs = frame.values(task, backbone), frame.primary()
+    both = table[[label, frame.study.analysis.baseline]].dropna()
+    higher = runs.loc[(runs["task"] == task) & (runs["backbone"] == backbone), "higher_is_better"].dropna()
+    d = margin_differences(
+        both.iloc[:, 0].to_numpy(), both.iloc[:, 1].to_numpy(), margin,
+        higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
+    )  # fmt: skip
+    return pd.Series(d, index=both.index).groupby(level=0).mean()

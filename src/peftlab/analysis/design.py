@@ -32,6 +32,18 @@ def design(configs: Mapping[Any, RunConfig]) -> dict[Any, dict[str, str]]:
     return made
 
 
+def subfamilies(configs: Mapping[Any, RunConfig]) -> list[dict[Any, RunConfig]]:
+    """Arms that share an option which not all have (the importance metric of those that allocate ranks), largest sets first.
+
+    Among all arms such an option is part of its component's word; among these it is a factor.
+    """
+    own = {arm: set(_options(config)) for arm, config in configs.items()}
+    keys = dict.fromkeys(key for config in configs.values() for key in _options(config))
+    groups = dict.fromkeys(frozenset(arm for arm in own if key in own[arm]) for key in keys)
+    kept = [group for group in groups if 2 <= len(group) < len(own)]
+    return [{arm: configs[arm] for arm in configs if arm in group} for group in sorted(kept, key=len, reverse=True)]
+
+
 def _options(config: RunConfig) -> dict[str, str]:
     """Values that tuning chose are no part of the treatment."""
     found = {"quantize": str(config.quantize)}

@@ -44,6 +44,7 @@ class Effect:
     interval: Interval
     p: float | None
     contexts: int  #: combinations of the other options that it is averaged over
+    by_unit: pd.Series  #: its value for each row of the table, NaN where a run is missing
 
 
 def effects(
@@ -113,11 +114,12 @@ def _effect(
     ]
     if not columns:
         return None
-    interval = t_interval(np.mean(columns, axis=0), confidence)
+    by_unit = pd.Series(np.mean(columns, axis=0), index=values.index)
+    interval = t_interval(by_unit, confidence)
     if interval.n == 0:
         return None
     tail = t_tail(abs(interval.mean), interval.standard_error, interval.n)
-    return Effect(contrasts, interval, None if tail is None else 2 * tail, len(columns))
+    return Effect(contrasts, interval, None if tail is None else 2 * tail, len(columns), by_unit)
 
 
 def _contexts(factors: Sequence[str], arms: Mapping[Any, Options]) -> list[dict[tuple[str, ...], Any]]:

@@ -12,8 +12,10 @@ SCHEMA_VERSION = 1
 
 Kind = Literal[
     "level", "difference", "non_inferiority", "non_inferiority_everywhere", "equivalence", "pareto", "power",
-    "over_tasks", "new_tasks", "interquartile_mean", "improvement", "effect", "interaction", "sampling",
+    "over_tasks", "new_tasks", "interquartile_mean", "improvement", "effect", "interaction",
+    "effect_over_tasks", "interaction_over_tasks", "sampling",
 ]  # fmt: skip
+OVER_TASKS: tuple[Kind, ...] = ("effect_over_tasks", "interaction_over_tasks")  #: of options, tasks counted as a sample
 Verdict = Literal[
     "estimated",
     "better",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from peftlab.analysis.comparison import smallest_sign_flip_p
 from peftlab.analysis.crossed import Crossed
-from peftlab.analysis.factorial import Effect
+from peftlab.analysis.factorial import Contrast, Effect
+from peftlab.analysis.factors_over_tasks import EffectOverTasks
 from peftlab.analysis.findings import AnalysisPlan, Finding, Verdict
 from peftlab.analysis.intervals import Interval
 from peftlab.analysis.means import bounds
@@ -111,6 +113,41 @@ def improvement(
     return _finding("improvement", [arm, base], chance, interval, n, "estimated", text, plan, details=span.details)
 
 
+def effect_over_tasks(adapter: str, found: EffectOverTasks, p_adjusted: float | None, plan: AnalysisPlan, family: int) -> Finding:
+    """Of one factor, or of two on each other: on these tasks, and on tasks of which these are a sample."""
+    tasks, seeds, mixed, here = found.table.shape[1], found.seeds, found.mixed, bounds(found.these)
+    names = [_name(c.factor) for c in found.contrasts]
+    kind = "effect_over_tasks" if len(names) == 1 else "interaction_over_tasks"
+    what = " x ".join(f"{name} ({c.words})" for name, c in zip(names, found.contrasts, strict=True))
+    text = f"{adapter}, {what}, mean over these {tasks} tasks: {_gap(found.these.mean, plan)}"
+    if here:
+        text += f" ({_percent(plan)} interval {show_interval(here, plan.metric, difference=True)}, {plural(seeds, 'seed')})"
+    verdict: Verdict = "cannot be tested"
+    if mixed is None:
+        few = f"{tasks} tasks do not show how much it varies; it takes {FEWEST_SAMPLED}"
+        why = few if tasks < FEWEST_SAMPLED else "it takes two seeds that all tasks have"
+        text += f". On other tasks it cannot be tested: {why}."
+    else:
+        verdict = _verdict(mixed.interval.mean, mixed.p, p_adjusted, plan)
+        text += f". On tasks like these, of which {tasks} are a sample: {_gap(mixed.interval.mean, plan)}"
+        text += _numbers(mixed.interval, mixed.p, p_adjusted, plan, f"mixed model, {tasks} tasks x {seeds} seeds") + ". "
+        if len(names) == 2:
+            shown = verdict in ("better", "worse")
+            verdict = verdict if verdict == "cannot be tested" else "interaction shown" if shown else "no interaction shown"
+        text += _told(verdict, names, plan)
+    details = {
+        "adapter": adapter, "contrasts": _contrasts(found.contrasts), "contexts": found.contexts, "family": family,
+        "tasks": tasks, "seeds": seeds, "these": {"estimate": found.these.mean, "interval": here},
+        "by_task": {str(task): float(mean) for task, mean in found.table.mean().items()},
+    }  # fmt: skip
+    if mixed is not None:
+        details |= {"sd_tasks": mixed.sd_rows, "sd_seeds": mixed.sd_columns, "sd_rest": mixed.sd_rest, "freedom": mixed.freedom}
+    return _finding(
+        kind, [], mixed.interval.mean if mixed else None, bounds(mixed.interval) if mixed else None, tasks, verdict, text, plan,
+        p=mixed.p if mixed else None, p_adjusted=p_adjusted, details=details,
+    )  # fmt: skip
+
+
 def effect(
     setting: tuple[str, str], adapter: str, found: Effect, p_adjusted: float | None, plan: AnalysisPlan, family: int
 ) -> Finding:
@@ -118,28 +155,13 @@ def effect(
     interval, words = found.interval, [f"{_name(c.factor)} ({c.words})" for c in found.contrasts]
     over = f"{plural(interval.n, 'seed')}, averaged over {plural(found.contexts, 'combination')} of the other options"
     numbers = _numbers(interval, found.p, p_adjusted, plan, over)
+    names = [_name(c.factor) for c in found.contrasts]
     kind, verdict = "effect", _verdict(interval.mean, found.p, p_adjusted, plan)
-    if len(words) == 1:
-        told = {
-            "better": f"More {plan.metric}." if plan.higher_is_better else f"Less {plan.metric}, which is better.",
-            "worse": f"Less {plan.metric}." if plan.higher_is_better else f"More {plan.metric}, which is worse.",
-            "no difference shown": "The data do not show an effect; that is not evidence of none.",
-        }.get(verdict, "It cannot be tested.")
-        text = f"{adapter}, {words[0]}: {_gap(interval.mean, plan)}{numbers}. {told}"
-    else:
-        kind = "interaction"
-        shown = verdict in ("better", "worse")
+    if len(names) == 2:
+        kind, shown = "interaction", verdict in ("better", "worse")
         verdict = verdict if verdict == "cannot be tested" else "interaction shown" if shown else "no interaction shown"
-        told = {
-            "interaction shown": f"What {_name(found.contrasts[0].factor)} does depends on {_name(found.contrasts[1].factor)}.",
-            "no interaction shown": "The data do not show that one depends on the other; that is not evidence that it does not.",
-        }.get(verdict, "It cannot be tested.")
-        text = f"{adapter}, {words[0]} x {words[1]}: {_gap(interval.mean, plan)}{numbers}. {told}"
-    contrasts = [
-        {"factor": c.factor, "name": _name(c.factor), "words": c.words, "levels": list(c.levels), "weights": c.weights.tolist()}
-        for c in found.contrasts
-    ]
-    details = {"adapter": adapter, "contrasts": contrasts,
+    text = f"{adapter}, {' x '.join(words)}: {_gap(interval.mean, plan)}{numbers}. {_told(verdict, names, plan)}"
+    details = {"adapter": adapter, "contrasts": _contrasts(found.contrasts),
                "contexts": found.contexts, "family": family, "sd": interval.sd}  # fmt: skip
     return _finding(
         kind, [], interval.mean, bounds(interval), interval.n, verdict, text, plan, task=setting[0], backbone=setting[1],
@@ -147,17 +169,46 @@ def effect(
     )  # fmt: skip
 
 
-def sampled(arm: str, base: str, setting: Setting, found: Crossed, plan: AnalysisPlan) -> Finding:
-    """Seeds and test examples both as samples."""
+def _told(verdict: Verdict, names: Sequence[str], plan: AnalysisPlan) -> str:
+    """What an effect of one factor, or of two on each other, comes to."""
+    return {
+        "better": f"More {plan.metric}." if plan.higher_is_better else f"Less {plan.metric}, which is better.",
+        "worse": f"Less {plan.metric}." if plan.higher_is_better else f"More {plan.metric}, which is worse.",
+        "no difference shown": "The data do not show an effect; that is not evidence of none.",
+        "interaction shown": f"What {names[0]} does depends on {names[-1]}.",
+        "no interaction shown": "The data do not show that one depends on the other; that is not evidence that it does not.",
+    }.get(verdict, "It cannot be tested.")
+
+
+def _contrasts(found: Sequence[Contrast]) -> list[dict[str, Any]]:
+    return [
+        {"factor": c.factor, "name": _name(c.factor), "words": c.words, "levels": list(c.levels), "weights": c.weights.tolist()}
+        for c in found
+    ]
+
+
+def unsampled(setting: Setting, plan: AnalysisPlan) -> Finding:
+    """The records do not hold what it takes to count the test examples as a sample."""
+    text = (
+        f"Test examples as a sample: the records keep no score of {plan.metric} for each example, so that intervals count seeds "
+        "alone; other test examples would move the differences as well."
+    )
+    return _finding("sampling", [], None, None, 0, "cannot be tested", text, plan, task=setting.task, backbone=setting.backbone)
+
+
+def sampled(arm: str, base: str, setting: Setting, found: Crossed, drawn: tuple[float, float], plan: AnalysisPlan) -> Finding:
+    """Seeds and test examples both as samples; ``drawn``: the bootstrap's interval."""
     limits = bounds(found.interval)
     text = (
         f"{arm} against {base}, counting the {found.columns:,} test examples as a sample too: {_gap(found.interval.mean, plan)}"
-        f" ({_percent(plan)} interval {show_interval(limits, plan.metric, difference=True)}, {found.rows} seeds)."
+        f" ({_percent(plan)} interval {show_interval(limits, plan.metric, difference=True)}, {found.rows} seeds; bootstrap of "
+        f"seeds and examples {show_interval(drawn, plan.metric, difference=True)}, too narrow with few seeds)."
     )
     return _finding(
         "sampling", [arm, base], found.interval.mean, limits, found.rows, "estimated", text, plan, task=setting.task,
         backbone=setting.backbone, p=found.p,
-        details={"examples": found.columns, "sd_seeds": found.sd_rows, "sd_examples": found.sd_columns, "freedom": found.freedom},
+        details={"examples": found.columns, "sd_seeds": found.sd_rows, "sd_examples": found.sd_columns, "freedom": found.freedom,
+                 "bootstrap": drawn},
     )  # fmt: skip
 
 

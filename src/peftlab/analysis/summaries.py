@@ -26,6 +26,7 @@ PARTS: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     ("Equality", ("equivalence",)),
     ("Over tasks and backbones", ("over_tasks", "new_tasks", "improvement", "interquartile_mean")),
     ("Factors", ("effect", "interaction")),
+    ("Factors over tasks", ("effect_over_tasks", "interaction_over_tasks")),
     ("Test examples as a sample", ("sampling",)),
     ("What so many seeds can show", ("power",)),
 )

@@ -18,6 +18,7 @@ from typing import Any
 import peftlab
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.reading import read_json
 from peftlab.analysis.words import plural
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, fsync_folder
@@ -168,7 +169,8 @@ class _Chosen:
 
 
 def about_bundle(frame: Frame, names: list[str]) -> dict[str, Any]:
-    """``bundle.json``: what is in it, where it was made, and the commands that redo it with the time that each took there."""
+    """``bundle.json``: what is in it, where it was made, and the commands that redo it with the time that each took there
+    (``took_s``: seconds of its runs, one after the other; ``expected_s``: estimated)."""
     findings, environment = read_findings(frame.folder), facts.environment(frame)
     times: dict[str, list[float]] = {}
     for record in frame.records:
@@ -179,16 +181,43 @@ def about_bundle(frame: Frame, names: list[str]) -> dict[str, Any]:
     everything = [time for taken in times.values() for time in taken]
     commands = [_command("peftlab reproduce {bundle}", "every evaluation run again, each beside its record", everything)]
     commands += [_command(f"peftlab reproduce {{bundle}} --only '{label}'", "one arm", taken) for label, taken in times.items()]
+    tuned = _tuning_times(frame)
+    whole = "the whole study anew, tuning with it" + _untimed(frame, tuned)
     commands += [
         {"command": "unzip {bundle} -d " + study, "what": "the folder itself", "runs": 0, "took_s": None},
-        {"command": f"peftlab report {study}", "what": "findings, figures, tables from the records", "runs": 0, "took_s": None},
-        {"command": f"peftlab run {study}/study.yaml", "what": "the whole study anew, tuning with it", "runs": 0, "took_s": None},
+        {"command": f"peftlab report {study}", "what": "findings, figures, tables from the records", "runs": 0, "took_s": None,
+         "expected_s": _report_s(len(frame.settings), len(everything))},
+        _command(f"peftlab run {study}/study.yaml", whole, everything + tuned),
     ]  # fmt: skip
     return {
         "schema_version": SCHEMA_VERSION, "study": study, "question": frame.study.question, "peftlab": peftlab.__version__,
         "runs": sum(map(len, times.values())), "verdict": findings.verdict, "files": len(names), "commands": commands,
         "problems": len(frame.problems), "environment": environment, "fingerprints": facts.fingerprints(frame),
     }  # fmt: skip
+
+
+def _tuning_times(frame: Frame) -> list[float]:
+    """Seconds of every tuning run of which there is a record."""
+    runs = (read_json(path) for path in sorted(frame.folder.glob("tuning/*/*/results.json")))
+    times = [run["time"] for run in runs if isinstance(run, Mapping) and isinstance(run.get("time"), Mapping)]
+    return [float(time.get("total_s") or time.get("train_s") or 0.0) for time in times]
+
+
+def _untimed(frame: Frame, tuned: list[float]) -> str:
+    """What the time of the whole study lacks."""
+    lost = sum(p.kind in ("failed", "missing", "unfinished", "unreadable") for p in frame.problems)
+    parts = ["its tuning" * (frame.study.tune is not None and not tuned), plural(lost, "run without results") * (lost > 0)]
+    missing = " and ".join(part for part in parts if part)
+    return f"; the time lacks {missing}, of which no record says how long" if missing else ""
+
+
+def _report_s(settings: int, runs: int) -> float:
+    """Seconds of one processor, estimated: a figure measured when the report was made would make every archive another one.
+
+    Starting takes about 3 s, the figures of one task and backbone as long, a run 14 ms (benchmarks/report_speed.py: 32 to 34 s of
+    the processors for 2,030 runs).
+    """
+    return round(3.0 + 3.0 * settings + 0.014 * runs, 1)
 
 
 def _command(command: str, what: str, taken: list[float]) -> dict[str, Any]:
@@ -202,7 +231,7 @@ def _readme(about: Mapping[str, Any]) -> str:
         f"Open report/index.html to read it. `sha256sum -c {CHECKSUMS}` checks the files.",
         "Weights are not here unless they were asked for; the hash of every adapter stands in the MANIFEST.json of its run.", "",
         "Verdict:", *(f"  {line}" for line in about["verdict"]), "",
-        "Commands, and the time that their runs took on the machine below, one after the other:",
+        "Commands, and the time that their runs took on the machine below, one after the other (of the report: estimated):",
         *(f"  {c['command'].replace('{bundle}', 'BUNDLE')}\n      {c['what']}" + _took(c) for c in about["commands"]), "",
         "Machine and versions:",
         *(f"  {key}: {value}" for key, value in sorted(about["environment"]["same"].items())),
@@ -212,4 +241,6 @@ def _readme(about: Mapping[str, Any]) -> str:
 
 
 def _took(command: Mapping[str, Any]) -> str:
-    return "" if command["took_s"] is None else f" ({plural(command['runs'], 'run')}, {command['took_s']:,.0f} s)"
+    if command["took_s"] is not None:
+        return f" ({plural(command['runs'], 'run')}, {command['took_s']:,.0f} s)"
+    return f" (about {command['expected_s']:,.0f} s, estimated)" if "expected_s" in command else ""

@@ -18,6 +18,7 @@ from peftlab.analysis.assess_diagnostics import assess_diagnostics
 from peftlab.analysis.assess_flow import assess_flow
 from peftlab.analysis.assess_layers import LayerTables, assess_layers
 from peftlab.analysis.assess_quantization import assess_quantization
+from peftlab.analysis.best import best_arms
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.garbage_collection import few_collections
@@ -144,6 +145,7 @@ def _setting(
     return {
         "bundle": bundle,
         "looks": bundle.looks,
+        "marks": best_arms(findings, bundle.task, bundle.backbone),
         "rows": [
             {
                 "arm": row.arm,

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from peftlab.analysis.agreement import FEWEST_SEEDS
 from peftlab.analysis.layers import Agreement
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import MOST_LABELS, WIDE_IN, legend_below
@@ -46,7 +47,7 @@ class LayerStability(Figure):
                     panel.plot(steps, [a.tau for a in points], color=look.color, linestyle=look.dash, zorder=3)
                     if len(bundle.arms) > MOST_LABELS:
                         continue  # bands of many arms hide one another
-                    ends = np.array([a.interval or (a.tau, a.tau) for a in points])
+                    ends = np.array([a.interval or (np.nan, np.nan) for a in points])
                     panel.fill_between(steps, ends[:, 0], ends[:, 1], color=look.color, alpha=0.13, linewidth=0, zorder=2)
             panel.axhline(0, color="#7F7F7F", linewidth=1.0, zorder=1)
             panel.set_title(metric.replace("_", " "), loc="left", fontsize=11)
@@ -64,7 +65,9 @@ class LayerStability(Figure):
         return figure
 
     def caption(self, bundle: Bundle) -> str:
-        band = f" (line) and its {bundle.percent} t interval (band)." if len(bundle.arms) <= MOST_LABELS else "."
+        bare = any(a.interval is None for points in _lines(bundle).values() for a in points)
+        few = f"; none with fewer than {FEWEST_SEEDS} seeds" if bare else ""
+        band = f" (line) and its {bundle.percent} t interval (band{few})." if len(bundle.arms) <= MOST_LABELS else "."
         return (
             "How far the order of the layers at each snapshot is already that of the last snapshot of the same run: mean over "
             f"seeds ({bundle.count}){band}"

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftlab.analysis.findings import Finding, Findings, Kind
+from peftlab.analysis.findings import OVER_TASKS, Finding, Findings, Kind
 
 MOST_OPEN = 12  #: interactions that stand in the table of effects
 BETWEEN = "Between tasks and backbones"
 
 
 def design(findings: Findings) -> dict[str, Any]:
-    """``over``: all tasks together (None for a single one); ``factors``: tables by setting; ``sampling``: by (task, backbone)."""
-    sampled: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    """``over``: all tasks together (None for a single one); ``factors``: tables by setting; ``factors_over``: one over
+    tasks, or None; ``sampling``: by (task, backbone).
+    """
+    sampled: dict[tuple[str, str], dict[str, list[Any]]] = {}
     for f in findings.of("sampling"):
-        place = sampled.setdefault((f.task, f.backbone), {"both": [], "single": []})
+        place = sampled.setdefault((f.task, f.backbone), {"both": [], "single": [], "unknown": []})
+        if not f.arms:
+            place["unknown"].append(f)
+            continue
         seeds = _first(findings.of("difference", f.arms[0], f.task, f.backbone))
         place["single" if "only_first" in f.details else "both"].append({"said": f, "seeds": seeds})
-    return {"over": _over(findings), "factors": _factors(findings), "sampling": sampled}
+    return {
+        "over": _over(findings),
+        "factors": _factors(findings),
+        "factors_over": _factors_over(findings),
+        "sampling": sampled,
+    }
 
 
 def title(findings: Findings) -> str:
@@ -52,12 +62,7 @@ def _factors(findings: Findings) -> list[dict[str, Any]]:
     """Rows of effects and of interactions for each setting, in the order of the findings; too many interactions are folded."""
     found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for f in (*findings.of("effect"), *findings.of("interaction")):
-        contrasts = f.details["contrasts"]
-        row = {
-            "said": f,
-            **{key: " × ".join(c[told] for c in contrasts) for key, told in (("factor", "name"), ("levels", "words"))},
-        }
-        found.setdefault((f.task, f.backbone), {"effect": [], "interaction": []})[f.kind].append(row)
+        found.setdefault((f.task, f.backbone), {"effect": [], "interaction": []})[f.kind].append(_row(f))
     several = len({(a.task, a.backbone) for a in findings.arms}) > 1
     return [
         {
@@ -67,6 +72,19 @@ def _factors(findings: Findings) -> list[dict[str, Any]]:
         }
         for (task, backbone), rows in found.items()
     ]
+
+
+def _factors_over(findings: Findings) -> dict[str, Any] | None:
+    found = [f for kind in OVER_TASKS for f in findings.of(kind)]
+    if not found:
+        return None
+    settings = len({(a.task, a.backbone) for a in findings.arms})
+    return {"tasks": found[0].n, "averaged": settings > found[0].n, "rows": [_row(f) for f in found]}
+
+
+def _row(f: Finding) -> dict[str, Any]:
+    told = (("factor", "name"), ("levels", "words"))
+    return {"said": f} | {key: " × ".join(c[word] for c in f.details["contrasts"]) for key, word in told}
 
 
 def _first(found: Sequence[Finding]) -> Finding | None:

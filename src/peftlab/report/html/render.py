@@ -185,7 +185,9 @@ def _statements(findings: Findings) -> list[tuple[str, list[Any]]]:
         "difference": "Differences", "equivalence": "Equivalence", "power": "What these seeds can show", "level": "Levels",
         "pareto": "Pareto fronts", "over_tasks": "Over these tasks", "new_tasks": "On other tasks",
         "interquartile_mean": "Inter-quartile means", "improvement": "Probability of improvement",
-        "effect": "Effects of options", "interaction": "Interactions of options", "sampling": "The test set as a sample",
+        "effect": "Effects of options", "interaction": "Interactions of options",
+        "effect_over_tasks": "Effects of options over tasks", "interaction_over_tasks": "Interactions of options over tasks",
+        "sampling": "The test set as a sample",
     }  # fmt: skip
     groups = [(text, [f for f in findings.findings if f.kind == kind]) for kind, text in headings.items()]
     return [(text, group) for text, group in groups if group]

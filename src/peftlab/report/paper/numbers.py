@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peftlab.analysis.findings import ArmSummary, Finding, Findings, Kind
+from peftlab.analysis.findings import OVER_TASKS, ArmSummary, Finding, Findings, Kind
 from peftlab.analysis.words import (
     equation_p,
     is_share,
@@ -33,7 +33,7 @@ _USE = re.compile(r"\\result\{([^{}]*)\}")
 _SAID = {"level": "level", "difference": "difference", "non_inferiority": "margin", "equivalence": "equivalence"}
 
 #: kinds of findings about the design of a study
-DESIGN: tuple[Kind, ...] = ("over_tasks", "new_tasks", "effect", "interaction", "sampling")
+DESIGN: tuple[Kind, ...] = ("over_tasks", "new_tasks", "effect", "interaction", *OVER_TASKS, "sampling")
 
 
 def slug(text: str) -> str:
