@@ -1,6 +1,6 @@
 """A study that is killed at random, again and again, and goes on each time; then compared with one that was left alone.
 
-    python tools/soak.py [--kills 50] [--seed 20261123] [--minutes 30] [--folder DIR] > outcome.json
+    python tools/soak.py [--kills 50] [--seed 20261123] [--minutes 30] [--stack 4] [--folder DIR] > outcome.json
 
 Real command line, real processes, real signals: mostly SIGKILL to everything at once (what a power cut or the end of a batch job
 leaves), else to the command alone (its workers find out), to one worker, or SIGTERM or SIGINT to the command. Some kills come
@@ -69,8 +69,11 @@ PATIENCE_S = 900.0
 class Soak:
     """One study folder, killed and continued."""
 
-    def __init__(self, folder: Path, study: Path, dice: random.Random, deadline: float, workers: float) -> None:
+    def __init__(
+        self, folder: Path, study: Path, dice: random.Random, deadline: float, workers: float, stack: str = "off"
+    ) -> None:
         self.folder, self.study, self.dice, self.deadline, self.workers = folder, study, dice, deadline, workers
+        self.stack = stack
         self.log = folder.with_suffix(".log")
         self.kills: Counter[str] = Counter()
         self.exits: Counter[int] = Counter()
@@ -78,7 +81,7 @@ class Soak:
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "peftlab", "run", str(self.study), "--output", str(self.folder), "--jobs", "2"]
-        command += ["--checkpoint-every", "0.5", "--retry-failed"]
+        command += ["--checkpoint-every", "0.5", "--retry-failed", "--stack", self.stack]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -224,6 +227,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="kept, and its quiet study used again; default: a temporary one")
     parser.add_argument("--workers", type=float, default=0.35, help="share of the kills that meet one worker")
+    parser.add_argument("--stack", default="off", help="runs in one process while the study is killed; the quiet one has none")
     asked = parser.parse_args()
     began = time.monotonic()
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="soak-"))
@@ -239,7 +243,7 @@ def main() -> int:
         sys.exit(f"the quiet study failed: see {quiet.log}")
     rounds: list[Soak] = []
     while (done := sum(one.kills.total() for one in rounds)) < asked.kills and time.monotonic() < deadline:
-        rounds.append(Soak(folder / f"stormy-{len(rounds) + 1}", study, dice, deadline, asked.workers))
+        rounds.append(Soak(folder / f"stormy-{len(rounds) + 1}", study, dice, deadline, asked.workers, asked.stack))
         rounds[-1].storm(asked.kills - done)
     found = {one.folder.name: _judge(quiet, one) for one in (quiet, *rounds)}
     stormy = [ResultsFolder(one.folder / "soak") for one in rounds]
@@ -249,6 +253,7 @@ def main() -> int:
         "date": time.strftime("%Y-%m-%d"),
         "seed": asked.seed,
         "epochs": asked.epochs,
+        "stack": asked.stack,
         "kills": dict(sum((one.kills for one in rounds), Counter())),
         "kills_total": sum(one.kills.total() for one in rounds),
         "kills_while_starting_or_planning": sum(one.early for one in rounds),
@@ -257,6 +262,7 @@ def main() -> int:
         "runs": len(runs),
         "finished": sum(run.status() == "finished" for run in runs),
         "continued_from_a_checkpoint": sum(results.resumed for run in runs if (results := run.results()) is not None),
+        "finished_in_a_stack": sum(bool(results.time.get("stacked")) for run in runs if (results := run.results()) is not None),
         "begun_and_no_more_asked_for": sum(len(left_behind(results)) for results in stormy),
         "problems": {name: problems for name, problems in found.items() if problems},
         "minutes": round((time.monotonic() - began) / 60, 1),
