@@ -15,7 +15,7 @@ from tests.training.conftest import Lab, Lines
 CPU = torch.device("cpu")
 
 
-def together(trainers: list[Trainer]) -> tuple[list[Any], list[Member]]:
+def together(trainers: list[Trainer], device: torch.device = CPU) -> tuple[list[Any], list[Member]]:
     """What became of each: what it fitted, or what it raised."""
     found: list[Any] = [None] * len(trainers)
 
@@ -31,7 +31,7 @@ def together(trainers: list[Trainer]) -> tuple[list[Any], list[Member]]:
 
         return run
 
-    stack = Stack([work(number) for number in range(len(trainers))], CPU, "float32")
+    stack = Stack([work(number) for number in range(len(trainers))], device, "float32")
     stack.run()
     return found, stack.members
 
