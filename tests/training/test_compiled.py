@@ -27,7 +27,6 @@ def batch(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
         {"name": "lora", "dropout": 0.1},
         {"name": "lora", "targets": "all-linear"},
         {"name": "svd"},
-        {"name": "lora", "dora": True},
     ],
     ids=str,
 )
