@@ -9,6 +9,7 @@ from peftlab import registry
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.stacked import Seat, Unstackable, join
 from tests.contracts.conftest import Bench, Sample, perturb, samples
+from tests.training.conftest import one_thread
 
 #: adapters whose layers are shared on every tiny model here; others may be, or say why not
 SHARED = ("lora", "linear-probe", "bitfit", "svd", "ln-tuning")
@@ -24,11 +25,14 @@ def score(logits: torch.Tensor) -> torch.Tensor:
     return (logits * torch.linspace(-1, 1, logits.numel()).view(logits.shape)).sum()
 
 
+__all__ = ["one_thread"]
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("sample", samples("adapter"), ids=str)
 def test_as_alone_or_not_at_all(sample: Sample, bench: Bench) -> None:
     if bench.kind in sample.not_on:
         pytest.skip(sample.not_on[bench.kind])
-    torch.set_num_threads(1)
     adapter, probe = registry.create("adapter", sample.spec), registry.create("adapter", "linear-probe")
     members = [
         adapter.attach(bench.backbone(), seed=3),

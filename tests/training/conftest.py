@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,17 @@ class Lab:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Bits are the same for the same number of threads; other tests have theirs back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def lab(tiny_backbone: str, cache: Path) -> Lab:
     return Lab(tiny_backbone, cache)
 
 
-__all__ = ["Lab", "Lines"]
+__all__ = ["Lab", "Lines", "one_thread"]

@@ -17,6 +17,11 @@ CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
 
 
+@pytest.fixture(autouse=True)
+def kernels_in_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+
+
 def batch(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(rows, 3, 32, 32, generator=torch.Generator().manual_seed(seed))}
 

@@ -13,6 +13,7 @@ from peftlab.training.stack import Member, Stack, StackBroken
 from tests.training.conftest import Lab, Lines
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def together(trainers: list[Trainer], device: torch.device = CPU) -> tuple[list[Any], list[Member]]:
@@ -51,7 +52,6 @@ ARMS: list[Any] = [
 
 
 def test_every_run_gets_the_bits_it_gets_alone(lab: Lab, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
 
     def trainers(where: str) -> list[Trainer]:
         return [
@@ -77,7 +77,6 @@ def test_every_run_gets_the_bits_it_gets_alone(lab: Lab, tmp_path: Path) -> None
 
 def test_only_what_is_not_alike_is_computed_apart(lab: Lab, tmp_path: Path) -> None:
     """Quantized in the same way, and in another; a schedule that changes the base; a run that begins again."""
-    torch.set_num_threads(1)
     nf4 = {"name": "groupwise", "type": "nf4", "group_size": 8}
     arms: list[dict[str, Any]] = [
         {"adapter": {"name": "pooled", "rank": 3}, "quantizer": nf4},
