@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from peftlab.execution.progress import Ending, NullListener
 from peftlab.execution.protocol import Message, Moved, Started, WorkerOptions
 from peftlab.execution.ray.engine import RayEngine
+from peftlab.execution.ray.machines import Machines
 from peftlab.planning.plan import PlanOptions
 from peftlab.planning.planner import Planner
 from peftlab.records.environment import cpu_model
@@ -105,7 +106,7 @@ def execute(place: Path, cluster: Cluster, victim: Any, asked: argparse.Namespac
     folder = ResultsFolder(place / "results" / "many").open_or_create(text)
     plan = Planner(validate_study(parse_yaml(text)), PlanOptions(cache=cache)).plan()
     configs = [run.config for run in plan.runs if run.config is not None]
-    engine = RayEngine(address=cluster.address, folder=folder.path, cache=cache, share=not asked.copies)
+    engine = RayEngine(machines=Machines(address=cluster.address, folder=folder.path), cache=cache, share=not asked.copies)
     print(*engine.open(), sep="\n", file=sys.stderr, flush=True)
     listener = Watcher(cluster, victim, len(configs) // 3)
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))  # save and stop
@@ -142,7 +143,7 @@ def execute(place: Path, cluster: Cluster, victim: Any, asked: argparse.Namespac
         "machine": platform.machine(),
         "cpu": cpu_model(),
         "python": platform.python_version(),
-        "ray": engine.nodes[0].watched["ray"],
+        "ray": engine.machines.nodes[0].watched["ray"],
         "sound": not lost and len(finished) == len(set(finished)) and not again and not problems,
     }
 

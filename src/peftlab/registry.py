@@ -34,6 +34,12 @@ PACKAGES: dict[str, str] = {
 }
 
 
+#: ``citation`` of a component of our own design, which no paper has proposed in this form
+OWN = """@misc{peftlab,
+  title = {{peftlab}: which parameter-efficient fine-tuning method suits your model, data and hardware},
+  author = {{The peftlab engineers}}, year = {2026}
+}"""
+
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 

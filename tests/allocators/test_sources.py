@@ -6,9 +6,8 @@ import inspect
 
 import pytest
 
-from peftlab.allocators._source import OWN
 from peftlab.api.listing import sources
-from peftlab.registry import component, components
+from peftlab.registry import OWN, component, components
 
 EVERY = [(kind, name) for kind in ("allocator", "importance") for name in components(kind)]
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from peftlab import registry
-from peftlab.allocators.importance.contract import Importance, Part
+from peftlab.allocators.importance.contract import Importance
+from peftlab.nn.parts import Part
 from tests.contracts.conftest import samples
 
 D_IN, D_OUT, SCALE = 6, 5, 2.0

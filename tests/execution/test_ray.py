@@ -20,6 +20,7 @@ from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener, Outcome
 from peftlab.execution.protocol import Message, Moved, Started, Step, WorkerOptions
 from peftlab.execution.ray.engine import RayEngine
+from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.place import Place
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder, RunFolder, verify
@@ -69,14 +70,14 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def engine(cluster: Cluster, results_folder: ResultsFolder, options: WorkerOptions) -> RayEngine:
-    return RayEngine(address=cluster.address, folder=results_folder.path, cache=options.cache, target=WORK)
+    return RayEngine(machines=Machines(address=cluster.address, folder=results_folder.path), cache=options.cache, target=WORK)
 
 
 def run(engine: RayEngine, configs: list[RunConfig], listener: Any = None, retry_failed: bool = False) -> Outcome:
     engine.open()
     try:
         options = WorkerOptions(cache=engine.cache)
-        folder = ResultsFolder(engine.folder)
+        folder = ResultsFolder(engine.machines.folder)
         return engine.execute(folder, configs, None, options, listener or NullListener(), retry_failed=retry_failed)
     finally:
         engine.close()
@@ -172,7 +173,9 @@ def test_runs_go_where_they_are_pinned(engine: RayEngine, results_folder: Result
         configuration(seed).model_copy(update={"arm": arm, "label": arm, "slug": arm}) for arm, _ in asked for seed in range(3)
     ]
     rules = Place.parse([f"{arm}={resource}" for arm, resource in asked])
-    engine = dataclasses.replace(engine, place=rules, target="tests.execution.targets:tell_the_node")
+    engine = dataclasses.replace(
+        engine, machines=dataclasses.replace(engine.machines, place=rules), target="tests.execution.targets:tell_the_node"
+    )
     assert run(engine, configs).counts == {"finished": 6}
     nodes: dict[str, set[str]] = {"left": set(), "right": set()}
     for config in configs:
@@ -187,7 +190,12 @@ def test_with_a_gpu_every_run_gets_a_process_of_its_own(
     node = cluster.add(gpus=1)
     cluster.wait()
     try:
-        engine = dataclasses.replace(engine, gpus=1.0, jobs=1, target="tests.execution.targets:tell_the_node")
+        engine = dataclasses.replace(
+            engine,
+            machines=dataclasses.replace(engine.machines, gpus=1.0),
+            jobs=1,
+            target="tests.execution.targets:tell_the_node",
+        )
         configs = [configuration(seed) for seed in range(3)]
         assert run(engine, configs).counts == {"finished": 3}
         found = [results_folder.run(config).read_json("node.json") for config in configs]
@@ -218,18 +226,21 @@ def test_what_the_cluster_cannot_do_is_refused_before_anything_starts(engine: Ra
     big = configuration(0).model_copy(update={"predicted": {"peak_mb": 1e9}})
     engine.open()
     try:
-        needs = engine.needs(big)
-        assert needs["memory"] == pytest.approx(1e15 / 0.9) and engine.room(needs) == 0
+        machines = engine.machines
+        needs = machines.needs(big)
+        assert needs["memory"] == pytest.approx(1e15 / 0.9) and machines.room(needs) == 0
         with pytest.raises(OptionError, match="no node has the resource 'thre'") as caught:
-            Place.parse(["arm=thre"]).check([big], [name for node in engine.nodes for name in node.resources])
+            Place.parse(["arm=thre"]).check([big], [name for node in machines.nodes for name in node.resources])
         assert "two" in caught.value.remedy
-        assert engine.room(engine.needs(configuration(0))) == 2, "the head has no CPU for runs"
+        assert machines.room(machines.needs(configuration(0))) == 2, "the head has no CPU for runs"
     finally:
         engine.close()
 
 
 def test_from_outside_the_cluster(cluster: Cluster, engine: RayEngine, results_folder: ResultsFolder) -> None:
-    outside = dataclasses.replace(engine, address=f"ray://127.0.0.1:{cluster.client_port}", share=False)
+    outside = dataclasses.replace(
+        engine, machines=dataclasses.replace(engine.machines, address=f"ray://127.0.0.1:{cluster.client_port}"), share=False
+    )
     configs = [*(configuration(seed) for seed in range(3)), configuration(9, raise_at=2)]
     recorder = Recorder()
     assert run(outside, configs, recorder).counts == {"finished": 3, "failed": 1}
@@ -240,7 +251,7 @@ def test_from_outside_the_cluster(cluster: Cluster, engine: RayEngine, results_f
 def test_a_program_without_the_token_is_not_let_in(engine: RayEngine) -> None:
     code = (
         "from peftlab.execution.ray.cluster import connect\nfrom peftlab.errors import PlanRefused\n"
-        f"try:\n    connect({engine.address!r})\nexcept PlanRefused as error:\n    print('refused', error.what)\n"
+        f"try:\n    connect({engine.machines.address!r})\nexcept PlanRefused as error:\n    print('refused', error.what)\n"
     )
     environment = {**os.environ, "RAY_AUTH_TOKEN": "another-token-0123456789abcdef0123456789"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120, check=False)
@@ -286,5 +297,5 @@ def _lease_elsewhere(run: RunFolder) -> None:
 def test_nobody_at_the_address_is_told_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(PlanRefused, match="nobody answers"):
-        RayEngine(address="127.0.0.1:9", folder=tmp_path, cache=tmp_path).open()
+        Machines(address="127.0.0.1:9", folder=tmp_path).open()
     assert time.monotonic() - began < 60

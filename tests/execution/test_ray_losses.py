@@ -18,12 +18,12 @@ import pytest
 from peftlab.execution.agenda import key_of
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import Step, WorkerOptions
-from peftlab.execution.ray import engine as engines
 from peftlab.execution.ray import losses
-from peftlab.execution.ray.engine import RayEngine
+from peftlab.execution.ray import machines as the_machines
 from peftlab.execution.ray.execution import Execution
 from peftlab.execution.ray.flight import Flight, wait_until_seen
 from peftlab.execution.ray.losses import Losses
+from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.mailbox import Letter, Mailbox
 from peftlab.execution.ray.task import Order, _Forward
 from peftlab.records.lease import FILE as LEASE
@@ -43,8 +43,8 @@ def execution(folder: ResultsFolder, options: WorkerOptions, *, share: bool = Tr
         config="", folder=folder.path, witness="", share=share, scratch="", options=options, retry_failed=retry_failed,
         target="", preload=(), passport={}, variables={},
     )  # fmt: skip
-    engine = RayEngine(address="127.0.0.1:9", folder=folder.path, cache=options.cache, patience_s=60.0)
-    return Execution(engine, folder, [CONFIGURATION], order, NullListener())
+    machines = Machines(address="127.0.0.1:9", folder=folder.path, patience_s=60.0)
+    return Execution(machines, folder, [CONFIGURATION], order, NullListener())
 
 
 def flight(run: RunFolder) -> Flight:
@@ -181,10 +181,9 @@ def test_of_steps_the_last_is_kept_while_they_are_being_posted() -> None:
 
 
 def test_the_witness_of_a_long_execution_is_no_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_TOUCH_S", 0.05)
-    assert engines._TOUCH_S < SETTLED_S
-    engine = RayEngine(folder=tmp_path, cache=tmp_path)
-    with engine.witness() as name:
+    monkeypatch.setattr(the_machines, "_TOUCH_S", 0.05)
+    assert the_machines._TOUCH_S < SETTLED_S
+    with Machines(folder=tmp_path).witness() as name:
         long_ago = time.time() - 2 * SETTLED_S
         os.utime(tmp_path / name, (long_ago, long_ago))
         until = time.monotonic() + 10

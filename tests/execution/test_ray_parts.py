@@ -14,6 +14,7 @@ from peftlab.errors import MissingExtra, OptionError
 from peftlab.execution.here import Here
 from peftlab.execution.ray.cluster import Node, connect, remarks
 from peftlab.execution.ray.engine import RayEngine
+from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.passport import differences, passport, survey, watched
 from peftlab.execution.ray.place import Place
 from peftlab.execution.ray.task import fingerprints
@@ -28,8 +29,8 @@ def node(cpus: float = 4, gpus: float = 0, memory: float = 8 * GB, shared: bool 
     return Node(id="n", host="h", resources=resources, shared=shared, gpu_mb=0.0, watched=watched())
 
 
-def engine(tmp_path: Path, *nodes: Node, **more: object) -> RayEngine:
-    return RayEngine(folder=tmp_path, cache=tmp_path, nodes=list(nodes), **more)  # pyright: ignore
+def machines(tmp_path: Path, *nodes: Node) -> Machines:
+    return Machines(folder=tmp_path, nodes=list(nodes))
 
 
 def test_a_rule_names_an_arm_a_label_or_a_task(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_rules_without_effect_are_refused() -> None:
 
 def test_needs_are_predicted_memory_with_headroom_and_room_is_what_fits(tmp_path: Path) -> None:
     run = configuration().model_copy(update={"predicted": {"peak_mb": 1800.0}})
-    on_cpu = engine(tmp_path, node(), node(cpus=1), node(memory=1 * GB))
+    on_cpu = machines(tmp_path, node(), node(cpus=1), node(memory=1 * GB))
     needs = on_cpu.needs(run)
     assert needs == {"CPU": 1.0, "memory": 2 * GB}
     assert on_cpu.room(needs) == 4 + 1 + 0
@@ -72,7 +73,7 @@ def test_needs_are_predicted_memory_with_headroom_and_room_is_what_fits(tmp_path
 
 
 def test_runs_get_a_gpu_where_there_are_any_and_its_share_of_the_cores(tmp_path: Path) -> None:
-    on_gpu = engine(tmp_path, node(cpus=16, gpus=2), node())
+    on_gpu = machines(tmp_path, node(cpus=16, gpus=2), node())
     assert on_gpu.needs(configuration()) == {"CPU": 8.0, "GPU": 1.0}
     assert on_gpu.available_mb is None, "memory of the GPU is not what Ray keeps books on"
     assert on_gpu.room(on_gpu.needs(configuration())) == 2
@@ -81,10 +82,11 @@ def test_runs_get_a_gpu_where_there_are_any_and_its_share_of_the_cores(tmp_path:
 
 
 def test_one_node_apart_makes_all_work_on_copies(tmp_path: Path) -> None:
-    assert engine(tmp_path, node(), node()).one_disk
-    mixed = engine(tmp_path, node(), node(shared=False))
-    assert not mixed.one_disk and "1 do not see the disk" in remarks(mixed.nodes)[0]
-    assert not engine(tmp_path, node(), share=False).one_disk
+    alike = machines(tmp_path, node(), node())
+    assert RayEngine(machines=alike, cache=tmp_path).one_disk
+    mixed = machines(tmp_path, node(), node(shared=False))
+    assert not RayEngine(machines=mixed, cache=tmp_path).one_disk and "1 do not see the disk" in remarks(mixed.nodes)[0]
+    assert not RayEngine(machines=alike, cache=tmp_path, share=False).one_disk
 
 
 def test_versions_that_differ_are_told_by_name() -> None:

@@ -42,12 +42,14 @@ from peftlab.execution import processes
 from peftlab.execution.progress import JsonListener
 from peftlab.execution.protocol import WorkerOptions
 from peftlab.execution.ray.engine import RayEngine
+from peftlab.execution.ray.machines import Machines
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 processes.PRELOAD = ("peftlab.execution.child", "tests.execution.targets")
 folder, cache = ResultsFolder(sys.argv[1]), Path(sys.argv[2])
 configs = [RunConfig.model_validate_json(text) for text in sys.argv[4:]]
-engine = RayEngine(address=sys.argv[3], folder=folder.path, cache=cache, target="tests.execution.targets:work", patience_s=120)
+machines = Machines(address=sys.argv[3], folder=folder.path, patience_s=120)
+engine = RayEngine(machines=machines, cache=cache, target="tests.execution.targets:work")
 engine.open()
 outcome = engine.execute(folder, configs, None, WorkerOptions(cache=cache), JsonListener(), retry_failed=False)
 engine.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from peftlab.allocators.importance.contract import Part
+from peftlab.nn.parts import Part
 from peftlab.probes.rank_utilisation import FILE, RankUtilisation, utilisation
 from tests.probes.conftest import view
 from tests.training.conftest import Lab

@@ -18,8 +18,8 @@ from peftlab.backbones.contract import Backbone
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import BackboneError
 from peftlab.tasks._causal import CausalMeter, CausalTask, Documents, PreparedCausal, causal_info, text_ends
-from peftlab.tasks._source import Source
 from peftlab.tasks.contract import PreparedTask, Splits
+from peftlab.tasks.data._source import Source
 from tests.tasks.texts import shared_gpt2, shared_llama
 
 MODELS = pytest.mark.parametrize("folder", [shared_gpt2, shared_llama])

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.fused_layers import Fused
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.low_rank import LowRank, product_norm
+from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
 from peftlab.quantizers.contract import Quantizer
 from peftlab.registry import Component
@@ -45,6 +45,14 @@ class Adapted:
         """Name -> parameter, in a fixed order."""
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
 
+    def rank_of(self, site: str) -> int:
+        """The rank that training began with at a site; 0 where the adapter has none."""
+        return self.ranks.get(site, self.adapter.given_rank)
+
+    def update_norms(self) -> dict[str, float]:
+        """Site name -> ||dW|| now (:meth:`Adapter.update_norms`)."""
+        return self.adapter.update_norms(self)
+
     def is_head(self, parameter_name: str) -> bool:
         """Whether a parameter belongs to the classification head."""
         return any(f".{name}." in f".{parameter_name}" for name in self.backbone.heads)
@@ -59,6 +67,11 @@ class Adapter(Component, ABC):
     zero_at_start: ClassVar[bool] = True  #: outputs equal the backbone's before the first update
     merge_tolerance: ClassVar[float] = 1e-4  #: largest relative difference merged / unmerged, float32
     takes_slices: ClassVar[bool] = False  #: adapts slices of fused layers as layers of their own (nn/surgery.py)
+
+    @property
+    def given_rank(self) -> int:
+        """The rank that its options give to every site; 0 where there is no such option."""
+        return getattr(self, "rank", 0)
 
     @property
     def unstackable(self) -> str:

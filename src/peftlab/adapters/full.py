@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from peftlab.adapters._plain import InPlace
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators.importance.contract import Part
 from peftlab.backbones.contract import Backbone
+from peftlab.nn.parts import Part
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from peftlab.adapters._fused import fused_lora
+from peftlab.adapters._options import check_low_rank
 from peftlab.adapters._peft import (
     PeftAdapter,
     block_structured,
@@ -24,7 +25,6 @@ from peftlab.adapters._peft import (
 )
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
-from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.low_rank import LowRank
 from peftlab.nn.quantized import dense_weight
@@ -64,12 +64,7 @@ class Lora(PeftAdapter):
     rslora: bool = False  #: scale alpha/sqrt(r) (Kalajdzievski 2023)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise OptionError(f"rank must be at least 1, got {self.rank}", where="rank", remedy="use a positive rank")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
-        if (self.alpha is not None and self.alpha <= 0) or self.alpha_over_rank <= 0:
-            raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
+        check_low_rank(self.rank, self.alpha, self.alpha_over_rank, self.dropout)
 
     @property
     def reads_frozen(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

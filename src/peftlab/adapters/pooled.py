@@ -5,32 +5,32 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from peftlab.adapters._peft import check_ranks, ranked
+from peftlab.adapters._own_layers import OwnLayers
+from peftlab.adapters._peft import check_ranks
 from peftlab.adapters._plain import load_tensors, save_tensors, saved_tensors
-from peftlab.adapters.contract import Adapted, Adapter
-from peftlab.allocators.importance.contract import Part
+from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.groups import check_group_size
 from peftlab.nn.packed import PackedLinear
+from peftlab.nn.parts import Part
 from peftlab.nn.pooled import Pooled, PooledLinear, PooledTriplets
 from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site, select
-from peftlab.nn.seeding import generator
-from peftlab.nn.surgery import SlicedLinear, fuse_slices, slice_fused
+from peftlab.nn.surgery import SlicedLinear, fuse_slices
 from peftlab.quantizers.contract import Quantizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PooledLora(Adapter):
+class PooledLora(OwnLayers):
     """y = W~ x + s g B A mean_g(x), with A [r, L], B [d_out, r] zero and L = d_in/g groups (Xu et al. 2023, section 3.3).
 
     The update s B A is constant within each group, so a weight quantized in the same groups takes it up exactly: integers
@@ -56,22 +56,14 @@ class PooledLora(Adapter):
 }"""
 
     rank: int = 4
-    alpha: float | None = None  #: absolute, belongs to ``rank``; default alpha_over_rank * rank
-    alpha_over_rank: float = 2.0
     dropout: float = 0.0  #: on the group means, in training
-    targets: str | tuple[str, ...] = "standard"  #: as of ``lora``
     group_size: int | None = None  #: g; default the quantizer's
     form: Literal["lora", "svd"] = "lora"  #: svd: P diag(lambda) Q in place of B A, for ``allocator: adalora``
     #: A uniform in +-1/sqrt(d_in), so that A g mean_g(x) is as large as A x in LoRA; xavier (official code): +-sqrt(6/(L + r))
     init: Literal["lora", "xavier"] = "lora"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise OptionError(f"rank must be at least 1, got {self.rank}", where="rank", remedy="use a positive rank")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
-        if (self.alpha is not None and self.alpha <= 0) or self.alpha_over_rank <= 0:
-            raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
+        OwnLayers.__post_init__(self)
         if self.group_size is not None and self.group_size < 1:
             raise OptionError(f"must be at least 1, got {self.group_size}", where="group_size", remedy="e.g. 32")
         if self.form == "svd" and self.init != "lora":
@@ -80,11 +72,6 @@ class PooledLora(Adapter):
     @property
     def has_triplets(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.form == "svd"
-
-    @property
-    def scale(self) -> float:
-        """s, the factor of every update."""
-        return self.alpha / self.rank if self.alpha is not None else self.alpha_over_rank
 
     def fitted(self, quantizer: Quantizer, where: str = "adapter") -> PooledLora:
         theirs = quantizer.shared_inputs
@@ -115,26 +102,10 @@ class PooledLora(Adapter):
             raise OptionError("no group size", where="adapter.group_size", remedy="give one, or use `quantizer: groupwise`")
         return self.group_size
 
-    def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
-        ranks = ranks if ranks is not None else dict.fromkeys((s.name for s in sites), self.rank)
-        return sum(ranks[s.name] * (s.d_in + s.d_out + self.has_triplets) for s in sites)
+    def per_rank(self, site: Site) -> int:
+        return site.d_in + site.d_out + self.has_triplets
 
-    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
-        sites = self.sites(backbone)
-        if ranks is not None:
-            sites = ranked(sites, ranks)
-            check_ranks(sites, ranks, "allocator")
-        module = backbone.module
-        slice_fused(module, sites)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(backbone.in_head(name))
-        for site in sites:
-            rank = ranks[site.name] if ranks is not None else self.rank
-            layer = self._layer(module.get_submodule(site.name), site, rank, generator(seed, "adapter", site.name))
-            module.set_submodule(site.name, layer)
-        return Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
-
-    def _layer(self, base: nn.Module, site: Site, rank: int, random: torch.Generator) -> nn.Module:
+    def layer(self, base: nn.Module, site: Site, rank: int, random: torch.Generator) -> nn.Module:
         g = self._group()
         if self.form == "svd":
             return PooledTriplets(base, rank, self.scale, self.dropout, random, group_size=g)

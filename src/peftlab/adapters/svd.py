@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,22 +12,21 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from peftlab.adapters._peft import block_structured, check_ranks, exported_config, load_peft, ranked
-from peftlab.adapters.contract import Adapted, Adapter
-from peftlab.allocators.importance.contract import Part
+from peftlab.adapters._own_layers import OwnLayers
+from peftlab.adapters._peft import block_structured, check_ranks, exported_config, load_peft
+from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
-from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.low_rank import product_norm
+from peftlab.nn.parts import Part
 from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site, select
-from peftlab.nn.seeding import generator
-from peftlab.nn.surgery import fuse_slices, slice_fused
+from peftlab.nn.surgery import fuse_slices
 from peftlab.nn.triplets import TripletLinear
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Svd(Adapter):
+class Svd(OwnLayers):
     """h = W0 x + s P diag(lambda) Q x, with P [d_out, r], lambda [r] zero, Q [r, d_in] (Zhang et al. 2023, section 3.1).
 
     s = alpha/rank, by default LoRA's 2, and stays what it is whatever an allocator does (the official code: alpha/r0).
@@ -48,49 +47,16 @@ class Svd(Adapter):
   url = {https://openreview.net/forum?id=lq62uWRJjiY}
 }"""
 
-    rank: int = 8
-    alpha: float | None = None  #: absolute, belongs to ``rank``; default alpha_over_rank * rank
-    alpha_over_rank: float = 2.0
-    dropout: float = 0.0  #: on the adapter's input, in training
-    targets: str | tuple[str, ...] = "standard"  #: as of ``lora``
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise OptionError(f"rank must be at least 1, got {self.rank}", where="rank", remedy="use a positive rank")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout must be in [0, 1), got {self.dropout}", where="dropout", remedy="e.g. 0.05")
-        if (self.alpha is not None and self.alpha <= 0) or self.alpha_over_rank <= 0:
-            raise OptionError("alpha must be positive", where="alpha", remedy="e.g. 2 * rank")
-
-    @property
-    def scale(self) -> float:
-        """s, the factor of every update."""
-        return self.alpha / self.rank if self.alpha is not None else self.alpha_over_rank
-
     def sites(self, backbone: Backbone) -> list[Site]:
         sites = select(backbone.roles, self.targets, where="adapter.targets")
         check_ranks(sites, dict.fromkeys((s.name for s in sites), self.rank), "adapter.rank")
         return sites
 
-    def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
-        ranks = ranks if ranks is not None else dict.fromkeys((s.name for s in sites), self.rank)
-        return sum(ranks[s.name] * (s.d_in + s.d_out + 1) for s in sites)
+    def per_rank(self, site: Site) -> int:
+        return site.d_in + site.d_out + 1
 
-    def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
-        sites = self.sites(backbone)
-        if ranks is not None:
-            sites = ranked(sites, ranks)
-            check_ranks(sites, ranks, "allocator")
-        module = backbone.module
-        slice_fused(module, sites)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(backbone.in_head(name))
-        for site in sites:
-            rank = ranks[site.name] if ranks is not None else self.rank
-            random = generator(seed, "adapter", site.name)
-            layer = TripletLinear(module.get_submodule(site.name), rank, self.scale, self.dropout, random)
-            module.set_submodule(site.name, layer)
-        return Adapted(module=module, backbone=backbone, adapter=self, sites=sites, ranks=dict(ranks or {}))
+    def layer(self, base: nn.Module, site: Site, rank: int, random: torch.Generator) -> nn.Module:
+        return TripletLinear(base, rank, self.scale, self.dropout, random)
 
     def parts(self, adapted: Adapted) -> dict[str, Part]:
         layers = triplet_layers(adapted)

@@ -17,16 +17,17 @@ from peftlab.allocators._budget import (
     amount_of,
     check_bounds,
     check_budget,
-    factors,
+    equal_ranks,
     most_gained,
     share_out,
 )
 from peftlab.allocators._timing import Steps, Timing, check_share
 from peftlab.allocators.contract import HOOK, Allocator
-from peftlab.allocators.importance.contract import Importance, Meter, Part, Scores
+from peftlab.allocators.importance.contract import Importance, Meter, Scores
 from peftlab.errors import DidNothing, OptionError
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.low_rank import LowRank
+from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
 from peftlab.registry import create
@@ -116,9 +117,7 @@ class Adaptive(Allocator):
         measured: Any = None,
         cost: Callable[[Site, int], int] | None = None,
     ) -> dict[str, int]:
-        equal = dict.fromkeys((site.name for site in sites), 1.0)
-        found = share_out(sites, equal, self.amount(sites, rank), low=self.min_rank, high=self.max_rank, cost=cost or factors)
-        return dict(found.ranks)
+        return equal_ranks(sites, self.amount(sites, rank), low=self.min_rank, high=self.max_rank, cost=cost)
 
     def check(self, sites: Sequence[Site], ranks: Mapping[str, int], total_steps: int, train: Train) -> None:
         self.timing(total_steps).check()
@@ -162,7 +161,7 @@ class _Reallocation(TrainingHook):
         self.layers: dict[str, LowRank] = adapted.adapter.low_rank(adapted)
         adapter, backbone = adapted.adapter, adapted.backbone
         self.cost: Cost = lambda site, rank: adapter.count(backbone, [site], {site.name: rank})
-        self.budget = allocator.amount(self.sites, getattr(adapter, "rank", 0))
+        self.budget = allocator.amount(self.sites, adapter.given_rank)
         self.start_ranks = self.ranks()
         self.history: list[dict[str, Any]] = [{"step": 0, "ranks": self.ranks(), "changed": False, "spent": self._spent()}]
         self.steps_done = 0

@@ -141,6 +141,18 @@ def share_out(
     return Shares(ranks={s.name: found[s.name] for s in sites}, unit=unit, budget=amount, spent=total)
 
 
+def equal_ranks(
+    sites: Sequence[Site], budget: BudgetOption, *, low: int = 1, high: int | None = None, cost: Cost | None = None
+) -> dict[str, int]:
+    """Site name -> rank: the same share of the budget for every site.
+
+    Raises:
+        OptionError: as of :func:`share_out`.
+    """
+    equal = dict.fromkeys((site.name for site in sites), 1.0)
+    return dict(share_out(sites, equal, budget, low=low, high=high, cost=cost or factors).ranks)
+
+
 def most_gained(
     sites: Sequence[Site],
     ranks: Mapping[str, int],

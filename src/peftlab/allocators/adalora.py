@@ -172,7 +172,7 @@ class _Masking(TrainingHook):
     def __init__(self, allocator: AdaLora, adapted) -> None:
         self.allocator, self.sites = allocator, list(adapted.sites)
         self.layers: dict[str, TripletLinear] = {s.name: adapted.module.get_submodule(s.name) for s in self.sites}
-        self.rank = adapted.adapter.rank
+        self.rank = adapted.adapter.given_rank
         self.scale = next(iter(self.layers.values())).scale
         self.history: list[dict[str, Any]] = []
         self.steps_done = 0

@@ -23,9 +23,10 @@ from peftlab.allocators._probe import (
 from peftlab.allocators._static import Static
 from peftlab.allocators._timing import EARLIEST
 from peftlab.allocators.contract import Allocator, BaseProbe
-from peftlab.allocators.importance.contract import Importance, Part
+from peftlab.allocators.importance.contract import Importance
 from peftlab.errors import NonFinite, OptionError
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
 from peftlab.registry import create
 from peftlab.study.schema import Train

@@ -13,7 +13,7 @@ import peft
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators._budget import PARAMETERS, BudgetOption, amount_of, check_budget, factors, share_out
+from peftlab.allocators._budget import PARAMETERS, BudgetOption, amount_of, check_budget, equal_ranks, factors
 from peftlab.allocators._probe import Measured, ProbeReport, check_batches, note, same_modes
 from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.errors import DidNothing, OptionError
@@ -82,7 +82,7 @@ class Eva(Allocator):
                 where="allocator.budget",
                 remedy="give {ranks: ...}, or adapt layers of one size",
             )
-        return dict(share_out(sites, dict.fromkeys((s.name for s in sites), 1.0), self.budget, cost=cost or factors).ranks)
+        return equal_ranks(sites, self.budget, cost=cost)
 
     def initial(
         self,

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from peftlab.allocators._source import OWN
 from peftlab.allocators._static import Static, depth
 from peftlab.nn.roles import Site
+from peftlab.registry import OWN
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators._budget import BudgetOption, amount_of, check_budget, factors, share_out
+from peftlab.allocators._budget import BudgetOption, amount_of, check_budget, equal_ranks
 from peftlab.allocators._report import ranks_report
 from peftlab.allocators.contract import HOOK, Allocator
 from peftlab.errors import DidNothing, OptionError
@@ -94,8 +94,7 @@ class Sora(Allocator):
         measured: Any = None,
         cost: Callable[[Site, int], int] | None = None,
     ) -> dict[str, int]:
-        equal = dict.fromkeys((site.name for site in sites), 1.0)
-        return dict(share_out(sites, equal, self.budget or {"ranks": rank * len(sites)}, cost=cost or factors).ranks)
+        return equal_ranks(sites, self.budget or {"ranks": rank * len(sites)}, cost=cost)
 
     def check(self, sites: Sequence[Site], ranks: Mapping[str, int], total_steps: int, train: Train) -> None:
         if self.max_threshold is not None and total_steps < self.levels:

@@ -1,0 +1,1 @@
+"""From records to statements: the frame, its statistics, the findings."""

@@ -54,6 +54,7 @@ class Where:
 
     def _ray(self, folder: Path, cache: Path, starts: bool) -> Engine:
         from peftlab.execution.ray.engine import RayEngine
+        from peftlab.execution.ray.machines import Machines
         from peftlab.execution.ray.place import Place
 
         if self.stack != "off":
@@ -62,12 +63,6 @@ class Where:
         if self.processes > 1 or self.shard:
             remedy = "leave it out: on a cluster runs are spread over GPUs, one each"
             raise OptionError("a run on a Ray cluster has one process", where="--processes", remedy=remedy)
-        return RayEngine(
-            address=self.address or "auto",
-            folder=folder,
-            cache=cache,
-            jobs=self.jobs,
-            place=Place.parse(self.place),
-            gpus=self.gpus,
-            share=self.shared_disk,
-        )
+        place = Place.parse(self.place)
+        machines = Machines(address=self.address or "auto", folder=folder, place=place, gpus=self.gpus)
+        return RayEngine(machines=machines, cache=cache, jobs=self.jobs, share=self.shared_disk)

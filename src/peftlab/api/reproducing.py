@@ -128,10 +128,7 @@ def _same_sources(chosen: Sequence[Any]) -> None:
         if (key := (c.backbone, repr(c.task))) in seen:
             continue
         seen.add(key)
-        parts = Ingredients.of(
-            backbone=c.backbone, task=c.task, adapter=c.adapter, allocator=c.allocator, quantizer=c.quantizer,
-            quantize=c.quantize, where=c.label,
-        )  # fmt: skip
+        parts = Ingredients.of_run(c)
         here = {"backbone": parts.source.fingerprint(c.backbone), "data": parts.task.fingerprint()}
         for what, found in here.items():
             if (recorded := getattr(c, f"{what}_fingerprint")) != found:

@@ -25,7 +25,7 @@ from peftlab.training.team import Team
 def follow(team: Team, config: RunConfig, options: WorkerOptions, attempt: Attempt, fused: bool, checkpoints: Path) -> None:
     """Train as the first process of the run does, and write nothing."""
     set_determinism(options)
-    ingredients = ingredients_of(config)
+    ingredients = Ingredients.of_run(config)
     ingredients = dataclasses.replace(ingredients, fused=fused, quantizer=attempt.quantizer or ingredients.quantizer)
     task = ingredients.task.prepare(ingredients.preprocessing(), options.cache)
     adapted = build(ingredients, task, config, attempt, options)
@@ -46,19 +46,6 @@ def follow(team: Team, config: RunConfig, options: WorkerOptions, attempt: Attem
     fitted = trainer.fit()
     if options.shard and config.evaluate_test and fitted.diverged_at is None:
         trainer.evaluate("test")  # the first cannot without our part of the weights
-
-
-def ingredients_of(config: RunConfig) -> Ingredients:
-    """The components that a run names."""
-    return Ingredients.of(
-        backbone=config.backbone,
-        task=config.task,
-        adapter=config.adapter,
-        allocator=config.allocator,
-        quantizer=config.quantizer,
-        quantize=config.quantize,
-        where=config.label,
-    )
 
 
 def build(

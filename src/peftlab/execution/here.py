@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import PlanRefused
-from peftlab.execution.follower import ingredients_of
 from peftlab.execution.local import execute, warm_up
 from peftlab.execution.outcome import Outcome
 from peftlab.execution.progress import Listener
@@ -20,6 +19,7 @@ from peftlab.planning.plan import Plan
 from peftlab.planning.stacking import Stacking, Wanted
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
+from peftlab.training.assemble import Ingredients
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def check_processes(processes: int, machine: Machine, plan: Plan) -> None:
         what = f"{processes} processes need a {unit} each, and there {'is' if there == 1 else 'are'} {there}"
         raise PlanRefused(what, where="--processes", remedy=f"use {there}")
     for config in _configs(plan):
-        allocator = ingredients_of(config).allocator
+        allocator = Ingredients.of_run(config).allocator
         if allocator is not None and allocator.needs_all_examples:
             what = f"{config.label}: {allocator.name} looks at single examples, of which no process has all"
             raise PlanRefused(what, where="--processes", remedy="leave it out, or these arms with --only")
@@ -118,7 +118,7 @@ def check_sharding(processes: int, plan: Plan) -> None:
     for run in (*plan.tuning, *plan.runs):
         if run.config is None or run.refusal:
             continue
-        parts = ingredients_of(run.config)
+        parts = Ingredients.of_run(run.config)
         remedy = "leave out --shard, or these arms with --only"
         if run.trainable == run.total_parameters:
             raise PlanRefused(f"{run.label} trains all weights, and only frozen ones are sharded", where="--shard", remedy=remedy)

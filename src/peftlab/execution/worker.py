@@ -21,7 +21,7 @@ from peftlab.execution.crew import crew
 from peftlab.execution.environment_record import write_environment
 from peftlab.execution.fallback import Attempt, is_out_of_memory
 from peftlab.execution.final_evaluation import FinalEvaluation
-from peftlab.execution.follower import build, follow, ingredients_of, set_determinism
+from peftlab.execution.follower import build, follow, set_determinism
 from peftlab.execution.forward import Forward
 from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.execution.fused_record import FusedRecord
@@ -128,7 +128,7 @@ class Run:
         flags, notes = write_environment(self.folder, self.options.processes)
         self.flags += flags
         self.notes += notes
-        ingredients = ingredients_of(self.config)
+        ingredients = Ingredients.of_run(self.config)
         task = ingredients.task.prepare(ingredients.preprocessing(), self.options.cache)
         adapted, trainer, fitted, memory, metrics = self._fit(ingredients, task)
         if fitted.diverged_at is not None:

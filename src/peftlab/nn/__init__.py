@@ -1,0 +1,1 @@
+"""What components have in common below all of them: roles, layers, their replacement."""

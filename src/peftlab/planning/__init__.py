@@ -1,0 +1,1 @@
+"""From a study to its runs, what is refused, and what is predicted."""

@@ -102,7 +102,7 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
     ranks = ingredients.ranks(meta, sites)
     notes = meta.roles.notes
     if ingredients.allocator is not None:
-        notes += ingredients.allocator.notes(sites, ingredients.rank, ingredients.cost(meta), getattr(adapter, "scale", None))
+        notes += ingredients.allocator.notes(sites, adapter.given_rank, ingredients.cost(meta), getattr(adapter, "scale", None))
     adapted_count, added = adapter.count(meta, sites, ranks), adapter.added(meta, sites, ranks)
     trains_all = adapted_count + head == full
     fill = ingredients.task.fill(batch, ingredients.preprocessing()) if detailed else 1.0

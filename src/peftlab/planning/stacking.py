@@ -48,15 +48,7 @@ def why_not(config: RunConfig) -> str:
 
     What only the models show (hooks, random numbers within kernels) ends a stack at its first step, and the records say so.
     """
-    parts = Ingredients.of(
-        backbone=config.backbone,
-        task=config.task,
-        adapter=config.adapter,
-        allocator=config.allocator,
-        quantizer=config.quantizer,
-        quantize=config.quantize,
-        where=config.label,
-    )
+    parts = Ingredients.of_run(config)
     if parts.adapter.unstackable:
         return parts.adapter.unstackable
     if parts.task.input_kind == "text":

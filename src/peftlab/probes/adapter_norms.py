@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators.importance.contract import Part
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.low_rank import product_norm
 from peftlab.nn.memory import MB, memory_mb
+from peftlab.nn.parts import Part
 from peftlab.nn.quantized import dense_weight
 from peftlab.probes._places import HEAD, Places
 from peftlab.probes.contract import Probe, View

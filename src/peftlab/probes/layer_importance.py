@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators.importance.contract import Importance, Meter, Part
+from peftlab.allocators.importance.contract import Importance, Meter
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
 from peftlab.probes.contract import Probe, View
 from peftlab.registry import components

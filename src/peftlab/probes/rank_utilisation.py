@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.allocators.importance.contract import Part
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.parts import Part
 from peftlab.probes.contract import Probe, View
 
 FILE = "rank_utilisation.json"

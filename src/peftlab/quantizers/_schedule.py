@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from peftlab.adapters.contract import Adapted
 from peftlab.nn.groups import BITS
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.packed import PackedLinear
+from peftlab.quantizers.contract import OnWeights
 
 _LINES = 50  #: entries of the history
 
@@ -56,7 +56,7 @@ class QuantizationHook(TrainingHook):
     H = -sum p ln p / ln 2 of how often each code occurs, in bits (at most the bits of a code), and the share of codes in use.
     """
 
-    def __init__(self, quantizer: Scheduled, adapted: Adapted) -> None:
+    def __init__(self, quantizer: Scheduled, adapted: OnWeights) -> None:
         self.name = "quantization"
         self.quantizer, self.adapted = quantizer, adapted
         self.layers = packed_layers(adapted.module)
@@ -113,7 +113,7 @@ class QuantizationHook(TrainingHook):
     def balance(self) -> dict[str, float]:
         """Layer -> ||dW|| / ||W - Q(W)||, for adapted layers that quantization changed."""
         found = {}
-        for name, norm in self.adapted.adapter.update_norms(self.adapted).items():
+        for name, norm in self.adapted.update_norms().items():
             error = self.layers[name].error if name in self.layers else None
             if error is not None and error.error:
                 found[name] = norm / error.error
@@ -157,7 +157,7 @@ class QuantizationHook(TrainingHook):
         if error is None:
             return found
         found |= {"weight_norm": error.weight, "error_norm": error.error, "relative_error": error.relative}
-        rank = self.adapted.ranks.get(name, getattr(self.adapted.adapter, "rank", 0)) if adapted else 0
+        rank = self.adapted.rank_of(name) if adapted else 0
         if rank and error.unrestricted:
             shares = {"unrestricted": error.unrestricted, "pooled": error.pooled}
             found["cancellable"] = {"rank": rank} | {k: v[min(rank, len(v)) - 1] for k, v in shares.items()}

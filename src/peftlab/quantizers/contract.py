@@ -9,7 +9,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from peftlab.backbones.contract import Backbone
 from peftlab.errors import DidNothing, OptionError
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import PlannedLinear, QuantizedLinear, as_linear, is_conv1d, is_quantized
-from peftlab.nn.roles import linear_shape
+from peftlab.nn.roles import Site, linear_shape
 from peftlab.registry import Component
 from peftlab.study.schema import Quantize, Train
 
@@ -45,6 +45,22 @@ class Conversion:
     def schemes(self) -> dict[str, str]:
         """Module name -> scheme."""
         return {name: layer.scheme for name, layer in self.layers.items()}
+
+
+class OnWeights(Protocol):
+    """What a hook has to know of the model that trains on the stored weights."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def sites(self) -> Sequence[Site]: ...
+
+    def trainable(self) -> dict[str, nn.Parameter]: ...
+
+    def rank_of(self, site: str) -> int: ...
+
+    def update_norms(self) -> dict[str, float]: ...
 
 
 class Quantizer(Component, ABC):
@@ -131,7 +147,7 @@ class Quantizer(Component, ABC):
         """Shape and type of what is held beside :meth:`tensors` while training (the float weight of a schedule)."""
         return ()
 
-    def hook(self, adapted) -> TrainingHook | None:
+    def hook(self, adapted: OnWeights) -> TrainingHook | None:
         """What acts on the quantized weights during training; None where nothing does."""
         return None
 

@@ -1,0 +1,1 @@
+"""What came out: the folders of runs, written whole and read back."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from peftlab.tasks._source import Source
 from peftlab.tasks._splits import SplitOptions
 from peftlab.tasks.contract import Task
+from peftlab.tasks.data._source import Source
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from peftlab.errors import DataError, OptionError
-from peftlab.tasks._stratification import grouped_cut, grouped_folds, stratified_cut, stratified_folds
 from peftlab.tasks._wording import counted
 from peftlab.tasks.contract import Splits
+from peftlab.tasks.data._stratification import grouped_cut, grouped_folds, stratified_cut, stratified_folds
 from peftlab.tasks.data.contract import Role
 
 DEFAULT_VALIDATION = 0.1

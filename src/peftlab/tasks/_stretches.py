@@ -12,8 +12,8 @@ import numpy as np
 
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._splits import DEFAULT_TEST, DEFAULT_VALIDATION, SplitOptions
-from peftlab.tasks._stratification import draw_order
 from peftlab.tasks.contract import Splits
+from peftlab.tasks.data._stratification import draw_order
 from peftlab.tasks.data.contract import Role
 
 Stretch = tuple[int, int]

@@ -1,0 +1,1 @@
+"""Where else runs are shown: one file for each tracker."""

@@ -19,6 +19,7 @@ from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.contract import Conversion, Quantizer
+from peftlab.records.record import RunConfig
 from peftlab.registry import create
 from peftlab.study.expand import Cell
 from peftlab.study.schema import Train
@@ -46,14 +47,23 @@ class Ingredients:
     @classmethod
     def of_cell(cls, cell: Cell) -> Ingredients:
         """Those of one arm x task x backbone of a study; errors as :meth:`of`."""
+        return cls._named_in(cell, f"arms.{cell.arm}")
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> Ingredients:
+        """Those that a run names; errors as :meth:`of`."""
+        return cls._named_in(config, config.label)
+
+    @classmethod
+    def _named_in(cls, asked: Cell | RunConfig, where: str) -> Ingredients:
         return cls.of(
-            backbone=cell.backbone,
-            task=cell.task,
-            adapter=cell.adapter,
-            allocator=cell.allocator,
-            quantizer=cell.quantizer,
-            quantize=cell.quantize,
-            where=f"arms.{cell.arm}",
+            backbone=asked.backbone,
+            task=asked.task,
+            adapter=asked.adapter,
+            allocator=asked.allocator,
+            quantizer=asked.quantizer,
+            quantize=asked.quantize,
+            where=where,
         )
 
     @classmethod
@@ -169,11 +179,6 @@ class Ingredients:
         """Whether outputs equal the backbone's before the first update."""
         return self.adapter.zero_at_start and (self.allocator is None or self.allocator.zero_at_start)
 
-    @property
-    def rank(self) -> int:
-        """The adapter's own uniform rank; 0 where it has none."""
-        return getattr(self.adapter, "rank", 0)
-
     def cost(self, backbone: Backbone) -> Callable[[Site, int], int]:
         """(site, rank) -> trainable parameters of the adapter there."""
         return lambda site, rank: self.adapter.count(backbone, [site], {site.name: rank})
@@ -186,7 +191,7 @@ class Ingredients:
         """
         if self.allocator is None:
             return None
-        return self.allocator.initial(sites, self.rank, measured, self.cost(backbone))
+        return self.allocator.initial(sites, self.adapter.given_rank, measured, self.cost(backbone))
 
     def convert(self, backbone: Backbone) -> Conversion:
         """Store the frozen weights in place, slices of fused layers one by one where the adapter stands on slices.
@@ -231,7 +236,7 @@ class Ingredients:
         sites, measured = self.adapter.sites(backbone), None
         if self.allocator.needs_probe and look is not None:
             slice_fused(backbone.module, sites)
-            measured = self.allocator.measure(look(backbone), sites, self.rank)
+            measured = self.allocator.measure(look(backbone), sites, self.adapter.given_rank)
         adapted = self.adapter.attach(backbone, seed=seed, ranks=self.ranks(backbone, sites, measured))
         adapted.seed = seed
         if measured is not None or not self.allocator.needs_probe:

@@ -30,7 +30,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import stored_tensors
-from peftlab.training.sharding import is_sharded, own
+from peftlab.nn.tensors import is_sharded, own
 
 MB = 1e6
 #: parts of the peak, in measurement and prediction alike

@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_leaves
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.seeding import seed_default
+from peftlab.nn.tensors import tensor_hash
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.evaluation import to_device
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.prefix import KEY, Cut, Uncut, frozen_in_prefix, hidden_states, tail
 from peftlab.training.prefix_search import find_cut
 from peftlab.training.prefix_store import Rows, Store
-from peftlab.training.proof import tensor_hash
 
 TRIED = 4  #: examples that the model is followed and tried out on
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}  #: largest difference of outputs, relative to the largest output

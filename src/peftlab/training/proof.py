@@ -12,13 +12,7 @@ from torch import nn
 from peftlab.errors import BaseChanged, DidNothing
 from peftlab.nn.quantized import stored_tensors
 from peftlab.nn.roles import Site
-from peftlab.training.sharding import whole
-
-
-def tensor_hash(tensor: torch.Tensor) -> str:
-    """SHA-256 over the bytes of a tensor."""
-    flat = whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
+from peftlab.nn.tensors import tensor_hash
 
 
 def frozen_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

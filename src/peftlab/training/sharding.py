@@ -13,6 +13,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import TrainingError
 from peftlab.nn.quantized import stored_tensors
+from peftlab.nn.tensors import own
 from peftlab.training.team import Team
 
 
@@ -44,18 +45,3 @@ def shard_frozen(adapted: Adapted, device: torch.device, team: Team) -> dict[str
     module.to(device)
     kept = sum(own(parameter).numel() for parameter in module.parameters())
     return {"share": kept / whole, "blocks": len(blocks)}
-
-
-def is_sharded(module: torch.nn.Module) -> bool:
-    """Whether processes share its weights."""
-    return any(hasattr(parameter, "to_local") for parameter in module.parameters())
-
-
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that this process keeps."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor; where it is divided, every process has to ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore

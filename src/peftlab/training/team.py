@@ -28,6 +28,7 @@ import torch
 import torch.distributed as distributed
 
 from peftlab.errors import TrainingError
+from peftlab.nn.tensors import tensor_hash
 
 BUCKET_BYTES = 25 * 2**20  #: gradients that are sent together
 #: for another process, which may be preparing data; between GPUs nobody notices sooner that one is gone
@@ -134,8 +135,6 @@ class Several(Team):
                 tensor.detach().copy_(whole)
 
     def agree(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        from peftlab.training.proof import tensor_hash
-
         hashes = [(name, tensor_hash(tensor)) for name, tensor in sorted(tensors.items())]
         self._compare(hashes, "ended with different weights, though they summed the same gradients")
 

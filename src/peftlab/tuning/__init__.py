@@ -1,0 +1,1 @@
+"""Which runs are next: tuning and racing."""

@@ -1,0 +1,1 @@
+"""How much a module matters: one file for each metric."""

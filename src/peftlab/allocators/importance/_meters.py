@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from peftlab.allocators.importance.contract import Meter, Part, Scores
+from peftlab.allocators.importance.contract import Meter, Scores
+from peftlab.nn.parts import Part
 
 #: importance of a module (a scalar) and of its directions [r], now
 Value = Callable[[Part], tuple[torch.Tensor, torch.Tensor]]

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 
 from peftlab.allocators.importance._meters import Mean, of_directions, squared_gradients
-from peftlab.allocators.importance.contract import Importance, Meter, Part
+from peftlab.allocators.importance.contract import Importance, Meter
+from peftlab.nn.parts import Part
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from peftlab.allocators._source import OWN
 from peftlab.allocators.importance._meters import Mean, of_directions, squared_gradients
-from peftlab.allocators.importance.contract import Importance, Meter, Part
+from peftlab.allocators.importance.contract import Importance, Meter
+from peftlab.nn.parts import Part
+from peftlab.registry import OWN
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

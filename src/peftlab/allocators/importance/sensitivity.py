@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 
 from peftlab.allocators.importance._meters import by_direction
-from peftlab.allocators.importance.contract import Importance, Meter, Part, Scores
+from peftlab.allocators.importance.contract import Importance, Meter, Scores
 from peftlab.errors import OptionError
+from peftlab.nn.parts import Part
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ from peftlab.execution.processes import signals
 from peftlab.execution.progress import Listener
 from peftlab.execution.protocol import Moved, Started, Step
 from peftlab.execution.ray import cluster, delivery
-from peftlab.execution.ray.engine import RayEngine
 from peftlab.execution.ray.flight import Flight, in_words, refusal, wait_until_seen
 from peftlab.execution.ray.losses import Losses
+from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.mailbox import Mailbox
 from peftlab.execution.ray.task import Answer, Order, perform
 from peftlab.records.record import RunConfig
@@ -40,9 +40,18 @@ class Execution:
     """See :meth:`run`."""
 
     def __init__(
-        self, engine: RayEngine, folder: ResultsFolder, configs: list[RunConfig], order: Order, listener: Listener
+        self,
+        machines: Machines,
+        folder: ResultsFolder,
+        configs: list[RunConfig],
+        order: Order,
+        listener: Listener,
+        *,
+        jobs: int | None = None,
+        retries: int = 3,
     ) -> None:
-        self.engine, self.folder, self.order, self.listener = engine, folder, order, listener
+        self.machines, self.folder, self.order, self.listener = machines, folder, order, listener
+        self.jobs, self.retries = jobs, retries
         self.agenda = Agenda(folder, configs, listener, retry_failed=order.retry_failed)
         self.later: list[tuple[float, RunConfig]] = []  #: not before
         self.flights: dict[str, Flight] = {}
@@ -82,11 +91,11 @@ class Execution:
         self.letters = self.mailbox.collect.remote(_COLLECT_S)
         self.heard_s = time.monotonic()
         # with GPUs a process for each run: it keeps the GPU that it was given first, and some of its memory
-        self.task = self.ray.remote(max_calls=int(self.engine.gpus_per_run > 0))(perform)
+        self.task = self.ray.remote(max_calls=int(self.machines.gpus_per_run > 0))(perform)
 
     def _room(self) -> int:
         configs = self.agenda.configs.values()
-        return self.engine.jobs or max((self.engine.room(self.engine.needs(config)) for config in configs), default=1) or 1
+        return self.jobs or max((self.machines.room(self.machines.needs(config)) for config in configs), default=1) or 1
 
     def _fill(self) -> bool:
         """Hand over what there is room for; whether anything is left to do."""
@@ -103,7 +112,7 @@ class Execution:
                 self._begin(config)
             else:
                 passed.append(config)
-                if len(self.flights) >= self._room() and not self.engine.place.rules:
+                if len(self.flights) >= self._room() and not self.machines.place.rules:
                     break
         queue.extendleft(reversed(passed))
         if self.agenda.stop is not None:
@@ -114,11 +123,11 @@ class Execution:
 
     def _has_room(self, config: RunConfig) -> bool:
         """One more than fits is handed over, so that no machine waits for us."""
-        if self.engine.jobs is not None and len(self.flights) >= self.engine.jobs:
+        if self.jobs is not None and len(self.flights) >= self.jobs:
             return False
-        needs = self.engine.needs(config)
-        alike = sum(self.engine.needs(flight.config).keys() == needs.keys() for flight in self.flights.values())
-        return alike < self.engine.room(needs) + 1
+        needs = self.machines.needs(config)
+        alike = sum(self.machines.needs(flight.config).keys() == needs.keys() for flight in self.flights.values())
+        return alike < self.machines.room(needs) + 1
 
     def _begin(self, config: RunConfig) -> None:
         run = self.folder.run(config)
@@ -142,7 +151,7 @@ class Execution:
                 new = run.status() == "new"  # before our lease is there
                 held.enter_context(run.make().lease())
                 state = None if new else delivery.send(run.create(config))
-            needs = self.engine.needs(config)
+            needs = self.machines.needs(config)
             options: dict[str, Any] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0.0), "max_retries": 0}
             if memory := needs.pop("memory", 0.0):
                 options["memory"] = int(memory)
@@ -165,7 +174,7 @@ class Execution:
             self._collect_now()
         for key in ended:
             self._conclude(key)
-        if time.monotonic() - self.heard_s > _SILENT_S and not self.engine.reachable():
+        if time.monotonic() - self.heard_s > _SILENT_S and not self.machines.reachable():
             self._come_back(None)
         return None
 
@@ -219,7 +228,7 @@ class Execution:
         if self.agenda.stop is not None:
             return self.agenda.end(Ending(config, "interrupted", time_s=time.monotonic() - flight.began_s))
         number, words = self.losses.machine(key, self.steps.get(key, 0)), in_words(why)
-        if number <= self.engine.retries:
+        if number <= self.retries:
             self.listener.message(config, Moved(words))
             self.later.append((time.monotonic() + _AGAIN_S * (number - 1), config))
             return None
@@ -236,7 +245,7 @@ class Execution:
             flight.held.close()
             if self.agenda.stop is None:
                 self.listener.message(flight.config, Moved(words))
-        self.engine.come_back(lambda: self.agenda.stop is not None or bool(self.signals))
+        self.machines.come_back(lambda: self.agenda.stop is not None or bool(self.signals))
         self._heed()
         if self.agenda.stop is not None:
             for flight in flights.values():

@@ -1,0 +1,1 @@
+"""The page of a study: one file without any network access."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from peftlab.errors import DataError, OptionError, nearest
-from peftlab.tasks._source import Source
+from peftlab.tasks.data._source import Source
 from peftlab.tasks.data.contract import ROLES, Role
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

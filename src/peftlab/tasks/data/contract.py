@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from peftlab.errors import DataError
-from peftlab.tasks._source import Source
+from peftlab.tasks.data._source import Source
 
 Role = Literal["train", "validation", "test"]
 

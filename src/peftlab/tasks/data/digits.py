@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftlab.errors import DataError
-from peftlab.tasks._stratification import stratified_cut
+from peftlab.tasks.data._stratification import stratified_cut
 from peftlab.tasks.data.contract import DataSource, Examples, Part, join
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}

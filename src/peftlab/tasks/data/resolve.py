@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import DataError, nearest
-from peftlab.tasks._source import find_source, sources
+from peftlab.tasks.data._source import find_source, sources
 from peftlab.tasks.data.contract import DataSource
 
 

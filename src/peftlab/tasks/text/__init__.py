@@ -1,0 +1,1 @@
+"""Where texts come from: one file for each source."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from peftlab.errors import DataError, nearest
-from peftlab.tasks._source import Source
+from peftlab.tasks.data._source import Source
 from peftlab.tasks.data.contract import Role, arrange
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
 
-from peftlab.tasks._stratification import allocate, draw_order, grouped_cut, grouped_folds, stratified_cut, stratified_folds
+from peftlab.tasks.data._stratification import allocate, draw_order, grouped_cut, grouped_folds, stratified_cut, stratified_folds
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(lambda values: np.array(values, dtype=np.int64))
 
