@@ -38,10 +38,11 @@ SIZES = {"pixels": 96, "train_size": 1000, "validation_size": 100, "test_size": 
 TINY = {"pixels": 32, "train_size": 64, "validation_size": 16, "test_size": 16, "seeds": 1}
 
 
-def compare_studies(weights: Path | None, data: Path, folder: Path, *, tiny: bool) -> dict[str, Any]:
-    """Seconds of both, their ratio, and mean test accuracies."""
+def compare_studies(weights: Path | None, data: Path, folder: Path, *, tiny: bool, seeds: int | None = None) -> dict[str, Any]:
+    """Seconds of both, their ratio, and mean test accuracies; ``seeds``: how many, default those of the setting."""
     setting: dict[str, Any] = {
         **(TINY if tiny else SIZES),
+        **({"seeds": seeds} if seeds else {}),
         "data": str((data / "images/cifar10").resolve()),
         "backbone": str((weights or data / "weights/vit_tiny_patch16_224").resolve()),
     }

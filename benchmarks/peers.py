@@ -1,6 +1,6 @@
 """Training steps, peak memory and whole studies of ours beside those of others.
 
-    python benchmarks/peers.py [--part step|memory|study] [--output FILE] [--repeats N] [--only TEXT] [--targets NAME] [--tiny]
+    python benchmarks/peers.py [--part step|memory|study] [--output FILE] [--repeats N] [--only TEXT] [--targets NAME] [--seeds N] [--tiny]
 
 ``step``: one LoRA step of rank 8 in a real run of ours (every probe and hook in place) against PEFT in a plain loop and against
 full fine-tuning in eager PyTorch; ViT-Tiny at 224 px and a MiniLM with texts of 32 tokens. Every side has a process and one
@@ -155,6 +155,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--seeds", type=int, help="of a study; default 5")
     add_settings(parser)
     options = parser.parse_args(arguments)
     if WARM_UP + options.repeats + 1 >= STEPS:
@@ -162,7 +163,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.part == "study":
-            found = compare_studies(options.weights, options.data, folder, tiny=options.tiny)
+            found = compare_studies(options.weights, options.data, folder, tiny=options.tiny, seeds=options.seeds)
         else:
             measure = measure_steps if options.part == "step" else measure_memory
             found = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import types
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,24 @@ def test_sentences_say_what_was_found(tables: QuantizationTables) -> None:
     assert "not evidence of equality" in said
     assert "rank x quantizer F(3, 12)" in said
     assert "take back at most 16 %" in said and "off by at most 3.0 %" in said
+
+
+def test_a_scheme_tried_at_one_rank_does_not_hide_what_the_others_say_of_ranks(tmp_path: Path) -> None:
+    whole = load_frame(write_quantized(tmp_path))
+    rows = whole.primary()
+    for folder in rows[rows["label"] == arm("nf4", RANKS[0])]["folder"]:
+        shutil.rmtree(whole.folder / folder)
+    said = assess_quantization(load_frame(whole.folder)).quantization
+    (test,) = said.two_way
+    assert set(test.schemes) == set(SCHEMES) - {"nf4"} and test.ranks == list(RANKS)
+    assert {i.scheme for i in said.interactions} == set(SCHEMES) - {"nf4", "float"}
+
+
+def test_a_dependence_on_the_rank_that_is_not_shown_is_told_with_its_interval(tables: QuantizationTables) -> None:
+    quiet = [i for i in tables.quantization.interactions if not i.shown]
+    (line,) = [line for line in tables.quantization.sentences if "depends on the rank is not shown" in line]
+    assert quiet and all(f"{i.scheme} " in line for i in quiet)
+    assert line.count("[") == len(quiet) and "not evidence" in line
 
 
 def test_files(tables: QuantizationTables, frame: Frame) -> None:

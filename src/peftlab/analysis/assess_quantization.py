@@ -247,7 +247,8 @@ def _interaction(scheme: str, base: Mapping[int, Arm], arms: Mapping[int, Arm], 
 
 
 def _two_way(base: Mapping[int, Arm], schemes: Mapping[str, Mapping[int, Arm]]) -> TwoWayTest | None:
-    columns = {FLOAT: base, **schemes}
+    several = {scheme: by_rank for scheme, by_rank in schemes.items() if len(set(base) & set(by_rank)) > 1}
+    columns = {FLOAT: base, **several}  # a scheme tried at one rank says nothing of ranks, and would leave no rank that all have
     ranks = sorted(set.intersection(*(set(by_rank) for by_rank in columns.values())))
     if len(ranks) < 2 or len(columns) < 2 or _folds(base[ranks[0]]) > 1:
         return None

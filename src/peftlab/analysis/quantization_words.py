@@ -65,6 +65,18 @@ def sentences(said: QuantizationFindings) -> list[str]:
             f"{prefix(i)}{i.method}: what {i.scheme} costs changes by {show_difference(i.slope, said.metric)}{unit} "
             f"{show_interval(i.interval, said.metric, True)} with every doubling of the rank (adjusted p {show_p(i.p_adjusted)})."
         )
+    if quiet := [i for i in said.interactions if not i.shown]:
+        slopes = listed(
+            [
+                f"{prefix(i)}{i.scheme} {show_difference(i.slope, said.metric)} {show_interval(i.interval, said.metric, True)}"
+                for i in quiet
+            ],
+            4,
+        )
+        found.append(
+            f"That what quantization costs depends on the rank is not shown; change of {said.metric} with every doubling of the "
+            f"rank: {slopes}. That is not evidence that it does not."
+        )
     for t in said.two_way:
         degrees = f"F({t.degrees[0]:g}, {t.degrees[1]:g}) = {t.f:.3g}"
         found.append(f"{prefix(t)}{t.method}: rank x quantizer {degrees}, {equation_p(t.p)} ({plural(t.n, 'seed')}).")
