@@ -84,6 +84,8 @@ def pairs(data: Mapping[str, Any], *, title: str = "") -> Any:
     drawn.add_column(overflow="fold", style="bold")
     drawn.add_column(overflow="fold")
     for key, value in data.items():
+        if isinstance(value, Mapping):  # counts: "3 finished, 1 failed"
+            value = [f"{number(count)} {what}" for what, count in value.items()]
         shown = ", ".join(number(v) for v in value) if isinstance(value, list | tuple) else number(value)
         drawn.add_row(Text(key.replace("_", " ")), Text(shown))
     return drawn

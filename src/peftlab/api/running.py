@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api._data_first import prepare_first, unfinished
 from peftlab.api._seed_notes import with_seed_notes
 from peftlab.api.answers import Answer
 from peftlab.api.engines import Where
@@ -108,6 +109,9 @@ def run(  # noqa: PLR0913
             say(sentence)
         if dry_run:
             return _shown_plan(folder, parsed, progress.plan)
+        if engine == "local":  # the nodes of a cluster have caches of their own
+            for sentence in prepare_first(unfinished(folder, progress.plan), cache_folder()):
+                say(f"data: {sentence}")
         folder.open_or_create(dump(parsed, tuple(overrides)))
         execution = StudyRun(
             folder=folder,
