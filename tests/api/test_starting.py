@@ -38,6 +38,21 @@ def test_every_shipped_study_is_a_template(tmp_path: Path) -> None:
         assert list(load_study(answer["path"]).arms) == answer["arms"]
 
 
+def test_init_names_every_arm_of_a_grid(tmp_path: Path) -> None:
+    shown = drawn(api.init(tmp_path / "mine.yaml"))
+    assert "7 arms: full, probe, bitfit, lora[rank=2], lora[rank=8]" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("kind", [None, *PACKAGES, "study"])
+def test_lists_fit_80_columns_and_cut_no_word(kind: str | None) -> None:
+    shown = drawn(api.list(kind), 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "``" not in shown
+    entries = api.list(kind).as_dict()
+    found = {word for group in entries.values() for entry in group.values() for word in entry["summary"].split()}
+    assert {word.replace("``", "`") for word in found if len(word) > 20} <= set(shown.split())
+
+
 def test_init_never_overwrites_and_suggests(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("mine")
     for path in (tmp_path / "study.yaml", tmp_path):

@@ -58,7 +58,7 @@ def plain(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Iterable[str] = ()) -> Any:
-    """A table without lines down the page, which fits 80 columns as long as its cells can be folded.
+    """A table without lines down the page. It fits the width there is without cutting a word (:class:`FittedTable`).
 
     Args:
         columns: headings.
@@ -66,17 +66,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
         title: a line above.
         right: headings of the columns that are set flush right.
     """
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    flush = set(right)
-    drawn = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left", pad_edge=False)
-    for column in columns:
-        drawn.add_column(Text(column), justify="right" if column in flush else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(number(cell)) for cell in row))
-    return drawn
+    from peftlab.api._fitted_table import FittedTable
+
+    cells = [[cell if isinstance(cell, Text) else Text(number(cell)) for cell in row] for row in rows]
+    return FittedTable(columns, cells, title=title, right=frozenset(right))
 
 
 def pairs(data: Mapping[str, Any], *, title: str = "") -> Any:
@@ -89,6 +84,8 @@ def pairs(data: Mapping[str, Any], *, title: str = "") -> Any:
     drawn.add_column(overflow="fold", style="bold")
     drawn.add_column(overflow="fold")
     for key, value in data.items():
+        if isinstance(value, Mapping):  # counts: "3 finished, 1 failed"
+            value = [f"{number(count)} {what}" for what, count in value.items()]
         shown = ", ".join(number(v) for v in value) if isinstance(value, list | tuple) else number(value)
         drawn.add_row(Text(key.replace("_", " ")), Text(shown))
     return drawn

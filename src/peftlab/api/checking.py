@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftlab.api import answers
+from peftlab.api._data_first import prepare_first
 from peftlab.api.answers import Answer
 
 
@@ -13,6 +14,9 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     """Prove on the study's own backbone and data that each arm works: base frozen, loss falls, save and load, merge.
 
     Takes about two minutes for a small ViT on a CPU. Exit code 7 if a promise is not kept.
+
+    Raises:
+        DataError: data that cannot be read, which no arm can help.
     """
     from peftlab.api.running import cache_folder
     from peftlab.execution.check import check_cell
@@ -23,6 +27,7 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     parsed = load_study(study, overrides)
     known = cells(parsed)
     wanted = resolve_budgets(select_cells(known, only), known)
+    told = [f"data: {found}" for found in prepare_first(((cell.backbone, cell.task) for cell in wanted), cache_folder())]
     proofs = [proof for cell in wanted for proof in check_cell(cell, cache_folder(), parsed.seeds[0])]
     broken = [proof for proof in proofs if not proof.kept]
     arms = len({proof.label for proof in proofs})
@@ -32,6 +37,6 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     ]
     return Answer(
         {"study": parsed.study, "verdict": verdict, "proofs": proofs},
-        lambda: answers.lines(answers.table(["arm", "kept", "promise", "shown by"], rows), verdict),
+        lambda: answers.lines(answers.table(["arm", "kept", "promise", "shown by"], rows), *told, verdict),
         exit_code=7 if broken else 0,
     )

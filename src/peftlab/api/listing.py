@@ -118,15 +118,21 @@ def _default(option: Mapping[str, Any]) -> str:
 
 
 def _overview(found: Mapping[str, Mapping[str, Any]]) -> Any:
-    rows = [
-        (kind if first == 0 else "", name, entry["summary"])
-        for kind, entries in found.items()
-        for first, (name, entry) in enumerate(entries.items())
-    ]
-    rows += [
-        (STUDY if first == 0 else "", name, entry["summary"]) for first, (name, entry) in enumerate(_study_entries().items())
-    ]
-    return lines(table(["kind", "name", "what it is"], rows), "With options: peftlab list KIND, or peftlab list NAME")
+    from rich.text import Text
+
+    rows: list[tuple[Text | str, str]] = []
+    for kind, entries in {**found, STUDY: _study_entries()}.items():
+        if entries:
+            rows += [
+                (Text(kind, style="bold"), ""),
+                *((f"  {name}", _shown(entry["summary"])) for name, entry in entries.items()),
+            ]
+    return lines(table(["kind and name", "what it is"], rows), "With options: peftlab list KIND, or peftlab list NAME")
+
+
+def _shown(text: str) -> str:
+    """As on a terminal: code is quoted once there, twice in docstrings."""
+    return text.replace("``", "`")
 
 
 def _of_kind(kind: str, entries: Mapping[str, Any]) -> Any:
@@ -135,7 +141,7 @@ def _of_kind(kind: str, entries: Mapping[str, Any]) -> Any:
     rows = []
     for name, entry in entries.items():
         options = ", ".join(f"{option['name']}={_default(option)}" for option in entry["options"])
-        rows.append((name, "\n".join(filter(None, (entry["summary"], options, *sources(entry["citation"] or ""))))))
+        rows.append((name, "\n".join(filter(None, (_shown(entry["summary"]), options, *sources(entry["citation"] or ""))))))
     head = [kind, "what it is, its options with their defaults, its source"]
     return lines(table(head, rows), "Types, meanings and BibTeX: peftlab list NAME")
 
@@ -159,7 +165,7 @@ def _one(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
     for kind, entries in found.items():
         for name, entry in entries.items():
             yield f"{kind} {name}"
-            yield entry["description"]
+            yield _shown(entry["description"])
             rows = [(o["name"], o["type"], _default(o), o["meaning"]) for o in entry["options"]]
             if rows:
                 yield table(["option", "type", "default", "meaning"], rows)
@@ -187,6 +193,9 @@ def _study_entries() -> dict[str, dict[str, Any]]:
 
 def _studies() -> Answer:
     entries = _study_entries()
-    rows = [(name, entry["summary"], len(entry["arms"]), entry["seeds"], entry["cost"]) for name, entry in entries.items()]
-    drawn = table(["study", "question", "arms", "seeds", "cost"], rows, right=["arms", "seeds"])
+    rows = [
+        (name, len(entry["arms"]), entry["seeds"], f"{entry['summary']}\n{entry['cost']}".strip())
+        for name, entry in entries.items()
+    ]
+    drawn = table(["study", "arms", "seeds", "its question, and what it takes"], rows, right=["arms", "seeds"])
     return Answer({STUDY: entries}, lambda: lines(drawn, "Take one: peftlab init study.yaml --template NAME"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api._data_first import prepare_first, unfinished
 from peftlab.api._seed_notes import with_seed_notes
 from peftlab.api.answers import Answer
 from peftlab.api.engines import Where
@@ -108,6 +109,9 @@ def run(  # noqa: PLR0913
             say(sentence)
         if dry_run:
             return _shown_plan(folder, parsed, progress.plan)
+        if engine == "local":  # the nodes of a cluster have caches of their own
+            for sentence in prepare_first(unfinished(folder, progress.plan), cache_folder()):
+                say(f"data: {sentence}")
         folder.open_or_create(dump(parsed, tuple(overrides)))
         execution = StudyRun(
             folder=folder,
@@ -142,11 +146,12 @@ def status(folder: str | Path) -> Answer:
 
     results = ResultsFolder(folder)
     results.study_text()
-    rows = results.status_table()
-    columns = ["arm", "seed", "purpose", "status", "step", "run", "detail"]
-    cells = [
-        (r.label, r.seed if r.fold == 0 else f"{r.seed}/{r.fold}", r.purpose, r.status, r.step, r.run_id, r.detail) for r in rows
-    ]
+    rows = sorted(results.status_table(), key=lambda row: (row.purpose != "tuning", row.label, row.seed, row.fold))
+    columns = ["arm", "seed", "status", "step", "run"]
+    names = ["tuning: " + row.label if row.purpose == "tuning" else row.label for row in rows]
+    seeds = [row.seed if row.fold == 0 else f"{row.seed}/{row.fold}" for row in rows]
+    cells = [(name, seed, row.status, row.step, row.run_id) for name, seed, row in zip(names, seeds, rows, strict=True)]
+    said = [f"{name} seed {seed}: {row.detail}" for name, seed, row in zip(names, seeds, rows, strict=True) if row.detail]
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.status] = counts.get(row.status, 0) + 1
@@ -154,7 +159,7 @@ def status(folder: str | Path) -> Answer:
     raced = race_words(read_race(results.path))
     return Answer(
         {"folder": str(folder), "counts": counts, "runs": rows, "racing": raced},
-        lambda: answers.lines(answers.table(columns, cells, right=("seed", "step")), *raced, summary),
+        lambda: answers.lines(answers.table(columns, cells, right=("seed", "step")), *said, *raced, summary),
     )
 
 

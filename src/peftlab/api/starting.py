@@ -9,6 +9,7 @@ import peftlab
 from peftlab.api.answers import Answer, lines
 from peftlab.errors import StudyError, nearest
 from peftlab.records.commit import write_atomic
+from peftlab.study.expand import cells
 from peftlab.study.load import load_study
 
 
@@ -35,12 +36,13 @@ def init(path: str | Path = "study.yaml", template: str = "digits") -> Answer:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, known[template].read_text(encoding="utf-8"))
     study = load_study(path)
+    labels = list(dict.fromkeys(cell.label for cell in cells(study)))  # a grid is several arms
     data = {"path": path, "template": template, "question": study.question, "arms": list(study.arms), "cost": study.cost}
 
     def shown():
         return lines(
             f"{path}: {study.question or template}",
-            f"{len(study.arms)} arms: {', '.join(study.arms)}; {len(study.seeds)} seeds",
+            f"{len(labels)} arms: {', '.join(labels)}; {len(study.seeds)} seeds",
             f"cost: {study.cost}" if study.cost else None,
             f"Next: peftlab plan {path}, then peftlab run {path}",
         )
