@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peftlab import registry
 from peftlab.allocators.contract import Allocator
 from peftlab.nn.roles import Site
-from tests.contracts.conftest import samples
+from peftlab.nn.surgery import slice_fused
+from tests.allocators.probing import probe
+from tests.contracts.conftest import Bench, samples
 
 ROLES = ("q", "k", "v", "o", "up", "down")
 
@@ -45,6 +48,28 @@ def test_every_module_gets_a_rank_that_fits_whatever_the_order(sample, blocks: i
 def test_options_survive_the_way_to_a_study_file_and_back(allocator: Allocator) -> None:
     assert registry.create("allocator", allocator.spec()) == allocator
     assert allocator.summary()
+
+
+@pytest.mark.parametrize("sample", samples("allocator"), ids=str)
+def test_a_look_leaves_the_base_as_it_was_and_sees_the_same_again(sample, bench: Bench) -> None:
+    allocator: Allocator = registry.create("allocator", sample.spec)
+    if not allocator.needs_probe:
+        pytest.skip("takes no look")
+    backbone = bench.backbone()
+    wanted = registry.create("adapter", {"name": "lora", "rank": 2, "targets": "all-linear"}).sites(backbone)
+    slice_fused(backbone.module, wanted)
+    backbone.module.train()
+    asked = {n: p.requires_grad for n, p in backbone.module.named_parameters()}
+    values = {n: t.clone() for n, t in backbone.module.state_dict().items()}
+    looks = [allocator.measure(probe(backbone, bench.kind), wanted, 2) for _ in range(2)]
+    assert {n: p.requires_grad for n, p in backbone.module.named_parameters()} == asked
+    assert all(p.grad is None for p in backbone.module.parameters())
+    assert all(torch.equal(values[n], t) for n, t in backbone.module.state_dict().items())
+    assert all(part.training for part in backbone.module.modules())
+    first, second = (allocator.initial(wanted, 2, found) for found in looks)
+    assert first == second == allocator.initial(wanted[::-1], 2, looks[0])
+    assert first.keys() == {site.name for site in wanted} and any(first.values())
+    assert all(0 <= first[s.name] <= min(s.d_in, s.d_out) for s in wanted)
 
 
 def test_uniform_spends_rank_times_modules() -> None:

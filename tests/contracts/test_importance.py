@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +97,15 @@ def update_of(part: Part, weights: list[torch.Tensor], direction: int | None = N
     return result
 
 
+def own_test(name: str) -> Path:
+    """Where a metric's own test is, and in it the loop ``naive(part, seen, direction)``."""
+    return Path(__file__).parents[1] / "allocators" / "importance" / f"test_{name}.py"
+
+
+def own_loop(name: str) -> Callable[[Part, list, int | None], float]:
+    return importlib.import_module(f"tests.allocators.importance.test_{name}").naive
+
+
 def naive_magnitude(part: Part, seen: list, direction: int | None) -> float:
     updates = [update_of(part, [w for w, _ in step], direction) for step in seen]
     return sum(math.sqrt(sum(float(x) ** 2 for x in u.flatten()) / u.numel()) for u in updates) / len(seen)
@@ -151,7 +162,13 @@ NAIVE: dict[str, Callable[[Part, list, int | None], float]] = {
     "sensitivity": naive_sensitivity,
     "spectral": naive_spectral,
     "weight_gradient": naive_weight_gradient,
+    **{name: own_loop(name) for name in registry.components("importance") if own_test(name).is_file()},
 }
+
+
+def test_every_metric_has_a_loop_to_compare_it_with() -> None:
+    missing = [f"`naive` in {own_test(name)}" for name in registry.components("importance") if name not in NAIVE]
+    assert not missing
 
 
 @pytest.mark.parametrize("make", [lora_parts, triplet_parts, base_parts])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from peftlab.errors import Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.layer_importance import FILE, SNAPSHOTS, SPACING, LayerImportance, snapshots, window
+from peftlab.registry import components
 from peftlab.training.loop import Trainer
 from tests.probes.conftest import view
 from tests.training.conftest import Lab
@@ -106,6 +107,16 @@ def test_a_resumed_run_leaves_the_same_file(lab: Lab, tmp_path: Path, arm: tuple
     assert hook.report()[FILE]["steps"] == [5, 6, 17, 24]
 
 
+def test_a_checkpoint_of_a_version_without_a_metric_goes_on_without_it(lab: Lab, tmp_path: Path) -> None:
+    trainer, hook = watched(lab, tmp_path, ARMS[0])
+    known = {name: sites for name, sites in hook.state()["values"].items() if name != "fisher"}
+    hook.load_state({**hook.state(), "values": known})
+    trainer.fit()
+    content = hook.report()[FILE]
+    assert content["metrics"].keys() == known.keys() and "spectral" in known
+    assert all(len(values) == len(content["steps"]) == 2 for sites in content["metrics"].values() for values in sites.values())
+
+
 def test_a_change_of_rank_begins_the_window_anew(lab: Lab, tmp_path: Path) -> None:
     class Resizer(TrainingHook):
         trainer: Trainer
@@ -127,7 +138,9 @@ def test_a_change_of_rank_begins_the_window_anew(lab: Lab, tmp_path: Path) -> No
 def test_full_fine_tuning_keeps_no_copy_of_its_weights(lab: Lab, tmp_path: Path) -> None:
     trainer, hook = watched(lab, tmp_path, ARMS[3])
     trainer.fit()
-    assert set(hook.report()[FILE]["metrics"]) == {"fisher", "gradient_norm"}
+    found: dict[str, Any] = components("importance")
+    wanted = {name for name, metric in found.items() if not (metric.of_update or metric.copies_weights)}
+    assert set(hook.report()[FILE]["metrics"]) == wanted >= {"fisher", "gradient_norm"}
     assert len(hook.parts) == 12
 
 

@@ -111,6 +111,8 @@ class _Hook(TrainingHook):
         if not state:
             return
         self.steps, self.values = list(state["steps"]), state["values"]
+        # a checkpoint of an earlier version knows fewer metrics: a value for some of the snapshots would be none
+        self.metrics = {name: metric for name, metric in self.metrics.items() if name in self.values}
         if state["open"]:
             self._open()
             for name, meter in self.meters.items():
