@@ -1,6 +1,7 @@
 """Training steps, peak memory and whole studies of ours beside those of others.
 
-    python benchmarks/peers.py [--part step|memory|study] [--output FILE] [--repeats N] [--only TEXT] [--targets NAME] [--seeds N] [--tiny]
+    python benchmarks/peers.py [--part step|memory|study] [--output FILE] [--repeats N] [--only TEXT] [--targets NAME]
+        [--seeds N] [--tiny]
 
 ``step``: one LoRA step of rank 8 in a real run of ours (every probe and hook in place) against PEFT in a plain loop and against
 full fine-tuning in eager PyTorch; ViT-Tiny at 224 px and a MiniLM with texts of 32 tokens. Every side has a process and one

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from peftlab.allocators.importance.contract import Part
 from peftlab.allocators.importance.taylor import Taylor
+from peftlab.nn.parts import Part
 
 D_IN, D_OUT, RANK, SCALE = 7, 5, 3, 1.5
 

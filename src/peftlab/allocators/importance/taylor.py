@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 
 from peftlab.allocators.importance._meters import Mean, by_direction, of_directions
-from peftlab.allocators.importance.contract import Importance, Meter, Part
+from peftlab.allocators.importance.contract import Importance, Meter
+from peftlab.nn.parts import Part
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
