@@ -120,7 +120,7 @@ def _default(option: Mapping[str, Any]) -> str:
 def _overview(found: Mapping[str, Mapping[str, Any]]) -> Any:
     from rich.text import Text
 
-    rows: list[tuple[Text | str, str]] = []
+    rows = []  # no annotation: the verb above is called ``list``
     for kind, entries in {**found, STUDY: _study_entries()}.items():
         if entries:
             rows += [
