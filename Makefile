@@ -19,7 +19,7 @@ PINS := --constraint constraints.txt --build-constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help setup setup-dev demo figures tables paper submission test test-slow test-gpu lint audit format docs bench text-backbones clean clean-all
+.PHONY: help setup setup-dev demo figures tables paper submission test test-slow test-gpu lint audit format docs bench scorecard text-backbones clean clean-all
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -77,6 +77,9 @@ paper: setup  ## paper/ of DIR: LaTeX sources from the records, and the PDF wher
 
 submission: setup  ## the same, and an anonymised archive with checksums
 	@$(BIN)/peftlab paper $(DIR) --submission
+
+scorecard: setup-dev  ## docs/scorecard.md: every claim, the command that shows it, what it printed
+	@$(BIN)/python tools/scorecard.py
 
 text-backbones: setup-dev  ## real models of texts for studies, into build/backbones
 	@$(BIN)/python tools/text_backbones.py
