@@ -126,7 +126,7 @@ def press(browser: Any, element: Any) -> None:
 
 
 def hover(browser: Any, mark: Any, name: str) -> None:
-    """Point at a mark until it says its name: on a busy machine the page may still scroll, and takes the mark from the pointer."""
+    """Point at a mark until it says its name: on a busy machine the page may still scroll under the pointer."""
     for _ in range(100):
         webdriver.ActionChains(browser).move_to_element(mark.find_element(By.CSS_SELECTOR, ".mark")).perform()
         if tip(browser).startswith(name):
