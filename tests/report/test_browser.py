@@ -125,8 +125,15 @@ def press(browser: Any, element: Any) -> None:
     element.click()
 
 
-def hover(browser: Any, mark: Any) -> None:
-    webdriver.ActionChains(browser).move_to_element(mark.find_element(By.CSS_SELECTOR, ".mark")).perform()
+def hover(browser: Any, mark: Any, name: str) -> None:
+    """Point at a mark until it says its name: on a busy machine the page may still scroll under the pointer."""
+    for _ in range(100):
+        webdriver.ActionChains(browser).move_to_element(mark.find_element(By.CSS_SELECTOR, ".mark")).perform()
+        if tip(browser).startswith(name):
+            return
+        browser.execute_async_script("setTimeout(arguments[0], 50)")
+        webdriver.ActionChains(browser).move_by_offset(1, 1).perform()
+    raise AssertionError(f"the mark of {name} says {tip(browser)!r}")
 
 
 def tip(browser: Any) -> str:
@@ -190,14 +197,12 @@ def test_filtering(browser: Any) -> None:
 
 def test_pointing_at_a_mark(browser: Any) -> None:
     assert tip(browser) == ""
-    webdriver.ActionChains(browser).move_to_element(
-        point(browser, "linear-probe, accuracy").find_element(By.CSS_SELECTOR, ".mark")
-    ).perform()
+    hover(browser, point(browser, "linear-probe, accuracy"), "linear-probe")
     said = tip(browser)
     assert said.splitlines()[0] == "linear-probe" and "95 % interval [" in said and "trainable parameters 970" in said
     single = point(browser, "full, seed 3")
-    hover(browser, single)
-    assert tip(browser).splitlines()[0].startswith("full") and "accuracy" in tip(browser)
+    hover(browser, single, "full")
+    assert "accuracy" in tip(browser)
     webdriver.ActionChains(browser).move_to_element(one(browser, "#figures-head")).perform()
     assert tip(browser) == ""
 
@@ -310,9 +315,7 @@ def test_hostile_text_stays_text(browser: Any) -> None:
     assert one(browser, "h1").text.startswith("</script><script>alert(1)</script> How few")
     assert "</script><script>alert(2)</script>" in one(browser, "table.results").text
     assert SEEN in one(browser, "#problems").text
-    webdriver.ActionChains(browser).move_to_element(
-        point(browser, f"{SEEN}, accuracy").find_element(By.CSS_SELECTOR, ".mark")
-    ).perform()
+    hover(browser, point(browser, f"{SEEN}, accuracy"), SEEN)
     assert tip(browser).splitlines()[0] == SEEN
     assert "\u202e" not in browser.execute_script("return document.documentElement.outerHTML")
 
