@@ -35,7 +35,7 @@ CLAIMS = tool().claims()
 
 
 @cache
-def tests_of(path: Path) -> set[str]:
+def functions_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")}
 
@@ -51,7 +51,7 @@ def test_every_claim_has_a_command_that_exists(claim) -> None:
         for node in claim.command.split():
             path, _, name = node.partition("::")
             assert (ROOT / path).exists(), f"{node}: no such file"
-            assert not name or name in tests_of(ROOT / path), f"{node}: no such test"
+            assert not name or name in functions_of(ROOT / path), f"{node}: no such test"
         return
     for part in claim.command.split(" && "):
         existing(re.sub(r"\{\w+\}", "FOLDER", part))
@@ -163,6 +163,7 @@ def test_a_case_belongs_to_its_file_or_its_function() -> None:
     assert belongs("tests.a.test_b", "test_c", "tests/a/test_b.py")
     assert not belongs("tests.a.test_b", "test_cd", "tests/a/test_b.py::test_c")
     assert not belongs("tests.a.test_bc", "test_c", "tests/a/test_b.py")
+    assert belongs("tests.a.test_b", "test_c", "tests/a") and not belongs("tests.ab.test_b", "test_c", "tests/a")
 
 
 def test_tests_that_all_skip_are_not_reachable_and_not_shown() -> None:

@@ -207,10 +207,12 @@ def tested(rows: Iterable[Claim], reports: Sequence[Path] = ()) -> Iterator[tupl
     for node in nodes:
         by_file.setdefault(module_of(node), []).append(node)
 
+    folders = [node for node in nodes if not node.partition("::")[0].endswith(".py")]
+
     def read(report: Path) -> None:
         for case in ET.parse(report).iter("testcase"):
             module = case.attrib["classname"]
-            for node in by_file.get(module, ()):
+            for node in (*by_file.get(module, ()), *folders):
                 if belongs(module, case.attrib["name"], node):
                     seen[node].append(state(case))
 
@@ -255,6 +257,8 @@ def module_of(node: str) -> str:
 
 def belongs(module: str, name: str, node: str) -> bool:
     test = node.partition("::")[2]
+    if not node.partition("::")[0].endswith(".py"):  # a folder of tests
+        return module.startswith(f"{module_of(node)}.")
     return module == module_of(node) and (not test or name.partition("[")[0] == test)
 
 
