@@ -58,8 +58,9 @@ def test_every_claim_has_a_command_that_exists(claim) -> None:
     if claim.kind == "study":
         assert (ROOT / claim.more["file"]).is_file()
     if claim.kind == "benchmark":
-        file = ROOT / tool().BENCHMARKS / claim.more["file"]
-        assert file.is_file() or claim.more.get("pending"), f"{file.name} is not there, and the row gives no reason"
+        for name in tool().files_of(claim):
+            file = ROOT / tool().BENCHMARKS / name
+            assert file.is_file() or claim.more.get("pending"), f"{name} is not there, and the row gives no reason"
     if claim.kind == "quick":
         assert claim.more.get("find") or claim.more.get("unreachable"), "nothing is looked for in what is printed"
 
@@ -86,7 +87,7 @@ def existing(command: str) -> None:
 def test_no_row_is_empty(claim) -> None:
     found = tool().recorded().get(claim.id)
     assert found, f"no result: run `python tools/scorecard.py --only {claim.id}`"
-    assert found["verdict"] in (tool().SHOWN, tool().MISSED, tool().UNREACHABLE, tool().PENDING)
+    assert found["verdict"] in (tool().SHOWN, tool().MISSED, tool().UNREACHABLE, tool().PENDING, tool().UNKEPT)
     assert found["printed"] if found["verdict"] == tool().SHOWN else found["why"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"]) and found["machine"]
 
@@ -155,6 +156,25 @@ def test_a_benchmark_is_read_by_its_path_or_told_why_not(tmp_path: Path, monkeyp
     assert (absent["verdict"], absent["why"]) == ("not measured yet", "not yet")
     other = tool().read_benchmark(claim_of("benchmark", "x", file="2026-01-02-x.json", values={"a": "rows > 5 > b"}))
     assert other["verdict"] == "missed" and "has no rows > 5 > b" in other["why"]
+
+
+def test_the_worst_of_repeated_benchmarks_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool(), "ROOT", tmp_path)
+    (tmp_path / tool().BENCHMARKS).mkdir(parents=True)
+    names = ["2026-01-02-x.json", "2026-01-03-x.json"]
+    for name, times in zip(names, (1.1, 0.8), strict=True):
+        (tmp_path / tool().BENCHMARKS / name).write_text(json.dumps({"times": times}))
+    found = tool().read_benchmark(claim_of("benchmark", "x", file=names, values={"times": "times"}, at_least=1))
+    assert (found["verdict"], found["values"]) == ("missed", {"times": [0.8, 1.1]})
+
+
+def test_a_figure_that_only_its_page_states_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool(), "ROOT", tmp_path)
+    (tmp_path / "page.md").write_text("it takes 7 s\n")
+    row = {"file": "page.md", "find": r"takes (?P<s>\d) s", "date": "2026-01-02", "unkept": "nobody kept it"}
+    found = tool().read_study(claim_of("study", "x", **row))
+    assert (found["verdict"], found["why"], found["values"]) == ("output not kept", "nobody kept it", {"s": 7.0})
+    assert tool().read_study(claim_of("study", "x", **row, at_most=5))["verdict"] == "missed"
 
 
 def test_a_case_belongs_to_its_file_or_its_function() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Results = Mapping[str, Mapping[str, Any]]
-ORDER = ("shown", "missed", "not measured yet", "not reachable here")
+ORDER = ("shown", "missed", "output not kept", "not measured yet", "not reachable here")
 INTRO = """Every capability, limit and figure that README, these pages and the project's plan (1/8 to 7/8: its parts) name,
 the command that shows it, and what it printed. `make scorecard` runs the quick commands again, reads benchmarks
 and study pages again, and writes this page; `python tools/scorecard.py --tests` runs the rows that are tests
@@ -25,7 +25,8 @@ SMALL
 ```
 
 **Verdicts.** *shown*: the output is what is claimed. *missed*: it is not, and the row says why. *not measured yet*,
-*not reachable here*: nothing is claimed for this machine, and the row says why."""
+*not reachable here*: nothing is claimed for this machine, and the row says why. *output not kept*: the figure stands on a page,
+but what the command printed is not in the repository; nothing but repeating the command would show it."""
 
 
 def page(rows: Sequence[Any], goals: Sequence[Mapping[str, Any]], results: Results, small: str) -> str:
@@ -87,7 +88,8 @@ def _table(rows: Sequence[Any], results: Results, machines: Sequence[str]) -> st
         printed = _cell(found["printed"]) + (f" {_cell(found['why'])}" if found["why"] else "")
         when = f"{found['date']} {_letter(machines.index(found['machine']))}"
         verdict = found["verdict"] if found["verdict"] == "shown" else f"**{found['verdict']}**"
-        file = f" `{row.more['file']}`" if row.kind == "benchmark" else ""
+        names = row.more["file"] if row.kind == "benchmark" else []
+        file = "".join(f" `{name}`" for name in ([names] if isinstance(names, str) else names))
         lines.append(f"| {claim} | {row.kind}: {_command(row)}{file} | {printed.strip()} | {when} | {verdict} |")
     return "\n".join(lines)
 
@@ -120,6 +122,8 @@ def _goals(goals: Sequence[Mapping[str, Any]], results: Results) -> str:
             status += f": {found['why']}" if found and found["why"] else ""
         else:
             status, measured, date = reached(goal, value), f"{_worst(goal, value):,}{unit}", found["date"]
+            if found["verdict"] == "output not kept":
+                status += ", by its page alone"
         source = f"`{goal['from']}`"
         cells = [goal["goal"], goal.get("peer", ""), *bounds, measured, date, source, status]
         lines.append("| " + " | ".join(cells) + " |")
