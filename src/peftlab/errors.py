@@ -25,6 +25,7 @@ code meaning
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -148,9 +149,24 @@ class Stopped(PeftlabError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """``Did you mean 'rank'?`` for a mistyped word, else the list of what is known."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"Did you mean {close[0]!r}?"
+    if found := close(word, known):
+        return found
     if len(known) > 30:
         return f"None of the {len(known)} known names is close."
     return "Known: " + ", ".join(known) + "." if known else "Nothing is known here."
+
+
+def close(word: str, known: Iterable[str]) -> str:
+    """``Did you mean 'rank'?``, or nothing where no known word is close: other letters, its initials, or a part of it."""
+    plain = {_plain(name): name for name in sorted(known)}
+    wanted = _plain(word)
+    found = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
+    if not found and wanted:
+        initials = {"".join(part[0] for part in name.split()): name for name in plain if name}
+        found = [initials[wanted]] if len(wanted) > 1 and wanted in initials else []
+    return f"Did you mean {plain[found[0]]!r}?" if found else ""
+
+
+def _plain(word: str) -> str:
+    """``Learning-Rate`` as ``learning rate``."""
+    return " ".join(re.findall(r"[^\s_-]+", word.lower())) or word

@@ -10,12 +10,13 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from peftlab import mistakes
 from peftlab.errors import OptionError, PeftlabError, nearest
 
 #: kind of component -> package whose files are the components of that kind
@@ -120,7 +121,9 @@ def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where
     options = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != key}
     name = spec if isinstance(spec, str) else spec.get(key)
     if not isinstance(name, str):
-        raise OptionError(f"a {kind} needs a {key!r}", where=where, remedy=f"write {{{key}: ..., option: value}}")
+        article = "an" if kind[0] in "aeiou" else "a"
+        remedy = f"write {{{key}: NAME, option: value}}; NAME is one of {', '.join(components(kind))}"
+        raise OptionError(f"{article} {kind} needs a {key!r}", where=where, remedy=remedy)
     cls = component(kind, name, where=where)
     fields = {f.name for f in dataclasses.fields(cls) if f.init} if dataclasses.is_dataclass(cls) else set()
     for option in options:
@@ -144,9 +147,15 @@ def _checked(cls: type[Component], option: str, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(hint, config=_STRICT).validate_python(value)
     except ValidationError as error:
-        message = "; or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
-        remedy = f"see `peftlab list {cls.name}`"
-        raise OptionError(f"{message} (got {value!r})", where=f"{where}.{option}", remedy=remedy) from error
+        what, remedy = mistakes.of_value(_of(error, value))
+        raise OptionError(what, where=f"{where}.{option}", remedy=f"{remedy}; see `peftlab list {cls.name}`") from error
+
+
+def _of(error: ValidationError, value: Any) -> Iterator[dict[str, Any]]:
+    """What pydantic says of the whole value where it says that, else of a part of it."""
+    found = error.errors()
+    whole = [entry for entry in found if entry["input"] is value]
+    return ({**entry} for entry in whole or found)
 
 
 @cache

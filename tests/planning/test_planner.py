@@ -37,6 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def raw(backbone: str, **changes: Any) -> dict[str, Any]:
+    arms = changes.get("arms", ["full"])
     return {
         "study": "tiny",
         "backbone": backbone,
@@ -44,7 +45,7 @@ def raw(backbone: str, **changes: Any) -> dict[str, Any]:
         "seeds": [0, 1],
         "train": {"epochs": 1},
         "arms": {"full": {"adapter": "full"}, "lora": {"adapter": {"name": "lora", "rank": [2, 8]}}},
-        "analysis": {"baseline": "full"},
+        "analysis": {"baseline": "full"} if "full" in arms and not changes.get("matrix") else {},
         **changes,
     }
 
@@ -224,7 +225,9 @@ def test_where_every_arm_is_refused_each_is_named(backbone: str, cache: Path) ->
         ({"arms": {"x": {"adapter": "full", "allocator": "uniform"}}}, OptionError, "no rank"),
         ({"task": {"kind": "image-classification", "data": "./nowhere"}}, DataError, "nowhere"),
         ({"task": {"kind": "image-clasification", "data": "digits"}}, OptionError, "image-classification"),
-        ({"analysis": {"metric": "acuracy"}}, PlanRefused, "accuracy"),
+        ({"analysis": {"metric": "acuracy"}}, StudyError, "accuracy"),
+        ({"analysis": {"baseline": "ful"}}, StudyError, "Did you mean 'full'"),
+        ({"analysis": {"baseline": "lora"}}, StudyError, "stands for several arms"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(

@@ -34,7 +34,7 @@ def study(backbone: str, **changes: Any) -> Study:
             "train": {"epochs": 1, "batch_size": 32},
             "arms": {"full": {"adapter": "full"}, "lora": {"adapter": "lora"}},
             "tune": TUNE,
-            "analysis": {"baseline": "full"},
+            "analysis": {"baseline": "full"} if "full" in changes.get("arms", ["full"]) else {},
             **changes,
         }
     )

@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from peftlab import mistakes
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.contract import Backbone
-from peftlab.errors import DidNothing, OptionError, RecordError
+from peftlab.errors import DidNothing, OptionError, RecordError, nearest
 from peftlab.nn.quantized import make_dense, restore_conv1d
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import seeded
@@ -137,8 +138,13 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
         config = peft.PeftConfig.from_pretrained(str(folder))
         saved = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, TypeError, SafetensorError) as error:
+        said = mistakes.of_json(error) if isinstance(error, ValueError) else str(error)
+        remedy = "it needs adapter_config.json and safetensors, as PEFT's save_pretrained writes them"
+        raise RecordError(f"no readable adapter: {said}", where=str(folder), remedy=remedy) from error
+    except KeyError as error:
+        remedy = nearest(str(error.args[0]), (kind.value for kind in peft.PeftType))
         raise RecordError(
-            f"no readable adapter: {error}", where=str(folder), remedy="it needs adapter_config.json and safetensors"
+            f"PEFT knows no adapter of the type {error}", where=str(folder / "adapter_config.json"), remedy=remedy
         ) from error
     if isinstance(config, peft.LoraConfig):
         config._register_custom_module({SlicedLinear: peft.tuners.lora.Linear})
@@ -146,7 +152,7 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
         with _old_names():
             model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().split("\n")[0][:200]
+        first = " ".join(str(error).strip().split("\n")[:2]).replace("Error(s) in loading state_dict for PeftModel:", "")[:300]
         raise RecordError(
             f"the adapter does not fit this backbone: {first}", where=str(folder), remedy="load it on its own backbone"
         ) from error

@@ -121,7 +121,7 @@ class PeftTuner(PeftAdapter):
             return PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise OptionError(
-                f"PEFT's {self.type} does not work on this backbone: {type(error).__name__}: {error}",
+                f"PEFT's {self.type} does not work on this backbone with these options: {str(error).splitlines()[0][:200]}",
                 where="adapter",
-                remedy="choose another",
+                remedy=f"see what PEFT's documentation says of {self.type}, or choose another",
             ) from error

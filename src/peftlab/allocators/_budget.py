@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from peftlab.errors import OptionError, nearest
+from peftlab.mistakes import shown
 from peftlab.nn.roles import Site
 
-#: ``{ranks: 64}``, ``{parameters: 73728}``, or ``match LABEL``, which the planner replaces by the other arm's parameters
-BudgetOption = Mapping[str, int] | str
+#: ``{ranks: 64}``, ``{parameters: 73728}``, or ``match LABEL``, which the planner replaces by the other arm's parameters; a bare
+#: number is taken in only to be refused in the words that help
+BudgetOption = Mapping[str, int] | str | int
 #: (site, rank) -> trainable parameters
 Cost = Callable[[Site, int], int]
 
@@ -54,8 +56,8 @@ def check_budget(budget: BudgetOption | None, where: str = "budget") -> None:
     if budget is None or (isinstance(budget, str) and MATCH.fullmatch(budget.strip())):
         return
     remedy = 'write {ranks: 64}, {parameters: 73728} or "match lora[rank=8]"'
-    if isinstance(budget, str) or len(budget) != 1:
-        raise OptionError(f"{budget!r} is no budget", where=where, remedy=remedy)
+    if isinstance(budget, str | int) or len(budget) != 1:
+        raise OptionError(f"{shown(budget)} is no budget", where=where, remedy=remedy)
     unit, amount = next(iter(budget.items()))
     if unit not in UNITS:
         raise OptionError(f"a budget has no unit {unit!r}", where=f"{where}.{unit}", remedy=nearest(unit, UNITS))
@@ -81,7 +83,7 @@ def amount_of(budget: BudgetOption) -> tuple[str, int]:
     Raises:
         OptionError: a budget ``match ...`` that no planner has replaced.
     """
-    if isinstance(budget, str):
+    if isinstance(budget, str | int):
         raise OptionError(
             f"the budget {budget!r} can be used within a study only", where="allocator.budget", remedy="give {parameters: ...}"
         )

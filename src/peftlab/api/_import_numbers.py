@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftlab import mistakes
 from peftlab.analysis.words import is_share
 from peftlab.api._outside import Arm, Place, check_free, find_place, write_record
 from peftlab.errors import DataError, nearest
@@ -65,8 +66,11 @@ def _rows(path: Path) -> Iterator[_Row]:
         raise DataError("the file is larger than 10 MB", where=str(path), remedy="a row per seed is enough")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"not readable as UTF-8 text: {error}", where=str(path), remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file") from error
+    except UnicodeDecodeError as error:
+        what = f"byte {error.object[error.start]:#04x} at {error.start:,} is not UTF-8"
+        raise DataError(what, where=str(path), remedy="save it as UTF-8") from error
     if path.suffix.lower() == ".json":
         yield from _json_rows(path, text)
         return
@@ -88,7 +92,7 @@ def _json_rows(path: Path, text: str) -> Iterator[_Row]:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON: {error}", where=str(path), remedy="mend the file") from error
+        raise DataError(f"not valid JSON: {mistakes.of_json(error)}", where=str(path), remedy="mend the file") from error
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
         raise DataError("not a list of rows", where=str(path), remedy='write [{"seed": 0, "accuracy": 0.93}, ...]')
     for number, given in enumerate(raw, start=1):

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from peftlab import mistakes
 from peftlab.adapters.contract import Adapter
 from peftlab.api._merging import merged_model, quantized_model
 from peftlab.backbones._causal import logits
@@ -89,11 +90,13 @@ class Exported:
                 quantizer=raw.get("quantizer") or raw["config"]["quantizer"],
                 thresholds=dict(raw.get("thresholds", {})),
             )
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             remedy = "name a folder that `peftlab export` wrote"
             raise RecordError(f"this is no exported model: it has no {FILE}", where=str(folder), remedy=remedy) from error
+        except json.JSONDecodeError as error:
+            raise RecordError(f"damaged: {mistakes.of_json(error)}", where=str(path), remedy=_EXPORT_AGAIN) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-            raise RecordError(f"damaged: {str(error).splitlines()[0]}", where=str(path), remedy=_EXPORT_AGAIN) from error
+            raise RecordError("damaged: it does not describe a model", where=str(path), remedy=_EXPORT_AGAIN) from error
         listed = read_manifest(folder)
         if isinstance(listed, dict):  # README.md is for the reader to edit
             kept = {name: entry for name, entry in listed.items() if name.endswith((".safetensors", ".json", ".onnx"))}

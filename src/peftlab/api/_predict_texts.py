@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from peftlab import mistakes
 from peftlab.errors import DataError, nearest
 from peftlab.tasks._tokens import tokenize
 from peftlab.tasks.contract import TextPreprocessing
@@ -58,7 +59,7 @@ def texts_of(inputs: Iterable[str], columns: Sequence[str], *, needed: int) -> t
             rows = list(zip(*(table.columns[column] for column in there), strict=True))
             for i, row in enumerate(rows):
                 if other := [value for value in row if not isinstance(value, str)]:
-                    raise DataError(f"{type(other[0]).__name__} in place of a text", where=table.where(i), remedy="give a text")
+                    raise DataError(f"{mistakes.kind(other[0])} in place of a text", where=table.where(i), remedy="give a text")
             names += [table.where(i) for i in range(len(rows))]
             texts += rows
             continue

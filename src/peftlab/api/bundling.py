@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from peftlab.api.answers import Answer, lines, megabytes
@@ -30,6 +31,8 @@ def bundle(folder: str | Path, *, output: str | Path | None = None, adapters: bo
         raise RecordError("a bundle cannot lie in the folder that it holds", where=str(target), remedy="choose another --output")
     if target.is_dir():
         raise RecordError("is a folder", where=str(target), remedy="name the archive: --output study.zip")
+    if target.exists() and not zipfile.is_zipfile(target):  # an older bundle of the study is replaced, nothing else
+        raise RecordError("is a file, and no bundle; nothing is overwritten", where=str(target), remedy="name another --output")
     if stale(folder):
         build_report(folder)
     made = pack(folder, target, adapters=adapters, checkpoints=checkpoints)

@@ -203,7 +203,7 @@ def parse_memory_mb(text: str | None) -> float | None:
     return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
 
 
-def parse_share(text: str | None) -> float | None:
+def parse_share(text: str | None, option: str = "--margin") -> float | None:
     """``3%`` or ``0.03`` -> 0.03."""
     if text is None:
         return None
@@ -212,7 +212,8 @@ def parse_share(text: str | None) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise StudyError(f"{text!r} is no share", where="--margin", remedy="write e.g. 3% or 0.03")
+        percent = f"for {value:g} percent write {value:g}%" if 1 <= value < 100 and "%" not in text else "write e.g. 3% or 0.03"
+        raise StudyError(f"{text!r} is no share between 0 and 1", where=option, remedy=percent)
     return value
 
 

@@ -31,9 +31,15 @@ def power(
     from peftlab.analysis import seeds
     from peftlab.study.schema import Margin
 
-    wanted = parse_share(power) or 0.8
+    wanted = parse_share(power, "--power") or 0.8
     if (folder is None) == (sd is None):
-        raise StudyError("give a folder of results or --sd", where="power", remedy="peftlab power results/digits")
+        what = (
+            "neither a folder of results nor --sd is given" if folder is None else "both a folder of results and --sd are given"
+        )
+        remedy = "give one: peftlab power results/digits, or peftlab power --sd 0.01 --difference 0.02"
+        raise StudyError(what, where="power", remedy=remedy)
+    if folder is None and margin is not None:
+        raise StudyError("a margin is a share of what a baseline reached", where="--margin", remedy="give --difference instead")
     if folder is not None:
         share = parse_share(margin)
         used = Margin(relative=share) if share is not None else None

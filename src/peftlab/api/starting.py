@@ -7,7 +7,7 @@ from pathlib import Path
 
 import peftlab
 from peftlab.api.answers import Answer, lines
-from peftlab.errors import StudyError, nearest
+from peftlab.errors import RecordError, StudyError, nearest
 from peftlab.records.commit import write_atomic
 from peftlab.study.expand import cells
 from peftlab.study.load import load_study
@@ -33,7 +33,11 @@ def init(path: str | Path = "study.yaml", template: str = "digits") -> Answer:
         path = path / "study.yaml"
     if path.exists():
         raise StudyError("exists already; nothing is overwritten", where=str(path), remedy="name another file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the folder cannot be made: {error.strerror}"
+        raise RecordError(what, where=str(path.parent), remedy="name a file in another folder") from error
     write_atomic(path, known[template].read_text(encoding="utf-8"))
     study = load_study(path)
     labels = list(dict.fromkeys(cell.label for cell in cells(study)))  # a grid is several arms

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from peftlab import mistakes
 from peftlab.errors import BackboneError
 
 
@@ -34,6 +36,27 @@ def require_safetensors(folder: Path) -> None:
             where=str(folder),
             remedy="pickled weights (.bin, .pt) are not loaded; convert them with safetensors' own converter",
         )
+    for path in folder.glob("*.safetensors"):
+        _check_header(path)
+
+
+def _check_header(path: Path) -> None:
+    """A copy that was cut, or a pointer of Git LFS, is told before anything is planned on it: only the header is read.
+
+    Raises:
+        BackboneError: no safetensors file, or not the whole of one.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length < size else {}
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BackboneError("is no safetensors file", where=str(path), remedy="copy the weights again") from error
+    if 8 + length + end != size:
+        what = f"is cut: {size:,} bytes, {8 + length + end:,} belong to it" if end else "is no safetensors file"
+        raise BackboneError(what, where=str(path), remedy="copy the weights again")
 
 
 @cache
@@ -46,8 +69,12 @@ def read_json(path: Path) -> dict:
     """A JSON object, or a typed error naming the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"not readable as JSON: {error}", where=str(path), remedy="copy the model folder again") from error
+    except OSError as error:
+        raise BackboneError(f"cannot be read: {error.strerror}", where=str(path), remedy="copy the model folder again") from error
+    except (ValueError, RecursionError) as error:
+        raise BackboneError(
+            f"not readable as JSON: {mistakes.of_json(error)}", where=str(path), remedy="copy the model folder again"
+        ) from error
     if not isinstance(content, dict):
         raise BackboneError("not a JSON object", where=str(path), remedy="copy the model folder again")
     return content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from peftlab.backbones._files import hash_folder
 from peftlab.backbones.contract import Backbone, BackboneSource
@@ -54,6 +54,11 @@ class BundledBackbone(BackboneSource):
         device: str = "cpu",
     ) -> Backbone:
         folder = str(bundled_folder(name))
-        backbone = TransformersBackbone.load(folder, outputs=outputs, head=head, image_size=image_size, seed=seed, device=device)
+        options: dict[str, Any] = {"outputs": outputs, "head": head, "image_size": image_size, "seed": seed, "device": device}
+        try:
+            backbone = TransformersBackbone.load(folder, **options)
+        except BackboneError as error:
+            error.where = error.where.replace(folder, name)  # as the study names it
+            raise
         backbone.name = name
         return backbone

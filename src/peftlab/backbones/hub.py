@@ -26,6 +26,7 @@ AUTO = {
     "question-answering": "AutoModelForQuestionAnswering",
     "causal-lm": "AutoModelForCausalLM",
 }
+_KINDS = {"image-classification": "one of images, e.g. a ViT"}  #: head -> backbones that can have it
 _HEADS = ("classifier", "score", "head", "fc", "qa_outputs")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -120,7 +121,8 @@ class TransformersBackbone(BackboneSource):
         except Exception as error:  # OSError, ValueError, SafetensorError, ...: whatever a broken folder or connection brings
             if "Unrecognized configuration class" in str(error):
                 what = f"transformers has no {AUTO[head]} of its kind"
-                raise BackboneError(what, where=name, remedy="use another backbone for this task, e.g. an encoder") from error
+                other = _KINDS.get(head, "one of texts, e.g. an encoder")
+                raise BackboneError(what, where=name, remedy=f"use another backbone for this task: {other}") from error
             raise _unreachable(name, error) from error
         if image_size:
             _resize_positions(module, image_size, name)
@@ -280,7 +282,9 @@ def _resize_positions(module: Any, image_size: int, name: str) -> None:
     patch = module.config.patch_size
     if image_size % patch:
         raise BackboneError(
-            f"image_size {image_size} is not a multiple of its patch size {patch}", where=name, remedy="choose one that is"
+            f"image_size {image_size} is not a multiple of its patch size {patch}",
+            where=name,
+            remedy=f"set task.image_size to one that is, e.g. {max(image_size // patch, 1) * patch}",
         )
     from timm.layers.pos_embed import resample_abs_pos_embed
 

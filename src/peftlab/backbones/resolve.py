@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from peftlab.backbones.contract import BackboneSource
-from peftlab.errors import BackboneError, nearest
+from peftlab.errors import BackboneError, close
 from peftlab.registry import components
 
 FORMS = "A backbone is bundled:NAME, timm/NAME, a transformers hub id (owner/name) or a folder that save_pretrained wrote."
@@ -18,6 +18,8 @@ def source_of(name: str) -> type[BackboneSource]:
     Raises:
         BackboneError: nothing accepts the name; a local path that is not there names its nearest neighbours.
     """
+    if not name.strip():
+        raise BackboneError("the name is empty", where="backbone", remedy=FORMS)
     if name.startswith("~") and os.path.expanduser(name).startswith("~"):  # noqa: PTH111 (raises)
         raise BackboneError("there is no such user", where=name, remedy="write the path out")
     sources = sorted(components("backbone").values(), key=lambda cls: cls.priority)  # pyright: ignore
@@ -32,5 +34,4 @@ def source_of(name: str) -> type[BackboneSource]:
             remedy="name the folder that save_pretrained wrote",
         )
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    known = f"{nearest(path.name, siblings)} " if siblings else ""
-    raise BackboneError("no such backbone", where=name, remedy=f"{known}{FORMS}")
+    raise BackboneError("no such backbone", where=name, remedy=f"{close(path.name, siblings)} {FORMS}".strip())

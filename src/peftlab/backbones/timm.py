@@ -209,7 +209,9 @@ def _check_size(module: nn.Module, image_size: int | None, name: str) -> None:
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", (1, 1))
     if image_size and isinstance(patch, tuple) and any(image_size % edge for edge in patch):
         raise BackboneError(
-            f"image_size {image_size} is not a multiple of its patch size {patch[0]}", where=name, remedy="choose one that is"
+            f"image_size {image_size} is not a multiple of its patch size {patch[0]}",
+            where=name,
+            remedy=f"set task.image_size to one that is, e.g. {max(image_size // patch[0], 1) * patch[0]}",
         )
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from peftlab.cli._mistyped import Verbs
+
 
 class Answer(Protocol):
     """What a function of the api returns."""
@@ -23,6 +25,7 @@ class Answer(Protocol):
 
 app = typer.Typer(
     name="peftlab",
+    cls=Verbs,
     help="Find out which parameter-efficient fine-tuning method suits your model, data and hardware.",
     epilog="Start with: peftlab init study.yaml, then peftlab plan study.yaml, then peftlab run study.yaml.",
     rich_markup_mode=None,  # plain help: a quarter of the start-up time

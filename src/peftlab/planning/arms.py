@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from peftlab.errors import OptionError, PlanRefused, nearest
+from peftlab.errors import OptionError, StudyError, nearest
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.forecast import Forecast, forecast
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import PlanOptions
 from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
+from peftlab.registry import component
 from peftlab.study.expand import Cell
 from peftlab.study.schema import Arm, Require, Study, Train
 from peftlab.study.task_name import task_name
@@ -54,14 +57,8 @@ class Arms:
         self._variants: dict[str, Ready] = {}
 
     def ready(self, cell: Cell) -> Ready:
-        try:
+        with of_arm(cell):
             return self._ready(cell)
-        except OptionError as error:  # found where the arm's name is not known, in one of its options or in a layer
-            key = error.where.partition(".")[0]
-            if key in Study.model_fields:
-                raise
-            place = f"arms.{cell.arm}{'.' if key in Arm.model_fields else ', '}{error.where}"
-            raise OptionError(error.what, where=place, remedy=error.remedy) from error
 
     def _ready(self, cell: Cell) -> Ready:
         ingredients = dataclasses.replace(Ingredients.of_cell(cell), fused=self.options.fused)
@@ -76,7 +73,7 @@ class Arms:
         )
         metric = self.study.analysis.metric
         if metric not in info.higher_is_better:
-            raise PlanRefused(
+            raise StudyError(
                 f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, info.higher_is_better)
             )
 
@@ -162,6 +159,26 @@ class Arms:
             self._variants[key] = found
         found = self._variants[key]
         return dataclasses.replace(found, refusal=item.refusal or found.refusal)
+
+
+@contextlib.contextmanager
+def of_arm(cell: Cell) -> Iterator[None]:
+    """Mistakes are found where an arm's name is not known, in one of its options or in a layer: here they get it."""
+    try:
+        yield
+    except OptionError as error:
+        key = error.where.partition(".")[0]
+        if key in Study.model_fields:
+            raise
+        place = f"arms.{cell.arm}{'.' if key in Arm.model_fields else ', '}{error.where}"
+        place = f"task.{error.where}" if key in task_options(cell.task) else place
+        raise OptionError(error.what, where=place, remedy=error.remedy) from error
+
+
+def task_options(task: Mapping[str, Any]) -> set[str]:
+    """Names of the options that this kind of task has."""
+    found: Any = component("task", str(task.get("kind")))
+    return {field.name for field in dataclasses.fields(found)}
 
 
 def _too_many(found: Forecast, require: Require) -> str | None:

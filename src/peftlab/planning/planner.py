@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peftlab.errors import PlanRefused, StudyError
-from peftlab.planning.arms import Arms, Ready
+from peftlab.errors import PlanRefused, StudyError, nearest
+from peftlab.planning.arms import Arms, Ready, of_arm
 from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.compiling import Verdict, verdict, wanted_compile
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
@@ -60,6 +60,7 @@ class Planner:
         self.arms = Arms(study, options)
         self._verdicts: dict[Key, Verdict] = {}
         known = cells(study)
+        _check_baseline(study, [cell.label for cell in known])
         spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
@@ -160,9 +161,10 @@ class Planner:
             schedule = schedule_of(item, train)
         parts = item.ingredients
         if chosen is not None:  # else: checked for every value that the tuning tries
-            parts.quantizer.check(train, parts.quantize)
-            if parts.allocator is not None:
-                parts.allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, train)
+            with of_arm(item.cell):
+                parts.quantizer.check(train, parts.quantize)
+                if parts.allocator is not None:
+                    parts.allocator.check(item.forecast.sites, item.forecast.ranks or {}, schedule.total, train)
         decision = decide(self.items, item, schedule, self.study, self.options)
         config = None if item.refusal or chosen is None else self._config(item, train, seed, fold, purpose, chosen, decision)
         return PlannedRun(
@@ -249,6 +251,20 @@ class Planner:
                 yield f"tuning (halving): {rung_words(tune)}; every rung trains afresh, on a schedule of its own length"
             yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if item.search is None)
         yield from dict.fromkeys(missing_words(item.search) for item in ready if item.search and item.search.lacks)
+
+
+def _check_baseline(study: Study, labels: Sequence[str]) -> None:
+    """Told here, not by findings without a comparison after all runs.
+
+    Raises:
+        StudyError: the baseline is no arm.
+    """
+    baseline = study.analysis.baseline
+    if baseline is not None and baseline not in labels:
+        grid = [label for label in labels if label.startswith(f"{baseline}[")]
+        what = f"{baseline!r} stands for several arms" if grid else f"the study has no arm {baseline!r}"
+        remedy = f"name one of them: {', '.join(grid)}" if grid else nearest(baseline, labels)
+        raise StudyError(what, where="analysis.baseline", remedy=remedy)
 
 
 def _steps(total: int, share: float, item: Ready) -> int:

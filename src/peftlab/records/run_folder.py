@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from peftlab import mistakes
 from peftlab.errors import RecordError
 from peftlab.records import commit, journal
 from peftlab.records.lease import FILE as LEASE
@@ -259,12 +260,14 @@ def _load(path: Path, kind: type[_Record]) -> _Record:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        what = f"damaged: {first['msg']}" + (f" ({place})" if place else "")
-        raise RecordError(what, where=str(path), remedy=_DAMAGED) from error
+        what, _ = mistakes.of_value([first])
+        raise RecordError(
+            f"damaged: {place} {what}" if place else f"damaged: {what}", where=str(path), remedy=_DAMAGED
+        ) from error
     except OSError as error:
         raise RecordError(error.strerror or str(error), where=str(path), remedy=_DAMAGED) from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"damaged: {error}", where=str(path), remedy=_DAMAGED) from error
+        raise RecordError(f"damaged: {mistakes.of_json(error)}", where=str(path), remedy=_DAMAGED) from error
 
 
 def _text(data: Any) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peftlab.errors import RecordError
+from peftlab.errors import RecordError, close
 from peftlab.records import commit, survey
 from peftlab.records.lease import FILE as LEASE
 from peftlab.records.record import RunConfig
@@ -113,8 +113,7 @@ class ResultsFolder:
         try:
             return read_regular(self.path / "study.yaml").decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            remedy = "give the folder that `peftlab run` wrote, results/<study>"
-            raise RecordError("there is no study.yaml here", where=str(self.path), remedy=remedy) from error
+            raise no_results(self.path) from error
 
     def run(self, config: RunConfig) -> RunFolder:
         """The folder of a run, which need not exist yet.
@@ -215,3 +214,21 @@ def _content(study_yaml_text: str) -> list[str]:
 def _study_name(text: str) -> str:
     found = re.search(r"^study\s*:\s*[\"']?([a-z0-9._-]+)", text, re.MULTILINE)
     return found.group(1) if found else ""
+
+
+def no_results(path: Path) -> RecordError:
+    """The error for what is not the folder of a study's results: what it is, and which may be meant."""
+    if path.is_dir():
+        inside = sorted(found.parent.name for found in path.glob("*/study.yaml"))[:9]
+        remedy = (
+            f"name one of those in it: {', '.join(inside)}"
+            if inside
+            else "name the folder that `peftlab run` wrote, results/<study>"
+        )
+        return RecordError("this is no results folder: there is no study.yaml here", where=str(path), remedy=remedy)
+    if path.exists():
+        remedy = "name the folder that `peftlab run` wrote, results/<study>"
+        return RecordError("this is a file, not a folder of results", where=str(path), remedy=remedy)
+    beside = [found.parent.name for found in path.parent.glob("*/study.yaml")] if path.parent.is_dir() else []
+    remedy = f"{close(path.name, beside)} `peftlab run STUDY` makes it".strip()
+    return RecordError("there is no such results folder", where=str(path), remedy=remedy)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from peftlab import mistakes
 from peftlab.errors import StudyError, nearest
 from peftlab.study.schema import NAME, Study, Train
 
 PARTS = ("adapter", "allocator", "quantizer")
+MOST_ARMS = 10_000  #: more are a mistake in a grid; planning them takes hours
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,11 @@ def cells(study: Study) -> list[Cell]:
     Raises:
         StudyError: a value out of range in a grid, two arms with one label, an unknown matrix key.
     """
-    found = [cell for name in study.arms for cell in _arm_cells(study, name)]
+    found: list[Cell] = []
+    for name in study.arms:
+        found += _arm_cells(study, name)
+        if len(found) > MOST_ARMS:
+            raise _too_many(f"arms.{name}", len(found))
     seen: set[tuple[str, str, str]] = set()
     for cell in found:
         key = (cell.label, cell.backbone, str(sorted(cell.task.items(), key=str)))
@@ -56,6 +63,11 @@ def cells(study: Study) -> list[Cell]:
                 remedy="rename an arm",
             )
     return found
+
+
+def _too_many(where: str, number: int) -> StudyError:
+    what = f"the grids make {number:,} arms, and {MOST_ARMS:,} are the most"
+    return StudyError(what, where=where, remedy="list fewer values; `tune` searches large spaces without an arm for each value")
 
 
 def select_cells(found: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -81,9 +93,11 @@ def _arm_cells(study: Study, name: str) -> Iterator[Cell]:
             raise StudyError(
                 f"the arm sets {key!r}, and so does the matrix", where=f"arms.{name}.{key}", remedy="leave it to one of the two"
             )
+        if not values:
+            raise StudyError("an empty list has no values to expand", where=f"matrix.{key}", remedy="give a value")
         (raw if key in raw else crossed)[key] = values
     for backbone, task in itertools.product(backbones, tasks):
-        for factors, values in _grid({**raw, **crossed}, skip=set(Train.model_fields) & {"early_stopping"}):
+        for factors, values in _grid({**raw, **crossed}, skip={"early_stopping"}, where=f"arms.{name}"):
             train = {**study.train.model_dump(), **{k: v for k, v in values.items() if k not in raw}}
             label = name + (f"[{','.join(f'{k}={_show(v)}' for k, v in factors.items())}]" if factors else "")
             yield Cell(
@@ -126,22 +140,24 @@ def checked_train(raw: dict[str, Any], where: str) -> Train:
     try:
         return Train.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise StudyError(
-            f"{message} (got {first['input']!r})", where=f"{where}.{path}", remedy="see docs/study-file.md"
-        ) from error
+        errors = error.errors()
+        place = [str(part) for part in errors[0]["loc"]]  # but for the alternatives of a union that were tried
+        place = place if place[:1] == ["early_stopping"] else place[:1]
+        what, remedy = mistakes.of_value(found for found in errors if [*map(str, found["loc"])][: len(place)] == place)
+        raise StudyError(what, where=".".join([where, *place]), remedy=remedy) from error
 
 
 def _spec(value: Any) -> dict[str, Any]:
     return {"name": value} if isinstance(value, str) else dict(value)
 
 
-def _grid(raw: Mapping[str, Any], skip: set[str]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _grid(raw: Mapping[str, Any], skip: set[str], where: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every combination of the lists in ``raw``: (factors that vary, values). A list in a list is one value."""
     axes: list[tuple[tuple[str, ...], list[Any]]] = []
-    _collect(raw, (), axes, skip)
+    _collect(raw, (where,), axes, skip)
+    if (number := math.prod(len(values) for _, values in axes)) > MOST_ARMS:
+        raise _too_many(where, number)
+    axes = [(path[1:], values) for path, values in axes]
     names = _short_names([path for path, _ in axes])
     for choice in itertools.product(*(values for _, values in axes)):
         values = _copy(raw)

@@ -1,25 +1,20 @@
-"""From YAML to a validated study. Data only: no code, no look-ups, no resolvers.
-
-YAML 1.2 (so ``1e-4`` is a number and ``no`` is a word); duplicate keys, aliases and files over 1 MB are refused.
-"""
+"""From a file, with what the command line overrides, to a validated study."""
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from peftlab.errors import StudyError, nearest
+from peftlab import mistakes
+from peftlab.errors import StudyError, close, nearest
+from peftlab.study.plain_yaml import IS_IT, MAX_BYTES, parse_yaml
 from peftlab.study.schema import Analysis, Arm, EarlyStopping, Margin, Racing, Require, Study, Train
 
-MAX_BYTES = 1_000_000
-MAX_DEPTH, MAX_EVENTS = 40, 50_000  #: nesting, and keys, values and brackets; a parser takes minutes for what needs more
 _FRAMES: dict[str, type[BaseModel]] = {
     "": Study,
     "train": Train,
@@ -30,56 +25,26 @@ _FRAMES: dict[str, type[BaseModel]] = {
     "require": Require,
     "train.early_stopping": EarlyStopping,
 }
-
-
-def parse_yaml(text: str, *, where: str = "") -> Any:
-    """Plain data from YAML 1.2 text.
-
-    Raises:
-        StudyError: not YAML, duplicate keys, aliases, tags, too large.
-    """
-    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise StudyError("the file is larger than 1 MB", where=where, remedy="a study is a short file; is this the right one?")
-    yaml = YAML(typ="safe", pure=True)
-    yaml.allow_duplicate_keys = False
-    depth = count = 0
-    try:
-        for event in yaml.parse(io.StringIO(text)):
-            kind, count = type(event).__name__, count + 1
-            depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
-            depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
-            if depth > MAX_DEPTH or count > MAX_EVENTS:
-                what = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_EVENTS:,} values"
-                raise StudyError(f"the file has {what}", where=where, remedy="a study is a short file; is this the right one?")
-            if kind == "AliasEvent":
-                raise StudyError("YAML aliases (*name) are not allowed", where=where, remedy="write the value out")
-            if getattr(event, "ctag", None) is not None and event.ctag:  # !!binary, !!set, !python/...: data need none
-                raise StudyError(f"YAML tags ({event.ctag}) are not allowed", where=where, remedy="write a plain value")
-        return _plain(YAML(typ="safe", pure=True).load(io.StringIO(text)), where)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}" if mark is not None else where
-        what = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise StudyError(f"not valid YAML: {what}", where=place, remedy="mend the line named here") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise StudyError(f"not valid YAML: {error}", where=where, remedy="mend the file") from error
-
-
-def _plain(value: Any, where: str) -> Any:
-    """The value again, if it is made of what JSON has: mappings with words as keys, lists, text, numbers, true/false, null."""
-    if isinstance(value, dict):
-        odd = next((key for key in value if not isinstance(key, str)), None)
-        if odd is not None or None in value:
-            raise StudyError(f"the key {odd!r} is not text", where=where, remedy="put it in quotes")
-        return {_plain(key, where): _plain(item, where) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item, where) for item in value]
-    if isinstance(value, str):
-        value.encode()  # a lone surrogate ("\ud800") is a UnicodeEncodeError, which is a ValueError
-        return value
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise StudyError(f"{value!r} is neither text nor a finite number", where=where, remedy="put it in quotes if it is text")
+#: what stands there, where something of another form does
+_EXAMPLES = {
+    "task": "{kind: image-classification, data: digits}",
+    "seeds": "[0, 1, 2]",
+    "arms": "{lora: {adapter: lora}}",
+    "arms.*": "{adapter: lora}",
+    "train": "{epochs: 5}",
+    "train.early_stopping": "{patience: 3}",
+    "matrix": "{weight_decay: [0.0, 0.1]}",
+    "tune": "{learning_rate: [1e-3, 1e-2], seeds: [100]}",
+    "search": "{method: racing}",
+    "search.margin": "{relative: 0.03}",
+    "require": "{trainable_percent: 1}",
+    "trackers": "[tensorboard]",
+    "probes": "{representation: {save: true}}",
+    "analysis": "{metric: accuracy}",
+    "analysis.margin": "{relative: 0.03}",
+}
+NEWLINE = b"\n"
+_PARTS = ("adapter", "allocator", "quantizer")
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
@@ -90,48 +55,93 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
         overrides: ``key.path=value`` as given to ``--set``; values are YAML.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = path / "study.yaml"
+        remedy = f"results are no study; the one they are of is {inside}" if inside.is_file() else "name a .yaml file"
+        raise StudyError("this is a folder, not a study file", where=str(path), remedy=remedy)
     if not path.is_file():
         remedy = "`peftlab init` writes a first one"
         if path.parent.is_dir():
             there = [p.name for p in path.parent.glob("*.yaml") if not p.name.startswith(".")]
-            remedy = f"{nearest(path.name, there)} {remedy}" if there else remedy
+            remedy = f"{close(path.name, there)} {remedy}".strip()
         raise StudyError("there is no such study file", where=str(path), remedy=remedy)
+    overrides = [*overrides]
+    raw = apply_overrides(parse_yaml(_text_of(path), where=str(path)), overrides)
+    return validate_study(raw, where=f"{path} and --set" if overrides else str(path))
+
+
+def _text_of(path: Path) -> str:
+    content = b""
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 8).decode("utf-8-sig")  # what is larger is refused by its size
+            content = file.read(MAX_BYTES + 8)  # what is larger is refused by its size
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if error.start >= MAX_BYTES - 4:
-            raise StudyError("the file is larger than 1 MB", where=str(path), remedy="a study is a short file") from error
-        raise StudyError("the file is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
+            raise StudyError("the file is larger than 1 MB", where=str(path), remedy=IS_IT) from error
+        where = str(path) if b"\0" in content else f"{path}:{content.count(NEWLINE, 0, error.start) + 1}"
+        raise StudyError("the file is not UTF-8 text", where=where, remedy="save it as UTF-8, if it is a study") from error
     except OSError as error:
         raise StudyError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file's permissions") from error
-    return validate_study(apply_overrides(parse_yaml(text, where=str(path)), overrides), where=str(path))
 
 
 def apply_overrides(raw: Any, overrides: Iterable[str]) -> Any:
     """``train.epochs=1`` set in nested plain data; missing levels are made."""
     for item in overrides:
+        where = f"--set {item}"
         if not isinstance(raw, dict):
-            raise StudyError("a study is a mapping of keys", where=f"--set {item}", remedy="start with `study: my-name`")
-        path, separator, value = item.partition("=")
-        if not separator or not path:
-            raise StudyError("an override is key.path=value", where=f"--set {item}", remedy="e.g. --set train.epochs=1")
+            raise StudyError(_no_mapping(raw), where=where, remedy="start the file with `study: my-name`")
+        path, value = _parted(item)
+        keys = path.split(".")
+        if value is None or not all(key and key == key.strip() for key in keys):
+            remedy = "e.g. --set train.epochs=1, with no space around = and lists in quotes: --set 'seeds=[0, 1]'"
+            raise StudyError("an override is key.path=value", where=where, remedy=remedy)
+        _check_arm_named(raw, keys, where)
         node = raw
-        *parents, last = path.split(".")
-        for key in parents:
-            if isinstance(node, dict) and isinstance(node.get(key), str) and key in ("adapter", "allocator", "quantizer"):
+        *parents, last = keys
+        for depth, key in enumerate(parents):
+            if isinstance(node.get(key), str) and key in _PARTS:
                 node[key] = {"name": node[key]}
-            node = node.setdefault(key, {}) if isinstance(node, dict) else None
-            if not isinstance(node, dict):
-                raise StudyError(f"{key!r} holds no keys", where=f"--set {item}", remedy="name a key inside a mapping")
-        node[last] = parse_yaml(value, where=f"--set {item}")
+            below = node.setdefault(key, {})
+            if not isinstance(below, dict):
+                place = ".".join(keys[: depth + 1])
+                remedy = f"set the whole of it: --set '{place}=...'"
+                raise StudyError(f"{place} holds no keys but {mistakes.shown(below)}", where=where, remedy=remedy)
+            node = below
+        node[last] = parse_yaml(value, where=where)
     return raw
+
+
+def _parted(item: str) -> tuple[str, str | None]:
+    """``a.b=1`` at its first ``=`` outside brackets: a label has its own, as ``lora[rank=8]``."""
+    depth = 0
+    for place, letter in enumerate(item):
+        depth += (letter == "[") - (letter == "]")
+        if letter == "=" and depth < 1:
+            return item[:place], item[place + 1 :]
+    return item, None
+
+
+def _check_arm_named(raw: dict[str, Any], keys: list[str], where: str) -> None:
+    """An arm is made by giving it an adapter; any other key of an unknown one is a typing mistake."""
+    arms = raw.get("arms")
+    if keys[0] != "arms" or len(keys) < 3 or not isinstance(arms, dict) or keys[1] in arms or keys[2:] == ["adapter"]:
+        return
+    name = keys[1].partition("[")[0]
+    one = "the values of a grid are set together: " if name in arms else ""
+    remedy = f"{one}arms.{name}.{'.'.join(keys[2:])}=..." if one else nearest(keys[1], map(str, arms))
+    raise StudyError(f"the study has no arm {keys[1]!r}", where=where, remedy=remedy)
+
+
+def _no_mapping(raw: Any) -> str:
+    found = {type(None): "nothing", list: "a list", str: "only text"}.get(type(raw), "a single value")
+    return f"a study is a mapping of keys, and this is {found}"
 
 
 def validate_study(raw: Any, *, where: str = "study") -> Study:
     """A :class:`Study` from plain data; every error names the key, its path and the nearest known key."""
     if not isinstance(raw, Mapping):
-        raise StudyError("a study is a mapping of keys", where=where, remedy="start with `study: my-name`")
+        raise StudyError(_no_mapping(raw), where=where, remedy="start with `study: my-name`; `peftlab init` writes a first one")
     for label, arm in _items(raw.get("arms")):
         _check_arm(label, arm, where)
     try:
@@ -149,7 +159,8 @@ def _check_arm(label: str, arm: Any, where: str) -> None:
     known = {*Train.model_fields, *Arm.model_fields}
     for key, _ in _items(arm):
         if key not in known:
-            raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=nearest(str(key), known))
+            parts = f"options of a component stand inside it, as {{adapter: {{name: lora, {key}: ...}}}}"
+            raise StudyError(f"unknown key {key!r}", where=f"{where}: arms.{label}.{key}", remedy=close(str(key), known) or parts)
 
 
 def _location(loc: Sequence[str | int], raw: Any, missing: bool) -> list[str]:
@@ -168,20 +179,22 @@ def _location(loc: Sequence[str | int], raw: Any, missing: bool) -> list[str]:
 
 
 def _explain(error: ValidationError, raw: Any, where: str) -> StudyError:
-    first = error.errors()[0]
+    """One mistake of those that were found: a key that is not known is why another is missing, so it comes first."""
+    errors = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    first = errors[0]
     location = _location(first["loc"], raw, first["type"] == "missing")
     path = ".".join(location)
-    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         frame = _FRAMES.get(".".join(location[:-1]))
         remedy = nearest(location[-1], frame.model_fields) if frame else "remove it"
         return StudyError(f"unknown key {location[-1]!r}", where=f"{where}: {path}", remedy=remedy)
     if first["type"] == "missing":
         return StudyError(f"{path!r} is missing", where=where, remedy=f"add `{location[-1]}:`")
-    shown = repr(first["input"])
-    if len(shown) < 80 and not isinstance(first["input"], Mapping):
-        message += f" (got {shown})"
-    return StudyError(message, where=f"{where}: {path}" if path else where, remedy="see docs/study-file.md")
+    what, remedy = mistakes.of_value(found for found in errors if _location(found["loc"], raw, missing=False) == location)
+    example = _EXAMPLES.get(path) or (_EXAMPLES["arms.*"] if location[:1] == ["arms"] and len(location) == 2 else None)
+    if example and what.startswith("must be a"):
+        remedy = f"write e.g. {example}"
+    return StudyError(what, where=f"{where}: {path}" if path else where, remedy=remedy)
 
 
 def dump(study: Study, overrides: Sequence[str] = ()) -> str:

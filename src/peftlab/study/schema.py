@@ -23,7 +23,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}")
 
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is no name: use a-z 0-9 . _ -, starting with a letter or digit, at most 81 characters")
+        raise ValueError(f"{value[:50]!r} is no name; use a-z 0-9 . _ -, starting with a letter or digit, at most 81 characters")
     return value
 
 
@@ -53,7 +53,9 @@ class Margin(Frame):
     @model_validator(mode="after")
     def _one(self) -> Margin:
         if (self.relative is None) == (self.absolute is None):
-            raise ValueError("give exactly one of relative, absolute")
+            raise ValueError(
+                "a margin is either relative or absolute; give exactly one of relative, absolute, e.g. {relative: 0.03}"
+            )
         return self
 
 
@@ -116,9 +118,9 @@ class Study(Frame):
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed is listed twice")
+            raise ValueError("seeds: a seed is listed twice; list each once")
         if self.tune and set(self.tune.seeds) & set(self.seeds):
-            raise ValueError("tune.seeds: tuning seeds must not be evaluation seeds")
+            raise ValueError("tune.seeds: tuning seeds must not be evaluation seeds; use others, e.g. [100, 101]")
         if self.search and self.search.minimum >= len(self.seeds):
             raise ValueError(
                 f"search.minimum: the first look is at seed {self.search.minimum} of {len(self.seeds)}, so nothing is spared; "

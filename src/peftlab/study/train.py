@@ -54,8 +54,11 @@ class Train(Frame):
         whole = self.effective_batch_size
         if isinstance(self.batch_size, int) and whole is not None and whole % self.batch_size:
             raise ValueError(
-                f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
+                f"effective_batch_size {whole} is not a multiple of batch_size {self.batch_size}; "
+                f"choose e.g. {max(whole // self.batch_size, 1) * self.batch_size}"
             )
         if self.early_stopping and self.select == "last":
-            raise ValueError("early_stopping needs select: best (the last weights are those that stopped improving)")
+            raise ValueError(
+                "early_stopping needs select: best (the last weights are those that stopped improving); add select: best"
+            )
         return self

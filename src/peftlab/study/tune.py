@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from peftlab import mistakes
+from peftlab.errors import nearest
 from peftlab.study.train import Frame, Seed, Train
 
+MOST_TRIALS = 10_000  #: of an arm; more are a slip of the keyboard
 ADAPTER = "adapter."  #: begins the name of an adapter's option that is tuned
 
 
@@ -22,9 +25,9 @@ class Range(Frame):
     @model_validator(mode="after")
     def _ordered(self) -> Range:
         if self.low >= self.high:
-            raise ValueError(f"low must be below high (got {self.low:g} and {self.high:g})")
+            raise ValueError(f"low must be below high (got {self.low:g} and {self.high:g}); change places or values")
         if self.log and self.low <= 0:
-            raise ValueError(f"log needs a low above 0 (got {self.low:g})")
+            raise ValueError(f"log needs a low above 0 (got {self.low:g}); raise it, or leave log out")
         return self
 
     @property
@@ -58,7 +61,7 @@ class Tune(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     on: Literal["validation"] = "validation"
     sampler: Literal["grid", "random", "tpe", "halving"] = "grid"
-    trials: Annotated[int, Field(ge=1)] | None = None  #: per arm, each run once per seed; of a grid: all of it
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None  #: per arm, each run once per seed; of a grid: all of it
     reduction: Annotated[int, Field(ge=2)] = 3  #: of ``halving``: one value in so many goes on, with so many times the steps
 
     @property
@@ -119,17 +122,19 @@ class Tune(BaseModel):
     def _searchable(self) -> Tune:
         asked = self.__pydantic_extra__ or {}
         if not asked:
-            raise ValueError("name at least one key of train with the values to try, e.g. learning_rate: [3e-4, 1e-3]")
+            raise ValueError(
+                "nothing is searched; name at least one key of train with the values to try, e.g. learning_rate: [3e-4, 1e-3]"
+            )
         for key, values in asked.items():
             self._check(key, values)
         if self.sampler == "halving":
             return self._halvable(asked)
         if self.reduction != Tune.model_fields["reduction"].default:
-            raise ValueError("reduction belongs to sampler: halving")
+            raise ValueError("reduction belongs to sampler: halving; leave it out")
         if self.sampler != "grid" and self.trials is None:
-            raise ValueError(f"sampler: {self.sampler} needs the number of trials, e.g. trials: 20")
+            raise ValueError(f"sampler: {self.sampler} needs the number of trials; add it, e.g. trials: 20")
         if self.sampler == "tpe" and self.trials == 1:
-            raise ValueError("sampler: tpe needs trials: 2 or more, because the first half is drawn at random")
+            raise ValueError("sampler: tpe needs trials: 2 or more, because the first half is drawn at random; raise trials")
         size = math.prod(map(len, self.grid.values()))
         if self.sampler == "grid" and self.trials not in (None, size):
             what = "smaller" if (self.trials or 0) < size else "larger"
@@ -143,12 +148,14 @@ class Tune(BaseModel):
         if size <= self.reduction:
             raise ValueError(f"sampler: halving needs more than {self.reduction} values (got {size}); use sampler: grid")
         if budget := {"epochs", "max_steps"} & set(asked):
-            raise ValueError(f"{min(budget)} cannot be tried: the number of steps is what sampler: halving divides")
+            raise ValueError(f"{min(budget)} cannot be tried: the number of steps is what sampler: halving divides; leave it out")
         return self
 
     def _check(self, key: str, values: Any) -> None:
         if key not in Train.model_fields and not (key.startswith(ADAPTER) and key != ADAPTER):
-            raise ValueError(f"{key!r} is no key of train, nor an option of the adapter as {ADAPTER}OPTION")
+            raise ValueError(
+                f"{key!r} is no key of train, nor an option of the adapter as {ADAPTER}OPTION; {nearest(key, Train.model_fields)}"
+            )
         if isinstance(values, dict):
             if self.listed:
                 raise ValueError(f"{key}: a {self.sampler} needs a list of values to try; a range needs sampler: random or tpe")
@@ -157,12 +164,14 @@ class Tune(BaseModel):
             except ValidationError as error:
                 first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
                 place = ".".join([key, *(str(part) for part in first["loc"][:1])])
-                unknown = f"unknown key, a range has {', '.join(Range.model_fields)}"
-                what = unknown if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-                raise ValueError(f"{place}: {what}") from error
+                unknown = f"unknown key; a range has {', '.join(Range.model_fields)}"
+                said = "; ".join(mistakes.of_value([first]))
+                raise ValueError(f"{place}: {unknown if first['type'] == 'extra_forbidden' else said}") from error
             if key in Train.model_fields and found.of(Train.model_fields[key].annotation) is None:
                 raise ValueError(f"{key} takes no such numbers; give a list of values to try")
         elif not isinstance(values, list) or not values:
-            raise ValueError(f"{key} needs a list of values to try" + ("" if self.listed else " or a range"))
+            raise ValueError(
+                f"{key} needs a list of values to try{'' if self.listed else ' or a range'}; e.g. {key}: [1e-4, 1e-3]"
+            )
         elif self.sampler != "grid" and any(value in values[:i] for i, value in enumerate(values)):
-            raise ValueError(f"{key} lists a value twice")
+            raise ValueError(f"{key} lists a value twice; list it once")

@@ -49,6 +49,12 @@ class PreparedClassification(PreparedTask):
         return torch.from_numpy(self.splitter.labels[indices])
 
 
+def _in_folds(said: str, found: list[int], folds: int) -> str:
+    """Once, however many folds it is true of."""
+    shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+    return said if folds == 1 else f"fold{'s' if len(found) > 1 else ''} {shown} ({len(found)} of {folds}): {said}"
+
+
 def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None = None) -> TaskInfo:
     """Sizes, levels and warnings; every fold is tried. ``positive``: the class whose F1 is a metric.
 
@@ -57,25 +63,25 @@ def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None
         OptionError: options that leave a class without examples.
     """
     names, folds = splitter.label_names, splitter.options.folds or 1
-    warnings: list[str] = []
+    warnings: dict[str, list[int]] = {}
     if len(names) < 2:
-        raise DataError(f"{len(names)} class is nothing to tell apart", where="data", remedy="two classes or more")
+        raise DataError(f"{len(names)} class is nothing to tell apart", where="task.data", remedy="two classes or more")
     for fold in range(folds):
         splits = splitter.splits(0, fold)
         for split in ("train", "validation", "test"):
             counts = np.bincount(splitter.labels[splits[split]], minlength=len(names))
             prefix = f"fold {fold}: " if folds > 1 else ""
             if not counts.sum():
-                raise DataError(f"{prefix}the {split} split is empty", where="data", remedy="give it examples")
+                raise DataError(f"{prefix}the {split} split is empty", where="task.data", remedy="give it examples")
             absent = [names[label] for label in np.flatnonzero(counts == 0)]
             if absent and split == "train":
                 raise DataError(
                     f"{prefix}{counted(absent, 'class has', 'classes have')} no training example",
-                    where="data",
+                    where="task.data",
                     remedy="add examples, remove the class, or raise train_size",
                 )
             if absent:
-                warnings.append(f"{prefix}{counted(absent, 'class has', 'classes have')} no {split} example")
+                warnings.setdefault(f"{counted(absent, 'class has', 'classes have')} no {split} example", []).append(fold)
     splits = splitter.splits(0)
     train, test = (np.bincount(splitter.labels[splits[split]], minlength=len(names)) for split in ("train", "test"))
     return TaskInfo(
@@ -86,7 +92,7 @@ def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None
         primary_metric="accuracy",
         chance=chance_levels(test, positive=positive),
         majority=majority_levels(train, test, positive=positive),
-        warnings=tuple(warnings),
+        warnings=tuple(_in_folds(said, found, folds) for said, found in warnings.items()),
         notes=notes,
         folds=folds,
     )

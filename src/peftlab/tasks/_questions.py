@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from peftlab import mistakes
 from peftlab.errors import DataError
 from peftlab.tasks._squad_metrics import by_kind, exact_match, f1, words
 from peftlab.tasks._wording import counted
@@ -111,7 +112,7 @@ def _texts(rows: Rows, column: str) -> list[str]:
     found = rows.column(column)
     bad = next((i for i, value in enumerate(found) if not isinstance(value, str)), None)
     if bad is not None:
-        what = f"{type(found[bad]).__name__} in place of a text"
+        what = f"{mistakes.kind(found[bad])} in place of a text"
         raise DataError(what, where=f"{rows.where(bad)} {column}", remedy="give a text")
     return found
 

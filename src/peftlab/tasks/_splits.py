@@ -186,7 +186,7 @@ class Splitter:
             which = counted(single, "class has", "classes have")
             raise DataError(
                 f"{which} one training example, which cannot be in train and validation both",
-                where=key,
+                where=f"task.{key}",
                 remedy="add examples, remove the class, or give the data a validation split of their own",
             )
         present = int((counts > 0).sum())

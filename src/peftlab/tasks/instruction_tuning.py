@@ -205,7 +205,9 @@ def _examples(rows: Rows, template: Template, *, instruction: str | None, input:
     for option, found in (("instruction", asked), ("response", answered)):
         if found is None:
             listed = ", ".join(map(repr, there))
-            raise DataError(f"which column is the {option}? There are {listed}", where=option, remedy=f"set {option}: to it")
+            raise DataError(
+                f"which column is the {option}? There are {listed}", where=f"task.{option}", remedy=f"set {option}: to it"
+            )
     assert asked is not None and answered is not None
     instructions, responses = _texts(rows, asked), _texts(rows, answered, empty=True)
     inputs = _texts(rows, about, empty=True) if about is not None else [""] * len(instructions)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from peftlab import mistakes
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._cache import cached_arrays
 from peftlab.tasks._causal import (
@@ -243,11 +244,11 @@ def _texts(rows: Rows, column: str | None) -> _Texts:
     chosen = column or (known if isinstance(known, str) else None) or usual
     if chosen is None:
         listed = ", ".join(map(repr, there))
-        raise DataError(f"which column is the text? There are {listed}", where="text", remedy="set text: to it")
+        raise DataError(f"which column is the text? There are {listed}", where="task.text", remedy="set text: to it")
     values = rows.column(chosen)
     bad = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
     if bad is not None:
-        what = f"{type(values[bad]).__name__} in place of a text"
+        what = f"{mistakes.kind(values[bad])} in place of a text"
         raise DataError(what, where=f"{rows.where(bad)} {chosen}", remedy="give a text")
     roles: Sequence[Role] = ("train", "validation", "test")
     parts: dict[Role, list[str]] = {role: [values[i] for i in rows.roles[role]] for role in roles if role in rows.roles}

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
+from peftlab import mistakes
 from peftlab.errors import DataError, OptionError, nearest
 from peftlab.tasks._classes import ClassificationTask, PreparedClassification, describe
 from peftlab.tasks._metrics import ClassificationMeter
@@ -177,23 +178,23 @@ def _examples(rows: Rows, text: str | tuple[str, ...] | None, label: str | None,
         _in_all_parts(rows, [name for found in TEXTS for name in found])
         listed = ", ".join(map(repr, there))
         raise DataError(
-            f"which column is the text? There are {listed}", where="text", remedy="set text: to it (or to two, for pairs)"
+            f"which column is the text? There are {listed}", where="task.text", remedy="set text: to it (or to two, for pairs)"
         )
     columns = [chosen] if isinstance(chosen, str) else list(dict.fromkeys(chosen))
     target = label or rows.columns.get("label") or next((name for name in LABELS if name in there), None)
     if not isinstance(target, str):
         _in_all_parts(rows, LABELS)
         listed = ", ".join(map(repr, there))
-        raise DataError(f"which column is the label? There are {listed}", where="label", remedy="set label: to it")
+        raise DataError(f"which column is the label? There are {listed}", where="task.label", remedy="set label: to it")
     if target in columns:
-        raise DataError(f"{target!r} is the label and the text", where="text", remedy="name two columns")
+        raise DataError(f"{target!r} is the label and the text", where="task.text", remedy="name two columns")
     texts = [rows.column(name) for name in columns]
     empty = 0
     for name, values in zip(columns, texts, strict=True):
         for index, value in enumerate(values):
             if not isinstance(value, str):
                 raise DataError(
-                    f"{type(value).__name__} in place of a text", where=f"{rows.where(index)} {name}", remedy="give a text"
+                    f"{mistakes.kind(value)} in place of a text", where=f"{rows.where(index)} {name}", remedy="give a text"
                 )
             empty += not value.strip()
     given = rows.columns.get("label_names") if label in (None, rows.columns.get("label")) else None
@@ -224,7 +225,7 @@ def _numbered(
     raw = rows.column(column)
     bad = next((i for i, value in enumerate(raw) if not isinstance(value, str | int) or value == ""), None)
     if bad is not None:
-        what = "no label" if raw[bad] in (None, "") else f"{type(raw[bad]).__name__} in place of a label"
+        what = "no label" if raw[bad] in (None, "") else f"{mistakes.kind(raw[bad])} in place of a label"
         raise DataError(what, where=f"{rows.where(bad)} {column}", remedy="give a string or a whole number, or remove the row")
     written = [str(value) for value in raw]
     distinct = set(written)

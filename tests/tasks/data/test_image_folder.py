@@ -79,7 +79,13 @@ def test_a_folder_that_is_not_there_names_its_neighbour(tmp_path):
     for make in (lambda text: source_of(text), lambda text: ImageFolder(path=text).read()):
         with pytest.raises(DataError, match="Did you mean 'flowers'"):
             make(str(tmp_path / "flower"))
+    with pytest.raises(DataError, match="flowers: is empty"):
+        source_of(str(tmp_path / "flowers"))
+    (tmp_path / "flowers" / "notes.txt").touch()
     with pytest.raises(DataError, match="no images in a form"):
+        source_of(str(tmp_path / "flowers"))
+    (tmp_path / "flowers" / "rose.jpg").touch()
+    with pytest.raises(DataError, match="holds 1 images themselves, and no folders of classes"):
         source_of(str(tmp_path / "flowers"))
 
 

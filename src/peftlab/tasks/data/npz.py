@@ -216,7 +216,7 @@ def _require(path: Path, key: str) -> None:
 def _unreadable(path: Path, error: Exception, key: str = "") -> DataError:
     what = f"array {key!r} " if key else ""
     return DataError(
-        f"{what}cannot be read: {type(error).__name__}: {error}",
+        f"{what}cannot be read: {error}",
         where=str(path),
         remedy="write it again with numpy.savez_compressed",
     )

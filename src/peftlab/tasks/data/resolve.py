@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftlab.errors import DataError, nearest
-from peftlab.tasks.data._source import find_source, sources
+from peftlab.errors import DataError
+from peftlab.tasks.data._files import IMAGE_SUFFIXES
+from peftlab.tasks.data._source import find_source, no_such
 from peftlab.tasks.data.contract import DataSource
 
 
@@ -20,22 +22,22 @@ def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> DataSour
     """
     found = find_source("data", spec, where)
     if found is None:
-        raise missing(str(spec), known=[cls.name for cls in sources("data")])
+        raise missing(str(spec))
     return found
 
 
-def missing(text: str, known: list[str] | None = None) -> DataError:
-    """The error for data that are not where they were said to be; names what is nearest to it."""
+def missing(text: str) -> DataError:
+    """The error for data that are not where they were said to be, or are there in another form."""
     path = Path(text).expanduser()
-    if path.exists():
-        return DataError(
-            "holds no images in a form that is known here",
-            where=text,
-            remedy="use train.npz + test.npz, train/<class>/*.jpg + test/<class>/*.jpg, <class>/*.jpg, or a `datasets` folder",
-        )
-    gone = path
-    while not gone.parent.is_dir() and gone.parent != gone:
-        gone = gone.parent
-    siblings = [p.name for p in gone.parent.iterdir()] if gone.parent.is_dir() else []
-    looked = f"{gone.name!r} is not in {gone.parent.resolve()}; "
-    return DataError("no such data", where=text, remedy=looked + nearest(gone.name, [*siblings, *(known or [])][:200]))
+    if not path.exists():
+        return no_such("data", text)
+    forms = "train.npz + test.npz, train/CLASS/*.jpg + test/CLASS/*.jpg, CLASS/*.jpg, or a `datasets` folder"
+    if path.is_file():
+        return DataError("a file of a form that is not known here", where=text, remedy=f"use a .npz file, or a folder: {forms}")
+    inside = list(itertools.islice(path.iterdir(), 1000))
+    images = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
+    if images:
+        what = f"holds {images} images themselves, and no folders of classes"
+        return DataError(what, where=text, remedy=f"put the images of each class into a folder of its own: {text}/CLASS/*.jpg")
+    held = "is empty" if not inside else "holds no images in a form that is known here"
+    return DataError(held, where=text, remedy=f"use {forms}")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftlab.errors import DataError, nearest
-from peftlab.tasks.data._source import find_source, sources
+from peftlab.errors import DataError
+from peftlab.tasks.data._source import find_source, no_such
 from peftlab.tasks.text.contract import TextSource
 
 
@@ -26,7 +26,4 @@ def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> TextSour
     if path.exists():
         remedy = "use train.tsv + dev.tsv (or .csv, .json, .jsonl, .parquet), one such file, or a folder that `datasets` saved"
         raise DataError("holds no texts in a form that is known here", where=word, remedy=remedy)
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise DataError(
-        "no such data", where=word, remedy=nearest(path.name, [*beside, *(cls.name for cls in sources("text"))][:200])
-    )
+    raise no_such("text", word)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from peftlab import mistakes
 from peftlab.errors import DataError
 from peftlab.tasks.data._files import hash_files
 from peftlab.tasks.data.contract import ROLES
@@ -113,7 +114,7 @@ def _questions(content: Any) -> Iterator[dict[str, Any]]:
                 given = {key: asked.get(key) for key in ("answers", "is_impossible")}
                 texts = {key: asked[key] for key in ("id", "question")} | {"context": paragraph["context"]}
                 if odd := next((key for key, value in texts.items() if not isinstance(value, str)), None):
-                    raise TypeError(f"{odd} is {type(texts[odd]).__name__} in place of a text")
+                    raise TypeError(f"{odd} is {mistakes.kind(texts[odd])} in place of a text")
                 answers = given["answers"] if given["answers"] is not None else []
                 if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
                     raise TypeError("answers is no list of objects")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from peftlab import mistakes
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks.data._files import hash_files
 from peftlab.tasks.data.contract import ROLES
@@ -125,6 +126,12 @@ def _separated(path: Path) -> Table:
     rows = _fields(path)
     _, first = next(rows, (0, []))
     header = [name.strip() for name in first]
+    if not any(header):
+        raise DataError("is empty: the first line must name the columns", where=str(path), remedy="fill it, or name another file")
+    other = next((mark for mark in (";", "\t", "|", ",") if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        what = f"the columns are parted by {other!r}, not by {'tabs' if path.suffix == '.tsv' else 'commas'}"
+        raise DataError(what, where=f"{path} line 1", remedy="save it with commas as .csv, or with tabs as .tsv")
     if not all(header) or not header or len(set(header)) < len(header):
         what = "the first line does not name the columns: one has no name, or two share one"
         raise DataError(what, where=f"{path} line 1", remedy="name every column once")
@@ -192,7 +199,7 @@ def read_json(text: str, where: str, remedy: str) -> Any:
     except UnicodeEncodeError as error:
         raise DataError("holds half of a surrogate pair: no character", where=where, remedy="correct the text") from error
     except ValueError as error:
-        raise DataError(f"is no JSON: {error}", where=where, remedy=remedy) from error
+        raise DataError(f"is no JSON: {mistakes.of_json(error)}", where=where, remedy=remedy) from error
     except RecursionError as error:
         raise DataError("is nested too deeply", where=where, remedy=remedy) from error
     return content
@@ -211,7 +218,7 @@ def _objects(rows: Sequence[Any], lines: Sequence[str], path: Path) -> Table:
     """Objects that all have the same keys, as columns."""
     for row, line in zip(rows, lines, strict=True):
         if not isinstance(row, dict):
-            raise DataError(f"{type(row).__name__} in place of an object", where=f"{path} {line}", remedy="one object a row")
+            raise DataError(f"{mistakes.kind(row)} in place of an object", where=f"{path} {line}", remedy="one object a row")
         if set(row) != set(rows[0]):
             unlike = ", ".join(sorted(set(row) ^ set(rows[0])))
             raise DataError(
@@ -228,5 +235,5 @@ def _parquet(path: Path) -> Table:
             table = pyarrow.parquet.read_table(file)
         return {name: table.column(name).to_pylist() for name in table.column_names}, [f"row {i + 1}" for i in range(len(table))]
     except Exception as error:  # pyarrow raises what its C++ side raises
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first = next(iter(str(error).splitlines()), type(error).__name__).rpartition("'<Buffer>': ")[2]
         raise DataError(f"is no Parquet file: {first}", where=str(path), remedy="check the file") from error

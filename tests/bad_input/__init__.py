@@ -1,0 +1,1 @@
+"""Bad input: a catalogue of mistakes that users make, and what peftlab must say to each."""
