@@ -43,7 +43,7 @@ PrefixCache = Annotated[
     bool, typer.Option(" /--no-prefix-cache", help="Compute the frozen part of the backbone anew in every run.")
 ]
 FusedLayers = Annotated[
-    bool, typer.Option(" /--no-fused", help="Compute base and update of adapted layers apart, as the libraries do.")
+    bool, typer.Option(" /--no-fused", help="Compute all as the libraries do: base and update apart, unread rows too.")
 ]
 Stack = Annotated[str, typer.Option("--stack", metavar="off|auto|N", help="Runs that share a process and are computed together.")]
 Compile = Annotated[str, typer.Option("--compile", metavar="off|auto|on", help="Compile training steps; auto: where it pays.")]

@@ -226,14 +226,14 @@ class Run:
     def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         name = self.attempt.name
         self.tracking = Tracking(self.options.trackers, self.folder, self.config, "" if name == self.first else name)
-        fused, note = self.fused.begin(name)
+        layers, note = self.fused.begin(name)
         self.notes += note
         checkpoints = self.folder.checkpoints / name
-        given = (self.config, self.options, self.attempt, fused, checkpoints)
+        given = (self.config, self.options, self.attempt, layers, checkpoints)
         with contextlib.ExitStack() as held:
             others = crew(self.options.processes, self.attempt.device, self.config.label, follow, given, self.stop.check)
             team = held.enter_context(others)
-            trained = self._train(dataclasses.replace(ingredients, fused=fused), task, Checkpoints(checkpoints), team)
+            trained = self._train(dataclasses.replace(ingredients, **layers), task, Checkpoints(checkpoints), team)
             self.crew = held.pop_all()  # sharded weights are whole only among all of them
             return trained
 
