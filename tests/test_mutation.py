@@ -138,7 +138,7 @@ def test_living_functions_change_with_what_is_in_them(server: Any, tmp_path: Pat
 
     for old, new in (("y + 1", "y - 1"), ("lambda: 5", "lambda: 6")):
         changed = server.outermost_changes(compiled(source), compiled(source.replace(old, new)))
-        assert server.exchange(changed, str(path))
+        assert server.exchange(changed, str(path), server.living({str(path)}))
     assert bound([3]) == [2] and kept()() == 6
     assert server.outermost_changes(compiled(source), compiled(source)) == []
 

@@ -61,7 +61,11 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         if root is None:
             copy_repository(self.copy)
-        self.sources = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((self.copy / "src").rglob("*.py")))).hexdigest()
+        self.sources = ""
+
+    def about(self, source_files: list[str]) -> None:
+        """What is measured from now on holds for these sources as they are."""
+        self.sources = hashlib.sha256(b"".join((self.copy / file).read_bytes() for file in source_files)).hexdigest()
 
     def call(self, what: str, spec: dict[str, Any]) -> None:
         file = self.folder / f"{what}.json"
@@ -83,6 +87,12 @@ class Bench:
         if done.returncode:
             end = "\n".join((self.folder / f"{what}.log").read_text().splitlines()[-20:])
             raise SystemExit(f"the server ended with {done.returncode}:\n{end}")
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Key of a mutant and its tests -> what became of it, also in an earlier call that was stopped."""
+        file = self.folder / "results.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return {line["key"]: {name: line[name] for name in line if name not in ("key", "id")} for line in lines}
 
     def known(self, test_file: str) -> Path:
         digest = hashlib.sha256((self.copy / test_file).read_bytes() + self.sources.encode()).hexdigest()[:16]

@@ -119,24 +119,33 @@ def shell(code: types.CodeType) -> tuple[Any, ...]:
     return code.co_code, own, code.co_names, len(inner(code))
 
 
-def exchange(changed: list[types.CodeType], file: str) -> bool:
+Living = dict[tuple[str, str, int], list[types.FunctionType]]
+
+
+def living(files: set[str]) -> Living:
+    """(file, qualified name, first line) -> the functions there are. Asked once: to walk all objects copies them in a fork."""
+    found: Living = {}
+    for each in gc.get_objects():
+        if isinstance(each, types.FunctionType) and (code := each.__code__).co_filename in files:
+            found.setdefault((code.co_filename, code.co_qualname, code.co_firstlineno), []).append(each)
+    return found
+
+
+def exchange(changed: list[types.CodeType], file: str, functions: Living) -> bool:
     """Gives every living function of ``file`` its changed code; False if one of them is nowhere to be found."""
     wanted: dict[tuple[str, int], types.CodeType] = {}
     for code in changed:
         wanted[code.co_qualname, code.co_firstlineno] = code
         wanted |= functions_of(code)
-    outermost = {(code.co_qualname, code.co_firstlineno) for code in changed}
-    found = set()
-    for each in gc.get_objects():
-        if isinstance(each, types.FunctionType) and each.__code__.co_filename == file:
-            key = each.__code__.co_qualname, each.__code__.co_firstlineno
-            if key in wanted:
-                try:
-                    each.__code__ = wanted[key]
-                except ValueError:  # another number of free variables
-                    return False
-                found.add(key)
-    return outermost <= found
+    if not all(functions.get((file, code.co_qualname, code.co_firstlineno)) for code in changed):
+        return False
+    for (name, line), code in wanted.items():
+        for each in functions.get((file, name, line), []):
+            try:
+                each.__code__ = code
+            except ValueError:  # another number of free variables
+                return False
+    return True
 
 
 class Stopwatch:
@@ -220,6 +229,7 @@ class Exchange:
 
     def pytest_runtestloop(self, session: Any) -> bool:
         items = {item.nodeid: item for item in session.items}
+        functions = living({str(Path.cwd() / mutant["file"]) for mutant in self.mutants})
         gc.collect()
         gc.freeze()
         for mutant in self.mutants:
@@ -232,16 +242,15 @@ class Exchange:
             after = compile(mutant["source"], str(path), "exec", dont_inherit=True)
             changed = outermost_changes(before, after)
             with on_disk(path, mutant["source"]):
-                work = lambda: self.judge(changed, str(path), chosen)  # noqa: E731, B023
+                work = lambda: self.judge(changed, str(path), chosen, functions)  # noqa: E731, B023
                 self.note(mutant, in_child(work, mutant["limit"], self.folder / "answer.json"))
         return True
 
     @staticmethod
-    def judge(changed: list[types.CodeType] | None, file: str, chosen: list[Any]) -> dict[str, Any]:
+    def judge(changed: list[types.CodeType] | None, file: str, chosen: list[Any], functions: Living) -> dict[str, Any]:
         from _pytest.runner import runtestprotocol
 
-        gc.unfreeze()
-        if changed is None or not exchange(changed, file):
+        if changed is None or not exchange(changed, file, functions):
             return {"status": "collect"}
         for item, following in zip(chosen, [*chosen[1:], None], strict=True):
             if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
@@ -250,8 +259,8 @@ class Exchange:
 
 
 def run(spec: dict[str, Any]) -> None:
-    """Judges the mutants of ``spec``, and appends to its ``results``."""
-    folder, results = Path(spec["folder"]), Path(spec["results"])
+    """Judges the mutants of ``spec``, and appends to ``results.jsonl`` in its folder."""
+    folder = Path(spec["folder"])
     arguments = [*spec["arguments"], f"--basetemp={folder / 'basetemp'}"]
     later: list[dict[str, Any]] = [mutant for mutant in spec["mutants"] if mutant["collect"]]
 
@@ -260,8 +269,8 @@ def run(spec: dict[str, Any]) -> None:
             later.append(mutant)
             (folder / "later.json").write_text(json.dumps([each["id"] for each in later]))
             return
-        with results.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"id": mutant["id"], **said}) + "\n")
+        with (folder / "results.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"id": mutant["id"], "key": mutant["key"], **said}) + "\n")
 
     for name in spec["modules"]:  # once, for all that is forked
         with contextlib.suppress(Exception):

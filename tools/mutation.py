@@ -13,6 +13,7 @@ mutant, or a mutant that changes nothing was "killed"). Works on a copy of the r
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import platform
@@ -32,43 +33,54 @@ KILLED = ("killed", "timeout")
 
 def judge(bench: Bench, area: Area, options: argparse.Namespace, only: set[str] | None) -> dict[str, Any]:
     """Draws the sample of an area, runs it, and says what became of each mutant."""
+    bench.about(area.source_files(bench.copy))
+    measured = bench.measure(area.test_files(bench.copy))
+    found, specs, places = prepare(bench, area, options, measured)
+    if only is not None:
+        found = {number: entry for number, entry in found.items() if key(entry) in only}
+        specs = [spec for spec in specs if spec["id"] in found]
+    unchanged = {file: (bench.copy / file).read_text(encoding="utf-8") for file in area.source_files(bench.copy)}
+    specs = [spec | {"id": f"nothing {spec['id']}", "source": unchanged[spec["file"]]} for spec in nothing_changed(specs)] + specs
+    for spec in specs:
+        said = [spec["source"], *spec["tests"], *(bench.known(file).name for file in area.test_files(bench.copy))]
+        spec["key"] = hashlib.sha256("\0".join(said).encode()).hexdigest()[:20]
+    answers = bench.results()
+    left = [spec for spec in specs if spec["key"] not in answers]
+    modules = list(dict.fromkeys(name for each in measured for name in each["modules"]))
+    if left:
+        bench.call("run", {"arguments": ARGUMENTS, "modules": modules, "folder": str(bench.folder), "mutants": left})
+    answers = bench.results()
+    for spec in specs:
+        said = answers[spec["key"]]
+        if not isinstance(spec["id"], str):
+            found[spec["id"]] |= said
+        elif said["status"] != "survived":
+            print(f"not judged: a mutant that changes nothing was {said['status']} by {said['by']}", file=sys.stderr)
+            raise SystemExit(2)
+    return {"places": places, "mutants": list(found.values())}
+
+
+def prepare(
+    bench: Bench, area: Area, options: argparse.Namespace, measured: list[dict[str, Any]]
+) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]], int]:
+    """Number -> what is known of a mutant before it runs; how to run those that a test runs; how many places there are."""
     from _mutants import changed_lines, sample
 
     sources = {file: (bench.copy / file).read_text(encoding="utf-8") for file in area.source_files(bench.copy)}
-    measured = bench.measure(area.test_files(bench.copy))
     mutants, places = sample(sources, options.count, options.seed)
-    modules = list(dict.fromkeys(name for each in measured for name in each["modules"]))
-    specs, found = [], {}
+    seconds = {test: each["seconds"][test] for each in measured for test in each["seconds"]}
+    found, specs = {}, []
     for number, mutant in enumerate(mutants):
         before, after = changed_lines(mutant, bench.copy)
-        entry = {"file": mutant.file, "line": mutant.line, "operator": mutant.operator, "before": before, "after": after}
-        key = f"{mutant.file}|{before}|{after}"
-        if only is not None and key not in only:
-            continue
+        found[number] = {"file": mutant.file, "line": mutant.line, "operator": mutant.operator, "before": before, "after": after}
         lines = statement_lines(sources[mutant.file], mutant.line)
         tests, collect = choose_tests(mutant.file, lines, measured, options.budget)
-        seconds = sum(each["seconds"].get(test, 0) for each in measured for test in tests)
-        found[number] = entry | {"status": "not run", "by": "", "tests": len(tests)}
+        found[number] |= {"status": "not run", "by": "", "tests": len(tests)}
         if tests:
-            source = mutant.apply(sources[mutant.file])
-            limit = options.limit + 10 * seconds
-            specs.append(
-                {"id": number, "file": mutant.file, "source": source, "tests": tests, "collect": collect, "limit": limit}
-            )
-    untouched = [spec | {"id": f"nothing {spec['id']}", "source": sources[spec["file"]]} for spec in nothing_changed(specs)]
-    results = bench.folder / "results.jsonl"
-    results.unlink(missing_ok=True)
-    shared = {"arguments": ARGUMENTS, "modules": modules, "folder": str(bench.folder), "results": str(results)}
-    bench.call("run", {**shared, "mutants": untouched + specs})
-    said = [json.loads(line) for line in results.read_text().splitlines()] if specs else []
-    for each in said:
-        number = each.pop("id")
-        if isinstance(number, int):
-            found[number] |= each
-        elif each["status"] != "survived":
-            print(f"not judged: a mutant that changes nothing was {each['status']} by {each['by']}", file=sys.stderr)
-            raise SystemExit(2)
-    return {"places": places, "mutants": list(found.values())}
+            limit = options.limit + 10 * sum(seconds[test] for test in tests)
+            spec = {"id": number, "file": mutant.file, "source": mutant.apply(sources[mutant.file]), "tests": tests}
+            specs.append(spec | {"collect": collect, "limit": limit})
+    return found, specs, places
 
 
 def nothing_changed(specs: list[dict[str, Any]]) -> list[dict[str, Any]]:

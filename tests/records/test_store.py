@@ -199,6 +199,7 @@ def test_what_a_crash_left_half_written_is_swept_away(run: RunFolder) -> None:
     whole = run.checkpoints / "float32" / "step-4"
     for path in (*left, whole):
         path.mkdir(parents=True)
+    (run.checkpoints / "notes").write_text("of somebody")
     assert sorted(run.sweep()) == sorted(path.name for path in left)
     assert whole.exists() and not any(path.exists() for path in left)
 
@@ -211,6 +212,7 @@ def test_another_run_in_the_folder_is_refused(folder: ResultsFolder, run: RunFol
         run.config()
     rows = folder.status_table()
     assert len(rows) == 1 and "damaged" in rows[0].detail
+    assert (rows[0].label, rows[0].seed, rows[0].fold) == ("lora.rank-8", -1, 0), "what a damaged record cannot say"
 
 
 def test_a_changed_study_keeps_the_earlier_text(folder: ResultsFolder) -> None:
