@@ -205,6 +205,19 @@ def sample(sources: dict[str, str], count: int, seed: int) -> tuple[list[Mutant]
     return chosen, total
 
 
+def found_again(entry: dict[str, Any], root: Path) -> list[Mutant]:
+    """The mutant of an earlier report, wherever its line is now; none where the line is gone."""
+    source = (root / entry["file"]).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for mutant in mutants_of(entry["file"], source):
+        alike = mutant.operator == entry["operator"] and any(
+            line.strip() == entry["before"] for line in lines[mutant.line - 1 : mutant.line + 4]
+        )
+        if alike and changed_lines(mutant, root) == (entry["before"], entry["after"]):
+            return [mutant]
+    return []
+
+
 def changed_lines(mutant: Mutant, root: Path) -> tuple[str, str]:
     """The line before and after, without indentation."""
     source = (root / mutant.file).read_text(encoding="utf-8")

@@ -31,14 +31,11 @@ EQUIVALENTS = ROOT / "tools" / "mutation_equivalents.json"
 KILLED = ("killed", "timeout")
 
 
-def judge(bench: Bench, area: Area, options: argparse.Namespace, only: set[str] | None) -> dict[str, Any]:
-    """Draws the sample of an area, runs it, and says what became of each mutant."""
+def judge(bench: Bench, area: Area, options: argparse.Namespace, only: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """Draws the sample of an area (or takes ``only`` these), runs it, and says what became of each mutant."""
     bench.about(area.source_files(bench.copy))
     measured = bench.measure(area.test_files(bench.copy))
-    found, specs, places = prepare(bench, area, options, measured)
-    if only is not None:
-        found = {number: entry for number, entry in found.items() if key(entry) in only}
-        specs = [spec for spec in specs if spec["id"] in found]
+    found, specs, places = prepare(bench, area, options, measured, only)
     unchanged = {file: (bench.copy / file).read_text(encoding="utf-8") for file in area.source_files(bench.copy)}
     specs = [spec | {"id": f"nothing {spec['id']}", "source": unchanged[spec["file"]]} for spec in nothing_changed(specs)] + specs
     for spec in specs:
@@ -61,13 +58,15 @@ def judge(bench: Bench, area: Area, options: argparse.Namespace, only: set[str] 
 
 
 def prepare(
-    bench: Bench, area: Area, options: argparse.Namespace, measured: list[dict[str, Any]]
+    bench: Bench, area: Area, options: argparse.Namespace, measured: list[dict[str, Any]], only: list[dict[str, Any]] | None
 ) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]], int]:
     """Number -> what is known of a mutant before it runs; how to run those that a test runs; how many places there are."""
-    from _mutants import changed_lines, sample
+    from _mutants import changed_lines, found_again, sample
 
     sources = {file: (bench.copy / file).read_text(encoding="utf-8") for file in area.source_files(bench.copy)}
     mutants, places = sample(sources, options.count, options.seed)
+    if only is not None:
+        mutants = [mutant for entry in only for mutant in found_again(entry, bench.copy)]
     seconds = {test: each["seconds"][test] for each in measured for test in each["seconds"]}
     found, specs = {}, []
     for number, mutant in enumerate(mutants):
@@ -151,10 +150,14 @@ def work(options: argparse.Namespace) -> int:
     for name in options.areas:
         begun = time.monotonic()
         earlier = {key(m): m for m in kept["areas"].get(name, {"mutants": []})["mutants"]}
-        only = {k for k, m in earlier.items() if m["status"] not in KILLED} if options.again else None
+        only = [mutant for mutant in earlier.values() if mutant["status"] not in KILLED] if options.again else None
         found = judge(bench, AREAS[name], options, only)
         if options.again:
-            found["mutants"] = list((earlier | {key(m): m for m in found["mutants"]}).values())
+            now = {key(m): m for m in found["mutants"]}
+            gone = [m for k, m in earlier.items() if m["status"] not in KILLED and k not in now]
+            found["mutants"] = [now.get(k, m) for k, m in earlier.items() if m not in gone]
+            found |= {"gone": kept["areas"][name].get("gone", []) + gone}  # the code was deleted
+            found |= {"at first": kept["areas"][name].get("at first", kept["areas"][name]["summary"])}
         found["summary"] = summary(found["mutants"])
         found["seconds"] = round(time.monotonic() - begun)
         kept["areas"][name] = found
