@@ -14,6 +14,7 @@ import pytest
 
 from peftlab.errors import RecordError
 from peftlab.records.store import ResultsFolder, RunFolder, verify
+from tests.records.disk import Told
 from tests.records.examples import configuration, failure, results
 
 STUDY = "study: first\nquestion: Is it so?\n"
@@ -50,6 +51,17 @@ def test_a_run_from_new_to_finished(folder: ResultsFolder) -> None:
     found = run.results()
     assert found is not None and found.steps == 3
     assert verify(folder) == []
+
+
+def test_a_record_is_on_the_disk_before_its_results_say_so(run: RunFolder, monkeypatch) -> None:
+    run.append_metrics([{"step": 1, "epoch": 0.5, "split": "train", "loss": 1.0}], durable=False)
+    run.write_json("memory.json", {"peak_memory_mb": 1.0})
+    told = Told(monkeypatch)
+    run.finish(results(run.run_id))
+    visible = max(at for at, event in enumerate(told.events) if event[0] == "rename")
+    for name in ("metrics.jsonl", "memory.json", "config.json", "MANIFEST.json", "results.json"):
+        assert told.flushed(run.path / name, visible), name
+    assert told.events[-1][:2] == ("flush", run.path.stat().st_ino)
 
 
 def test_arrays_come_back_as_they_were_written_and_a_refusal_is_typed(run: RunFolder, tmp_path: Path) -> None:
