@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 COLLECTED_ALONE = ("ray", "wandb", "mlflow", "optuna")  #: read their settings when first imported
-OURS = ("peftlab", "tests", "tools", "conftest", "pytest", "_pytest", "coverage", "__main__")
+OF_TESTING = ("pytest", "_pytest", "coverage", "__main__")
 
 
 class Measure:
@@ -56,7 +56,7 @@ class Measure:
             found = data.contexts_by_lineno(measured).items()
             own = {str(line): sorted(t for t in tests if not t or t in self.seconds) for line, tests in found}
             lines[relative] = {line: tests for line, tests in own.items() if tests}
-        outside = [name for name in sys.modules if name.partition(".")[0] not in (*OURS, *COLLECTED_ALONE)]
+        outside = [name for name, module in sys.modules.items() if is_outside(name, module)]
         found = {"seconds": self.seconds, "lines": lines, "failed": self.failed, "modules": outside}
         Path(self.outputs[file]).write_text(json.dumps(found))
         self.seconds, self.failed = {}, []
@@ -64,6 +64,12 @@ class Measure:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
             self.failed.append(report.nodeid)
+
+
+def is_outside(name: str, module: types.ModuleType) -> bool:
+    """Whether a module can be imported once for all mutants: it is not of the repository, nor of what runs the tests."""
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+    return name.partition(".")[0] not in (*OF_TESTING, *COLLECTED_ALONE) and not Path(file).is_relative_to(Path.cwd())
 
 
 def measure(spec: dict[str, Any]) -> None:
