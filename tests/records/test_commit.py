@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import signal
 import subprocess
@@ -100,6 +101,16 @@ def test_write_atomic_killed_at_every_call(tmp_path: Path) -> None:
         sweep(folder)
         assert [path.name for path in folder.iterdir()] == ["file.json"]
         assert (folder / "file.json").read_text() in ("old", "new" * 10000)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a call of Linux")
+def test_where_the_kernel_can_two_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    assert (commit._renameat2() is not None) == hasattr(ctypes.CDLL(None), "renameat2")
+    for name in ("one", "other"):
+        commit_folder(tmp_path / name, fill(name))
+    done = commit._exchange(tmp_path / "one", tmp_path / "other")
+    found = [(tmp_path / name / "weights.bin").read_text() for name in ("one", "other")]
+    assert found == (["other", "one"] if done else ["one", "other"])  # some file systems cannot
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "renames"])

@@ -163,6 +163,14 @@ def test_verify_names_every_kind_of_damage(folder: ResultsFolder, run: RunFolder
     assert len(problems) == 1 and said in problems[0], problems
 
 
+def test_verify_reads_the_error_of_a_failed_run(folder: ResultsFolder, run: RunFolder) -> None:
+    run.fail(failure(run.run_id, "too warm"))
+    assert verify(folder) == []
+    (run.path / "error.json").write_text("{")
+    problems = verify(folder)
+    assert len(problems) == 1 and "error.json: damaged" in problems[0]
+
+
 def test_finishing_is_all_or_nothing_when_killed(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
