@@ -14,6 +14,7 @@ from PIL import Image
 
 from peftlab import api
 from peftlab.api._model_folder import FILE, Exported, load_adapted
+from peftlab.backbones.timm import TimmBackbone
 from peftlab.errors import BackboneError, RecordError
 from peftlab.records.manifest import verify_folder
 from peftlab.records.store import ResultsFolder
@@ -287,3 +288,20 @@ def test_changed_backbone_is_noticed(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "vit" / "config.json").write_text(json.dumps({**about, "layer_norm_eps": 1e-3}))
     with pytest.raises(BackboneError, match="not the weights"):
         load_adapted(moved, trained.run("lora").adapter, 10)
+
+
+def test_timms_own_transform_gives_the_pixels_of_training(trained_timm: Trained, tmp_path: Path, pictures: Path) -> None:
+    """timm rounds size / crop down (32 / 0.9: 35 pixels), training to the nearest (36): the share written leads to 36 in both."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    api.export(trained_timm.folder, "lora", tmp_path / "out", merged=True)
+    config = resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path / 'out'}"))
+    wanted = Exported.read(tmp_path / "out").preprocessing
+    assert int(SIZE / wanted.crop) != round(SIZE / wanted.crop)
+    transform, normalise = create_transform(**config, is_training=False), Normalise(wanted)
+    for file in sorted(pictures.glob("*.png")):
+        image = Image.open(file).convert("RGB")
+        assert torch.allclose(transform(image), normalise(np.stack([resize_and_crop(image, wanted)]))[0], atol=1e-5)
+    again = TimmBackbone.preprocessing(str(tmp_path / "out"))
+    assert round(again.image_size / again.crop) == round(SIZE / wanted.crop)

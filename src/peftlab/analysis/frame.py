@@ -147,9 +147,11 @@ def _without_duplicates(records: Sequence[RunRecord], plan: Mapping[str, Any]) -
 
 
 def _confounds(study: Study, records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
-    configs = (record.config for record in records)
-    arms = (Trained.of((c.label, c.backbone, names[canonical(c.task)]), c.train) for c in configs)
-    return unlike(arms, study.analysis.baseline)
+    configs = [record.config for record in records]
+    arms = [Trained.of((c.label, c.backbone, names[canonical(c.task)]), c.train) for c in configs]
+    elsewhere = ", ".join(dict.fromkeys(record.config.label for record in records if record.config.adapter.get("source")))
+    told = f"Trained elsewhere: {elsewhere}. On which data, how long and how tuned is not known here, and may be what differs."
+    return [*unlike(arms, study.analysis.baseline), *([told] if elsewhere else [])]
 
 
 def _shared_costs(records: Sequence[RunRecord]) -> list[str]:

@@ -122,7 +122,7 @@ def _finish_timm(folder: Path, exported: Exported) -> None:
     pretrained.update(
         input_size=[3, wanted.image_size, wanted.image_size],
         interpolation=wanted.interpolation,
-        crop_pct=wanted.crop,
+        crop_pct=_timm_crop(wanted),
         crop_mode="center",
         mean=list(wanted.mean),
         std=list(wanted.std),
@@ -130,6 +130,12 @@ def _finish_timm(folder: Path, exported: Exported) -> None:
     for source in ("test_input_size", "test_crop_pct"):
         pretrained.pop(source, None)
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _timm_crop(wanted: Preprocessing) -> float:
+    """A share by which timm resizes as training did: timm rounds size / share down, training rounded it to the nearest."""
+    resized = round(wanted.image_size / wanted.crop)
+    return wanted.crop if int(wanted.image_size / wanted.crop) == resized else wanted.image_size / (resized + 0.25)
 
 
 #: library -> what its own saving leaves out

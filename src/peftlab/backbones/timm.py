@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
+from peftlab.backbones._hints import fitting
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, nearest
 from peftlab.nn.head import initialise_head
@@ -209,7 +210,9 @@ def _check_size(module: nn.Module, image_size: int | None, name: str) -> None:
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", (1, 1))
     if image_size and isinstance(patch, tuple) and any(image_size % edge for edge in patch):
         raise BackboneError(
-            f"image_size {image_size} is not a multiple of its patch size {patch[0]}", where=name, remedy="choose one that is"
+            f"image_size {image_size} is not a multiple of its patch size {patch[0]}",
+            where=name,
+            remedy=fitting(image_size, patch[0]),
         )
 
 

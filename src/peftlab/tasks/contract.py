@@ -19,6 +19,8 @@ from peftlab.registry import Component
 #: kinds of heads (not tasks: two tasks may share one)
 Head = Literal["image-classification", "sequence-classification", "question-answering", "causal-lm"]
 
+_WORDS = {"train": "to train on", "validation": "to validate", "test": "to test"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
@@ -35,6 +37,14 @@ class TaskInfo:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  #: how the data were read, nothing wrong: e.g. ``val`` serves as test
     folds: int = 1
+
+    def words(self) -> str:
+        """Classes and splits, by which a reader sees whether the data were read as meant; empty if nothing is known."""
+        names = ", ".join(self.label_names[:10]) + (", ..." if len(self.label_names) > 10 else "")
+        classes = f"{len(self.label_names)} classes ({names})" if self.label_names else ""
+        splits = ", ".join(f"{self.sizes[role]:,} {word}" for role, word in _WORDS.items() if role in self.sizes)
+        cut = f" (the first of {self.folds} folds)" if self.folds > 1 and splits else ""
+        return "; ".join(part for part in (classes, splits + cut) if part)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import DataError, nearest
+from peftlab.tasks.data._files import IMAGE_SUFFIXES
 from peftlab.tasks.data._source import find_source, sources
 from peftlab.tasks.data.contract import DataSource
 
@@ -27,6 +28,12 @@ def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> DataSour
 def missing(text: str, known: list[str] | None = None) -> DataError:
     """The error for data that are not where they were said to be; names what is nearest to it."""
     path = Path(text).expanduser()
+    if path.is_dir() and (bare := sum(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())):
+        return DataError(
+            f"{bare} images lie in the folder itself, and nothing says which class they have",
+            where=text,
+            remedy=f"put them into a folder for each class; if {path.resolve().name!r} is one class, name the folder above it",
+        )
     if path.exists():
         return DataError(
             "holds no images in a form that is known here",
