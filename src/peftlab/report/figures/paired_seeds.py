@@ -144,9 +144,10 @@ def rows_of(bundle: Bundle) -> list[Row]:
 
 def _values(bundle: Bundle, label: str) -> dict[tuple[Any, Any], tuple[float, bool]]:
     """(seed, fold) -> value, and whether the run diverged."""
-    runs = bundle.runs[(bundle.runs["label"] == label) & bundle.runs["value"].notna()].sort_values(["seed", "fold"])
-    columns = (runs[name].tolist() for name in ("seed", "fold", "value", "imputed"))
-    return {(seed, fold): (value, bool(imputed)) for seed, fold, value, imputed in zip(*columns, strict=True)}
+    runs = bundle.runs.sort_values(["seed", "fold"])
+    columns = (runs[name].tolist() for name in ("label", "seed", "fold", "value", "imputed"))
+    rows = zip(*columns, strict=True)
+    return {(seed, fold): (value, bool(lost)) for of, seed, fold, value, lost in rows if of == label and not math.isnan(value)}
 
 
 def _limit(axes: Axes, values: Sequence[float], interval_ends: Sequence[float] = ()) -> None:
