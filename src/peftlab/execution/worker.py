@@ -134,22 +134,22 @@ class Run:
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
         measured = memory_of(memory.result(adapted, trainer.optimizer), self.config, self.options.processes)
-        times, stacked = self._times(fitted, trainer), self.passes.record()
-        if stacked:
-            measured, times = shared(measured, times, stacked)
-            self.notes.append(stack_note(stacked))
         self.fused.write(adapted)
         with disk_errors(self.folder.adapter):
             ingredients.adapter.save(adapted, self.folder.adapter)
-        reports = trainer.chain.report()
+        reports, arrays = trainer.chain.report(), trainer.chain.arrays()
+        times, stacked = self._times(fitted, trainer), self.passes.record()  # with what the reports took
+        if stacked:
+            measured, times = shared(measured, times, stacked)
+            self.notes.append(stack_note(stacked))
         if self.options.processes > 1:
             reports["efficiency.json"] = {**reports.get("efficiency.json", {}), "first_of_processes": self.options.processes}
         elif stacked:
             reports["efficiency.json"] = {"stacked": stacked}  # nothing of it is one run's
         for name, content in reports.items():
             self.folder.write_json(name, content)
-        for name, arrays in trainer.chain.arrays().items():
-            self.folder.write_arrays(name, arrays)
+        for name, content in arrays.items():
+            self.folder.write_arrays(name, content)
         self.folder.write_json("base_check.json", trainer.base_check)
         self.folder.write_json("memory.json", measured)
         self.folder.append_metrics([], durable=True)
