@@ -14,13 +14,15 @@ import pytest
 import torch
 
 from peftlab.probes.contract import Probe, View
-from peftlab.registry import components
+from peftlab.registry import components, create
 from peftlab.training.loop import Trainer
+from tests.contracts.conftest import Sample, samples
 from tests.probes.conftest import add, view
 from tests.training.conftest import Lab
 from tests.training.test_loop import same, weights
 
 PROBES = [cls for cls in components("probe").values() if issubclass(cls, Probe)]
+ACTING = samples("probe")  #: with options of their sample files where a probe has to be asked for
 #: with factors, without, and one that cannot be merged
 ARMS: dict[str, Any] = {
     "lora": {"name": "lora", "rank": 4, "targets": "all-linear", "dropout": 0.1},
@@ -57,12 +59,12 @@ def state(trainer: Trainer) -> tuple[Any, ...]:
     return drawn, tuple(trainer.adapted.trainable()), [module.training for module in trainer.adapted.module.modules()]
 
 
-@pytest.mark.parametrize("cls", PROBES, ids=lambda c: c.name)
+@pytest.mark.parametrize("sample", ACTING, ids=str)
 @pytest.mark.parametrize("arm", ARMS)
-def test_a_run_that_is_watched_has_the_same_bits(arm: str, cls: type[Probe], plain: Any, lab: Lab, tmp_path: Path) -> None:
+def test_a_run_that_is_watched_has_the_same_bits(arm: str, sample: Sample, plain: Any, lab: Lab, tmp_path: Path) -> None:
     expected, metrics = plain(arm)
     trainer = lab.trainer(tmp_path, ARMS[arm])
-    hook = cls().hook(trainer.adapted, watched(trainer, lab, tmp_path, arm))
+    hook = create("probe", sample.spec).hook(trainer.adapted, watched(trainer, lab, tmp_path, arm))
     if hook is None:
         return
     add(trainer, hook)
@@ -79,7 +81,8 @@ def test_a_run_that_is_watched_has_the_same_bits(arm: str, cls: type[Probe], pla
 
 def test_no_two_write_the_same_file(lab: Lab, tmp_path: Path) -> None:
     trainer = lab.trainer(tmp_path, ARMS["lora"])
-    add(trainer, *(hook for cls in PROBES if (hook := cls().hook(trainer.adapted, watched(trainer, lab, tmp_path))) is not None))
+    given = watched(trainer, lab, tmp_path)
+    add(trainer, *(hook for sample in ACTING if (hook := create("probe", sample.spec).hook(trainer.adapted, given)) is not None))
     trainer.fit()
     files = [name for hook in trainer.hooks for name in hook.report()]
     assert len(files) == len(set(files)) >= len(PROBES) - 1

@@ -73,14 +73,14 @@ def test_of_a_trained_run_as_numpy_counts(lab: Lab, tmp_path: Path, spec: dict[s
 @pytest.mark.parametrize("spec", ["linear-probe", "bitfit"])
 def test_where_no_matrix_was_trained_nothing_is_counted(lab: Lab, tmp_path: Path, spec: str) -> None:
     trainer = lab.trainer(tmp_path, spec)
-    hook = watch(trainer, IntruderDimensions(), fresh=lambda: lab.trainer(tmp_path / "fresh", spec).adapted)
+    hook = watch(trainer, IntruderDimensions(layers=8), fresh=lambda: lab.trainer(tmp_path / "fresh", spec).adapted)
     trainer.fit()
     found = hook.report()[FILE]
     assert (found["layers_changed"], found["intruders"], found["intruders_per_layer"], found["layers"]) == (0, 0, None, {})
 
 
 def test_copies_that_do_not_fit_are_not_made(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hook = watch(lab.trainer(tmp_path, "lora"), IntruderDimensions())  # its model made anew would fail the test
+    hook = watch(lab.trainer(tmp_path, "lora"), IntruderDimensions(layers=8))  # its model made anew would fail the test
     monkeypatch.setattr(intruder_dimensions, "memory_mb", lambda _: (1.0, 0.1))
     assert hook.report()[FILE]["left_out"].startswith("copies need ")
 

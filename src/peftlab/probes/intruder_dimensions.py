@@ -113,7 +113,7 @@ class IntruderDimensions(Probe):
     in_tuning: ClassVar[bool] = False
     needs_whole: ClassVar[bool] = True
 
-    layers: int = 8  #: at most so many are looked at; 0: none
+    layers: int = 0  #: at most so many are looked at, e.g. 8; 0: none (two decompositions each, in every run)
     leading: int = 10  #: singular vectors of each, those of the largest singular values
     threshold: float = 0.5  #: cosine below which one is an intruder
 
