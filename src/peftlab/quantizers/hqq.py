@@ -44,7 +44,7 @@ class Hqq(Quantizer):
     name: ClassVar[str] = "hqq"
     citation: ClassVar[str] = """@misc{badri2023hqq,
   title = {Half-Quadratic Quantization of Large Machine Learning Models},
-  author = {Badri, Hicham and Shaji, Appu}, year = {2023}, month = nov,
+  author = {Badri, Hicham and Shaji, Appu}, year = {2023},
   url = {https://mobiusml.github.io/hqq_blog/}
 }"""
 
