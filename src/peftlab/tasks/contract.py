@@ -31,7 +31,7 @@ class TaskInfo:
     higher_is_better: Mapping[str, bool]  #: metric -> direction
     primary_metric: str
     chance: Mapping[str, float]  #: metric -> level of uniform guessing
-    majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class
+    majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class; of numbers, their mean
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  #: how the data were read, nothing wrong: e.g. ``val`` serves as test
     folds: int = 1
