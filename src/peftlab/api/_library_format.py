@@ -87,6 +87,8 @@ def _finish_transformers(folder: Path, exported: Exported) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
         config["label2id"] = {name: number for number, name in enumerate(names)}
+        if exported.gives_a_number:
+            config["problem_type"] = "regression"  # else pipelines take one output for the logit of a class
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if isinstance(wanted, TextPreprocessing):
         save_tokenizer(wanted.tokenizer, folder)

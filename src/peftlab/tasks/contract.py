@@ -26,17 +26,19 @@ _WORDS = {"train": "to train on", "validation": "to validate", "test": "to test"
 class TaskInfo:
     """What is known about a task once its data have been read."""
 
-    outputs: int  #: size of the head (number of classes)
-    label_names: tuple[str, ...]
+    outputs: int  #: size of the head
+    label_names: tuple[str, ...]  #: of the outputs: of classes where there are two or more; one is a number that is predicted
     #: train, validation, test -> examples, as ``splits`` gives them (with folds: fold 0); empty if a tokenizer is needed to know
     sizes: Mapping[str, int]
     higher_is_better: Mapping[str, bool]  #: metric -> direction
     primary_metric: str
     chance: Mapping[str, float]  #: metric -> level of uniform guessing
-    majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class
+    majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class; of numbers, their mean
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  #: how the data were read, nothing wrong: e.g. ``val`` serves as test
     folds: int = 1
+    #: metric -> (smallest, largest value) where that is not (0, 1), nor (0, infinity) of the loss
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def words(self) -> str:
         """Classes and splits, by which a reader sees whether the data were read as meant; empty if nothing is known."""
@@ -75,7 +77,7 @@ class Meter(ABC):
 
     @abstractmethod
     def predictions(self) -> dict[str, np.ndarray]:
-        """Item-level arrays, kept in ``predictions.npz``; of a task with classes at least ``label`` and ``prediction``."""
+        """Item-level arrays, kept in ``predictions.npz``; of a task with classes ``label`` and ``prediction`` among them."""
 
     def thresholds(self) -> dict[str, float]:
         """What these examples decide for others, e.g. from which score on a question has no answer; most tasks decide nothing.
