@@ -38,9 +38,10 @@ class Problem:
     run_id: str = ""
     where: str = ""  #: path inside the results folder
     remedy: str = ""
+    config: RunConfig | None = dataclasses.field(default=None, compare=False)  #: where it could be read and nothing else
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ def _read_run(path: Path, where: str) -> RunRecord | Problem:
                        remedy=config.remedy)  # fmt: skip
     about: dict[str, Any] = {
         "label": config.label, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
-        "run_id": path.name, "where": where,
+        "run_id": path.name, "where": where, "config": config,
     }  # fmt: skip
     results = _parse(path / "results.json", RunResults)
     if isinstance(results, RunResults):

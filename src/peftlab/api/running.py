@@ -135,7 +135,11 @@ def run(  # noqa: PLR0913
         data["racing"] = execution.raced
     if outcome.interrupted or not any(record.status() == "finished" for record in folder.runs("evaluation")):
         return Answer(data, exit_code=outcome.exit_code)
-    shown = report(folder.path)
+    try:
+        shown = report(folder.path)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"every run has ended, the report is not written yet; `peftlab report {folder.path}` writes it without training")
+        raise
     return Answer({**data, **shown.as_dict()}, shown.table, exit_code=outcome.exit_code)
 
 
