@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.analysis.planned import covers
+from peftlab.analysis.reading import Problem, RunRecord
 from peftlab.records.record import NO_OUTCOME, RunConfig
 from peftlab.study.expand import Cell, cells
 from peftlab.study.schema import Study
@@ -62,6 +63,19 @@ class Asked:
         if _way(config) not in self.ways.get(arm, {_way(config)}):
             return "the arm is another one now"
         return ""
+
+
+def without_earlier_forms(
+    records: Sequence[RunRecord], problems: Sequence[Problem], study: Study, plan: Any
+) -> tuple[list[RunRecord], list[Problem], list[str]]:
+    """What the study, as it was run last, asks for; and a sentence on the rest."""
+    asked = Asked.of(study, plan, ((record.folder.name, record.config) for record in records))
+    why = {record.folder.name: asked.why_not(record.folder.name, record.config) for record in records}
+    why |= {problem.run_id: asked.why_not(problem.run_id, problem.config) for problem in problems if problem.config}
+    left = [(record.config.label, why[record.folder.name]) for record in records if why[record.folder.name]]
+    left += [(problem.label, why[problem.run_id]) for problem in problems if why.get(problem.run_id)]
+    kept = [record for record in records if not why[record.folder.name]]
+    return kept, [problem for problem in problems if not why.get(problem.run_id)], [sentence(left)] if left else []
 
 
 def sentence(left: Sequence[tuple[str, str]]) -> str:

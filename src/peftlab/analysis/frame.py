@@ -13,14 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from peftlab.analysis.earlier_form import Asked, sentence
+from peftlab.analysis.earlier_form import without_earlier_forms
 from peftlab.analysis.planned import canonical, missing_runs, task_names
 from peftlab.analysis.raced import heat_of, read_race, spared
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
 from peftlab.analysis.rows import tidy_rows
 from peftlab.analysis.safe_csv import quoted
 from peftlab.errors import nearest
-from peftlab.records.record import RunConfig
 from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
@@ -98,7 +97,7 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
     records, problems, warnings = read_runs(folder)
     plan = read_json(folder / "plan.json")
     plan = plan if isinstance(plan, dict) else {}
-    records, problems, earlier = _without_earlier_forms(records, problems, Asked.of(run_last, plan, map(_named, records)))
+    records, problems, earlier = without_earlier_forms(records, problems, run_last, plan)
     warnings += earlier
     tuning = read_json(folder / "tuning.json")
     names = task_names(record.config.task for record in records)
@@ -131,22 +130,6 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
         race=race,
         records=tuple(records),
     )
-
-
-def _named(record: RunRecord) -> tuple[str, RunConfig]:
-    return record.folder.name, record.config
-
-
-def _without_earlier_forms(
-    records: Sequence[RunRecord], problems: Sequence[Problem], asked: Asked
-) -> tuple[list[RunRecord], list[Problem], list[str]]:
-    """What the study, as it was run last, asks for; and a sentence on the rest."""
-    why = {record.folder.name: asked.why_not(*_named(record)) for record in records}
-    why |= {problem.run_id: asked.why_not(problem.run_id, problem.config) for problem in problems if problem.config}
-    left = [(r.config.label, why[r.folder.name]) for r in records if why[r.folder.name]]
-    left += [(p.label, why[p.run_id]) for p in problems if why.get(p.run_id)]
-    kept = [record for record in records if not why[record.folder.name]]
-    return kept, [p for p in problems if not why.get(p.run_id)], [sentence(left)] if left else []
 
 
 def _without_duplicates(records: Sequence[RunRecord], plan: Mapping[str, Any]) -> tuple[list[RunRecord], list[str]]:

@@ -15,6 +15,7 @@ from peftlab.records.migration import lifted
 from peftlab.records.record import RunConfig, RunError, RunResults
 from peftlab.records.regular import read_regular
 from peftlab.records.run_folder import ENVIRONMENT
+from peftlab.records.store import require_study
 from peftlab.records.versions import mixed
 from peftlab.study.load import load_study
 from peftlab.study.schema import Study
@@ -67,12 +68,8 @@ def read_study(folder: Path) -> Study:
     Raises:
         RecordError: no folder, or no ``study.yaml`` that can be read in it (the analysis plan must be the declared one).
     """
-    if not folder.is_dir():
-        raise RecordError("there is no such results folder", where=str(folder), remedy="`peftlab run STUDY` makes it")
+    require_study(folder)
     path = folder / "study.yaml"
-    if not path.is_file() or path.is_symlink():
-        remedy = "name the folder that holds study.yaml and runs/, e.g. results/<study>"
-        raise RecordError("this is no results folder: it has no study.yaml", where=str(folder), remedy=remedy)
     try:
         return load_study(path)
     except StudyError as error:

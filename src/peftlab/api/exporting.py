@@ -179,7 +179,10 @@ def _choose(folder: ResultsFolder, asked: str) -> tuple[RunFolder, str]:
     labels = dict.fromkeys(config.label for _, config in runs)
     if asked not in labels:
         if not any(run.run_id.startswith(asked) for run, _ in runs):
-            raise RecordError(f"no run id and no arm is {asked!r}", where=str(folder.path), remedy=nearest(asked, labels))
+            grid = [label for label in labels if label.partition("[")[0] == asked]
+            remedy = f"the arm is a grid; name one of {', '.join(grid)}" if grid else nearest(asked, labels)
+            remedy = remedy if runs else "there are no runs yet: `peftlab run` makes them"
+            raise RecordError(f"no run id and no arm is {asked!r}", where=str(folder.path), remedy=remedy)
         return folder.find(asked), "named by its id"
     by_id = "name a run by its id; `peftlab status` lists them"
     earlier = earlier_forms(folder, study)
