@@ -160,6 +160,8 @@ def _check_packable(config: RunConfig) -> None:
 
 def _shown(data: Mapping[str, Any]) -> Any:
     rows = {**data, "destination": str(data["destination"])}
+    if rows["weights"] is None:  # an adapter is written as it was trained
+        del rows["weights"]
     del rows["merge_losses"], rows["merge_difference"], rows["engine_difference"]
     rows |= {f"difference, {way} merge": f"{loss:.2g}" for way, loss in data["merge_losses"].items()}
     if data["engine_difference"] is not None:
