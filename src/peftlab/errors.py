@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PeftlabError(Exception):
@@ -154,3 +155,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if len(known) > 30:
         return f"None of the {len(known)} known names is close."
     return "Known: " + ", ".join(known) + "." if known else "Nothing is known here."
+
+
+def install(extra: str) -> str:
+    """The command that brings an optional part: from the folder of the source where peftlab runs out of it."""
+    if (Path(__file__).parents[2] / "constraints.txt").is_file():
+        return f"in peftlab's own folder: python -m pip install --constraint constraints.txt --editable '.[{extra}]'"
+    return f"pip install 'peftlab[{extra}]'"

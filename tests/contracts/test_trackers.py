@@ -53,7 +53,7 @@ def test_what_is_not_installed_is_told_with_its_extra(name: str, monkeypatch: py
     monkeypatch.setitem(contract.importlib.util.sys.modules, module, None)  # as Python marks what must not be imported
     with pytest.raises(MissingExtra) as caught:
         create("tracker", name).require("trackers[0]")
-    assert module in caught.value.what and f"pip install 'peftlab[{name}]'" in caught.value.remedy
+    assert module in caught.value.what and f"--editable '.[{name}]'" in caught.value.remedy
     assert caught.value.where == "trackers[0]"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     wanted = resolve_budgets(select_cells(known, only), known)
     told = [f"data: {found}" for found in prepare_first(((cell.backbone, cell.task) for cell in wanted), cache_folder())]
     rates = _rates(parsed)
-    proofs = [proof for cell in wanted for proof in check_cell(cell, cache_folder(), parsed.seeds[0], rates=rates)]
+    proofs = []
+    for number, cell in enumerate(wanted, 1):  # an arm takes seconds to minutes: nobody should wonder whether anything happens
+        print(f"[{number}/{len(wanted)}] checking {cell.label}", file=sys.stderr, flush=True)
+        proofs += check_cell(cell, cache_folder(), parsed.seeds[0], rates=rates)
     broken = [proof for proof in proofs if not proof.kept]
     checked = _counted(len({proof.label for proof in proofs}), "arm")
     verdict = f"{checked} checked, every promise kept" if not broken else f"{_counted(len(broken), 'promise')} not kept"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from peftlab.analysis.words import plural
 from peftlab.api._model_folder import Exported, head_of, load_forward
 from peftlab.api._predict_answers import predict_answers
 from peftlab.api._predict_continuations import predict_continuations
@@ -101,6 +102,6 @@ def _shown(found: list[dict[str, Any]], unreadable: list[dict[str, str]], cut: l
         drawn = table([kind, "label", "confidence", "next"], map(row, found), right=["confidence"])
     if not unreadable:
         longer = f"{len(cut)} of them are longer than what the model was trained with, and were cut: {', '.join(cut[:5])}"
-        return lines(drawn, f"{len(found)} {'texts' if kind == 'text' else 'images'}", longer if cut else None)
+        return lines(drawn, plural(len(found), "text" if kind == "text" else "image"), longer if cut else None)
     broken = table(["unreadable file", "reason"], ([entry["file"], entry["reason"]] for entry in unreadable))
-    return lines(drawn, broken, f"{len(found)} images, {len(unreadable)} unreadable files")
+    return lines(drawn, broken, f"{plural(len(found), 'image')}, {plural(len(unreadable), 'unreadable file')}")

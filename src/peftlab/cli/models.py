@@ -53,7 +53,7 @@ def import_results(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder written by peftlab export.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of them; texts or files of them.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Images or folders of them; texts or files of them.")],
     as_json: Json = False,
 ) -> None:
     """Label new inputs with an exported model."""

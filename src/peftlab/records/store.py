@@ -110,11 +110,12 @@ class ResultsFolder:
         Raises:
             RecordError: this is no results folder.
         """
+        require_study(self.path)
         try:
             return read_regular(self.path / "study.yaml").decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            remedy = "give the folder that `peftlab run` wrote, results/<study>"
-            raise RecordError("there is no study.yaml here", where=str(self.path), remedy=remedy) from error
+            remedy = "restore study.yaml, or run the study again"
+            raise RecordError("study.yaml cannot be read", where=str(self.path), remedy=remedy) from error
 
     def run(self, config: RunConfig) -> RunFolder:
         """The folder of a run, which need not exist yet.
@@ -153,6 +154,25 @@ class ResultsFolder:
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise RecordError("a link leads out of the results folder", where=str(path), remedy="remove the link")
         return path
+
+
+def require_study(path: Path) -> None:
+    """Refuse what is no results folder, and name those that are near: ``results`` is often given for ``results/<study>``.
+
+    Raises:
+        RecordError: there is no such folder, or no ``study.yaml`` of its own in it.
+    """
+    study = path / "study.yaml"
+    if study.is_file() and not study.is_symlink():
+        return
+    there = path.is_dir()
+    inside = path if there else path.parent
+    near = sorted(str(found.parent) for found in inside.glob("*/study.yaml")) if inside.is_dir() else []
+    known = f"; there is {', '.join(near[:8])}{', ...' if len(near) > 8 else ''}" if near else ""
+    if not there:
+        raise RecordError("there is no such results folder", where=str(path), remedy=f"`peftlab run STUDY` makes it{known}")
+    what = "this is no results folder: it has no study.yaml"
+    raise RecordError(what, where=str(path), remedy=f"name the folder that `peftlab run` wrote, results/<study>{known}")
 
 
 def verify(folder: ResultsFolder | Path | str) -> list[str]:

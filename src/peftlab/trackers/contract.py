@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from peftlab.errors import MissingExtra, OptionError, StudyError
+from peftlab.errors import MissingExtra, OptionError, StudyError, install
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.registry import Component, create
@@ -112,7 +112,7 @@ class Tracker(Component, ABC):
         missing = [name for name in self.modules if not _installed(name)]
         if missing:
             what = f"the tracker {self.name!r} needs {' and '.join(missing)}, which cannot be imported"
-            raise MissingExtra(what, where=where, remedy=f"pip install 'peftlab[{self.name}]'")
+            raise MissingExtra(what, where=where, remedy=install(self.name))
 
 
 def trackers_of(specs: Sequence[str | Mapping[str, Any]]) -> list[Tracker]:
