@@ -12,6 +12,7 @@ STUDY ?= studies/digits.yaml
 DEMO_OUTPUT ?= results
 DIR ?= $(DEMO_OUTPUT)/digits
 TEST_JOBS ?= 2
+SEED ?=
 DATA ?= ../shared/data
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_VERSION := 26.3
@@ -84,15 +85,17 @@ scorecard: setup-dev  ## docs/scorecard.md: every claim, the command that shows 
 text-backbones: setup-dev  ## real models of texts for studies, into build/backbones
 	@$(BIN)/python tools/text_backbones.py
 
+# files in another order, and the tests within each: what a test leaves behind would show in another one
+ORDER = $(if $(SEED),--random-order-bucket=module --random-order-seed=$(SEED))
 # no test needs a hub, and a test that asks one must fail the same way everywhere
 test test-slow test-gpu: export HF_HUB_OFFLINE = 1
 test test-slow test-gpu: export HF_DATASETS_OFFLINE = 1
 
-test: setup-dev  ## the fast tests
-	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not gpu"
+test: setup-dev  ## the fast tests; SEED=7 in the seventh random order
+	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not gpu" $(ORDER)
 
 test-slow: setup-dev  ## the tests that train for longer, open a browser or kill processes
-	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "slow and not gpu"
+	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "slow and not gpu" $(ORDER)
 
 test-gpu: setup-dev  ## the tests that need an accelerator
 	$(BIN)/python -m pytest -m gpu

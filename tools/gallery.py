@@ -4,6 +4,10 @@
 
 writes ``docs/gallery.md`` and ``docs/gallery/NAME.png``. A figure is drawn from the folder named for it, else, of those that can
 show it, from the one that shows the fewest others so far.
+
+    python tools/gallery.py docs --add pareto=results/qa-lora
+
+draws one figure, anew or for the first time, and leaves the rest of the page as it is: a new figure needs one study's records.
 """
 
 from __future__ import annotations
@@ -42,6 +46,9 @@ markers and dashes say the same once more.
 
 def main() -> None:
     target = Path(sys.argv[1])
+    if sys.argv[2] == "--add":
+        add(target, *sys.argv[3].split("=", 1))
+        return
     named = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
     folders = [Path(word) for word in sys.argv[2:] if "=" not in word]
     gathered = {folder: gather(folder) for folder in dict.fromkeys([*folders, *map(Path, named.values())])}
@@ -52,6 +59,33 @@ def main() -> None:
     words = [f"results/{folder.name}" for folder in folders] + [f"{name}=results/{Path(at).name}" for name, at in named.items()]
     (target / "gallery.md").write_text(page(chosen, gathered, target, words), encoding="utf-8")
     print(target / "gallery.md")
+
+
+def add(target: Path, name: str, at: str) -> None:
+    """One figure: its picture, and its entry in the page."""
+    figure, bundle, path = components("figure")[name](), gather(Path(at)), target / "gallery.md"
+    assert isinstance(figure, Figure)
+    if reason := figure.absent(bundle):
+        raise SystemExit(f"{at} does not show {name}: {reason}")
+    picture(figure, bundle, target / "gallery" / f"{name}.png")
+    text = entry(figure, bundle, Path(at).name, target)
+    path.write_text(placed(path.read_text(encoding="utf-8"), figure, text, f"{name}=results/{Path(at).name}"), encoding="utf-8")
+
+
+def placed(whole: str, figure: Figure, text: str, word: str) -> str:
+    """The page with this entry at its place, instead of the one that is there, and this word in the command at the end."""
+    above, below = whole.split("## How it was made\n", 1)
+    before, here = above.split(f"## {SECTIONS[figure.section]}\n", 1)
+    here, following, after = here.partition("\n## ")
+    after = after if following else "\n"  # what stands between the last section and the end
+    order = {cls.title: (cls.place, cls.name) for cls in components("figure").values() if issubclass(cls, Figure)}
+    entries = {words.splitlines()[0]: words for words in here.split("\n### ") if words.strip()}
+    entries[figure.title] = text.removeprefix("### ")
+    here = "\n".join(f"\n### {entries[title].rstrip()}" for title in sorted(entries, key=lambda title: order[title])) + "\n"
+    words = [old for old in below.split("docs", 1)[1].split("```")[0].split() if old != "\\"]
+    key = word.split("=")[0] + "="
+    words = [word if old.startswith(key) else old for old in words] + [word] * (not any(old.startswith(key) for old in words))
+    return f"{before}## {SECTIONS[figure.section]}\n{here}{following}{after}## How it was made\n\n{how(words)}"
 
 
 def gather(folder: Path) -> Bundle:

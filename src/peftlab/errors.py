@@ -27,6 +27,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PeftlabError(Exception):
@@ -170,3 +171,10 @@ def close(word: str, known: Iterable[str]) -> str:
 def _plain(word: str) -> str:
     """``Learning-Rate`` as ``learning rate``."""
     return " ".join(re.findall(r"[^\s_-]+", word.lower())) or word
+
+
+def install(extra: str) -> str:
+    """The command that brings an optional part: from the folder of the source where peftlab runs out of it."""
+    if (Path(__file__).parents[2] / "constraints.txt").is_file():
+        return f"in peftlab's own folder: python -m pip install --constraint constraints.txt --editable '.[{extra}]'"
+    return f"pip install 'peftlab[{extra}]'"

@@ -70,20 +70,46 @@ def test_more_weight_never_means_less_rank(problem, share: float) -> None:
             assert ranks[a.name] >= ranks[b.name]
 
 
+def squares(site: Site, rank: int) -> int:
+    """LoRA-XS: r^2."""
+    return rank * rank
+
+
+def with_magnitudes(site: Site, rank: int) -> int:
+    """DoRA: d_out besides the factors, unless nothing is adapted."""
+    return factors(site, rank) + (site.d_out if rank else 0)
+
+
+def rising(site: Site, rank: int) -> int:
+    """Neither a line nor smooth: every fourth rank costs more."""
+    return 3 * rank + 20 * (rank // 4)
+
+
+@pytest.mark.parametrize("cost", [factors, with_magnitudes, squares, rising])
 @settings(max_examples=60)
 @given(problem=problems(largest=6), share=st.floats(0, 1))
-def test_a_budget_of_parameters_is_never_exceeded_and_nothing_more_fits(problem, share: float) -> None:
+def test_a_budget_of_parameters_is_never_exceeded_and_nothing_more_fits(cost, problem, share: float) -> None:
     sites, weights, low, high = problem
     lows, tops = bounds(sites, low, high)
-    least, most = (sum(factors(s, r) for s, r in zip(sites, ranks, strict=True)) for ranks in (lows, tops))
+    least, most = (sum(cost(s, r) for s, r in zip(sites, ranks, strict=True)) for ranks in (lows, tops))
     amount = math.floor(least + share * (most - least))
     assume(amount >= 1)
-    found = share_out(sites, weights, {"parameters": amount}, low=low, high=high)
-    spent = sum(factors(s, found.ranks[s.name]) for s in sites)
+    found = share_out(sites, weights, {"parameters": amount}, low=low, high=high, cost=cost)
+    spent = sum(cost(s, found.ranks[s.name]) for s in sites)
     assert spent == found.spent <= amount
     assert all(low <= found.ranks[s.name] <= top for s, top in zip(sites, tops, strict=True))
-    room = [factors(s, 1) for s, top in zip(sites, tops, strict=True) if found.ranks[s.name] < top]
+    room = [cost(s, r + 1) - cost(s, r) for s, top in zip(sites, tops, strict=True) if (r := found.ranks[s.name]) < top]
     assert not room or found.remainder < min(room)
+
+
+@given(weights=st.lists(st.integers(1, 4), min_size=1, max_size=6), level=st.integers(1, 8))
+def test_ranks_are_proportional_where_they_cost_their_square(weights: list[int], level: int) -> None:
+    """Sum of (t w)^2 buys t w for every module, exactly."""
+    sites = [Site(name=f"m{i}", role="q", block=0, d_in=32, d_out=32) for i in range(len(weights))]
+    budget = {"parameters": sum((level * w) ** 2 for w in weights)}
+    given_out = share_out(sites, {s.name: w for s, w in zip(sites, weights, strict=True)}, budget, cost=squares)
+    assert list(given_out.ranks.values()) == [level * w for w in weights]
+    assert given_out.remainder == 0
 
 
 def test_no_rounding_of_the_shares_leaves_less_over() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from scipy import integrate, stats
 
+from peftlab.analysis import comparison
 from peftlab.analysis.anytime import (
     SCALE,
     confidence_sequence,
@@ -188,6 +189,17 @@ def test_comparisons_have_the_form_of_those_of_a_fixed_number() -> None:
     assert inside.p is not None and inside.p < 1e-4 and inside.p_opposite == 1.0
     equal = equivalence_p(arm, base, margin)
     assert equal is not None and equal >= inside.p
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("margin", [Margin(relative=0.1), Margin(absolute=0.08)], ids=["relative", "absolute"])
+@pytest.mark.parametrize("ask", [equivalence_p, comparison.equivalence_p], ids=["at every look", "once"])
+def test_only_within_both_ends_of_the_margin_are_arms_equivalent(ask, margin: Margin, higher: bool) -> None:
+    generator = np.random.default_rng(11)
+    base = generator.normal(0.8, 0.01, 12)
+    for factor, inside in ((0.6, False), (0.85, False), (0.98, True), (1.0, True), (1.02, True), (1.15, False), (1.4, False)):
+        p = ask(factor * base + generator.normal(0, 0.005, 12), base, margin, higher_is_better=higher)
+        assert (p < 0.01) == inside and (inside or p > 0.5), factor
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])

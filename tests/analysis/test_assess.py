@@ -219,6 +219,9 @@ def test_choose_within_memory_and_margin(folder: Path) -> None:
     wide = choose(folder, margin=0.10)
     assert wide.label == "linear-probe" and wide.margin == "10 %"
     assert any("not declared" in note for note in wide.notes)
+    said = "The margin was given after the runs, not declared in the study."
+    assert said in wide.notes and said not in choose(folder).notes
+    assert choose(folder, margin=0.03) == choose(folder)  # asked for as it was declared
     tight = choose(folder, margin=0.0001)
     assert tight.label == "full" and "baseline itself" in tight.sentence
 

@@ -41,6 +41,23 @@ def test_effects_without_noise_are_exact() -> None:
     assert (rank.contexts, scheme.contexts, interaction.contexts) == (2, 3, 1)
 
 
+def test_what_is_asked_for_is_what_is_told() -> None:
+    table = values(np.random.default_rng(6))
+
+    def asked(**options) -> list[tuple[str, ...]]:
+        return [tuple(c.factor for c in effect.contrasts) for effect in effects(ARMS, table, **options)]
+
+    assert asked() == [("rank",), ("quantizer",), ("rank", "quantizer")]
+    assert asked(alone=["quantizer"]) == [("quantizer",), ("rank", "quantizer")]
+    assert asked(factors=["quantizer"]) == [("quantizer",)]
+
+
+def test_the_levels_of_the_reference_are_what_others_are_held_against() -> None:
+    table = values(np.random.default_rng(7), cost=1.0)
+    words = {arm: effects(ARMS, table, reference=arm)[1].contrasts[0].words for arm in ARMS}
+    assert words == {(r, q): f"{'int4' if q == 'none' else 'none'} against {q}" for r, q in ARMS}
+
+
 def test_two_by_two_is_the_analysis_of_variance() -> None:
     """With two levels each, the paired contrast is the repeated-measures analysis of variance: F = t^2."""
     arms = {key: own for key, own in ARMS.items() if key[0] in ("2", "8")}

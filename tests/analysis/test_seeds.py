@@ -54,6 +54,13 @@ def test_the_seeds_named_find_the_difference_and_show_the_margin() -> None:
     assert (shown.pvalue <= 0.05).mean() >= 0.8 - 0.0115
 
 
+def test_a_spread_that_is_known_is_planned_with_as_it_is() -> None:
+    row = from_sd(0.7, 1.2).rows[0]
+    assert (row.n, row.sd_upper) == (0, 0.7)
+    for needed in (row.detect, row.non_inferiority):
+        assert needed.cautious == needed.seeds
+
+
 def test_records_give_the_paired_spread_of_each_arm(folder: Path) -> None:
     made = from_records(folder)
     assert {row.arm for row in made.rows} == set(LEVELS) - {"full"} and made.comparisons == len(made.rows)
@@ -70,6 +77,14 @@ def test_records_give_the_paired_spread_of_each_arm(folder: Path) -> None:
     tight = from_records(folder, margin=Margin(relative=0.003))
     for small, large in zip(tight.rows, made.rows, strict=True):
         assert (small.detect.seeds or 1001) > (large.detect.seeds or 0)
+
+
+def test_an_arm_without_a_run_yet_is_one_of_the_comparisons(tmp_path: Path) -> None:
+    """Else the number of seeds would be planned for fewer comparisons than the report will make."""
+    skip = tuple(("bitfit", seed) for seed in range(20))
+    made = from_records(write_results(tmp_path, Options(skip=skip)))
+    assert "bitfit" not in {row.arm for row in made.rows}
+    assert made.comparisons == len(LEVELS) - 1 and made.alpha == pytest.approx(0.05 / (len(LEVELS) - 1))
 
 
 def test_bad_questions_are_typed() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,3 +62,20 @@ def test_numbers(value: object, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(None, ""), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (12e6, "12 MB")])
 def test_sizes(count: float | None, text: str) -> None:
     assert megabytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "remedy"),
+    [
+        ({"sd": 0.1, "difference": 0.2, "power": "110%"}, "--power", "80%"),
+        ({"sd": 0.1, "difference": 0.2, "power": "much"}, "--power", "0.8"),
+        ({"sd": 0.1}, "--difference", "--difference 0.02"),
+    ],
+)
+def test_power_names_the_option_that_is_wrong(arguments: dict[str, Any], where: str, remedy: str) -> None:
+    from peftlab import api
+    from peftlab.errors import StudyError
+
+    with pytest.raises(StudyError) as caught:
+        api.power(**arguments)
+    assert caught.value.where == where and remedy in caught.value.remedy

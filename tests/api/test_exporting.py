@@ -14,6 +14,7 @@ from PIL import Image
 
 from peftlab import api
 from peftlab.api._model_folder import FILE, Exported, load_adapted
+from peftlab.backbones.timm import TimmBackbone
 from peftlab.errors import BackboneError, RecordError
 from peftlab.records.manifest import verify_folder
 from peftlab.records.store import ResultsFolder
@@ -239,6 +240,31 @@ def test_test_data_have_no_say(trained: Trained, tmp_path: Path) -> None:
     assert api.export(tmp_path / "study", "lora", tmp_path / "out")["run_id"] == scores[0]
 
 
+def test_runs_of_an_earlier_form_of_the_study_have_no_say(trained: Trained, tmp_path: Path) -> None:
+    """The study was changed and run again in its folder; what ended, or failed, before is another task."""
+    from peftlab.records.record import RunError, RunResults
+
+    folder = ResultsFolder(shutil.copytree(trained.folder, tmp_path / "tiny"))
+    text = folder.study_text()
+    folder.open_or_create(text.replace("train_size: 200", "train_size: 150"))
+    with pytest.raises(RecordError, match=r"earlier form of the study.*train_size 200, now 150") as caught:
+        api.export(folder.path, "lora", tmp_path / "out")
+    assert "peftlab run" in caught.value.remedy
+    old = trained.run("lora", 0)
+    config = old.config()
+    config = config.model_copy(update={"task": {**config.task, "train_size": 150}})
+    new = folder.run(config).create(config)
+    shutil.copytree(old.adapter, new.adapter)
+    whole = old.results()
+    assert whole is not None
+    worst = {"validation": {"accuracy": 0.0}, "test": {"accuracy": 0.0}}
+    new.finish(RunResults.model_validate({**whole.model_dump(), "run_id": config.run_id, "metrics": worst}))
+    assert api.export(folder.path, "lora", tmp_path / "now")["run_id"] == config.run_id
+    failed = config.model_copy(update={"task": {**config.task, "train_size": 140}})
+    folder.run(failed).create(failed).fail(RunError(run_id=failed.run_id, error={"type": "DataError", "what": "no such folder"}))
+    assert api.export(folder.path, "lora", tmp_path / "still")["run_id"] == config.run_id
+
+
 def test_folder_holds_what_prediction_needs(trained: Trained, tmp_path: Path) -> None:
     answer = api.export(trained.folder, "probe", tmp_path / "out")
     assert verify_folder(tmp_path / "out") == []
@@ -287,3 +313,20 @@ def test_changed_backbone_is_noticed(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "vit" / "config.json").write_text(json.dumps({**about, "layer_norm_eps": 1e-3}))
     with pytest.raises(BackboneError, match="not the weights"):
         load_adapted(moved, trained.run("lora").adapter, 10)
+
+
+def test_timms_own_transform_gives_the_pixels_of_training(trained_timm: Trained, tmp_path: Path, pictures: Path) -> None:
+    """timm rounds size / crop down (32 / 0.9: 35 pixels), training to the nearest (36): the share written leads to 36 in both."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    api.export(trained_timm.folder, "lora", tmp_path / "out", merged=True)
+    config = resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path / 'out'}"))
+    wanted = Exported.read(tmp_path / "out").preprocessing
+    assert int(SIZE / wanted.crop) != round(SIZE / wanted.crop)
+    transform, normalise = create_transform(**config, is_training=False), Normalise(wanted)
+    for file in sorted(pictures.glob("*.png")):
+        image = Image.open(file).convert("RGB")
+        assert torch.allclose(transform(image), normalise(np.stack([resize_and_crop(image, wanted)]))[0], atol=1e-5)
+    again = TimmBackbone.preprocessing(str(tmp_path / "out"))
+    assert round(again.image_size / again.crop) == round(SIZE / wanted.crop)

@@ -38,6 +38,21 @@ def test_every_shipped_study_is_a_template(tmp_path: Path) -> None:
         assert list(load_study(answer["path"]).arms) == answer["arms"]
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("my-first.yaml", "my-first"), ("My Study (2).yaml", "my-study-2"), ("1.2.yml", "1.2"), ("no.yaml", "no")]
+)
+def test_a_new_study_is_called_as_its_file(tmp_path: Path, file: str, name: str) -> None:
+    """Results of the template in the same folder are another study's, and what README says to type next finds its own."""
+    answer = api.init(tmp_path / file)
+    assert load_study(tmp_path / file).study == answer["study"] == name
+    assert f"results/{name}" in drawn(answer, 200)
+
+
+def test_every_template_can_be_renamed(tmp_path: Path) -> None:
+    for template in shipped_studies():
+        assert api.init(tmp_path / f"{template}-mine.yaml", template=template)["study"] == f"{template}-mine"
+
+
 def test_init_names_every_arm_of_a_grid(tmp_path: Path) -> None:
     shown = drawn(api.init(tmp_path / "mine.yaml"))
     assert "7 arms: full, probe, bitfit, lora[rank=2], lora[rank=8]" in " ".join(shown.split())

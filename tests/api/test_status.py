@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from peftlab import api
-from tests.report.fixtures import write_results
+from peftlab.errors import RecordError
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
 def test_ids_can_be_copied_and_seeds_are_in_order(tmp_path: Path) -> None:
@@ -20,5 +22,55 @@ def test_ids_can_be_copied_and_seeds_are_in_order(tmp_path: Path) -> None:
     rows = [line.split() for line in shown.splitlines() if line.startswith(" ") and len(line.split()) in (4, 5)][1:]
     ids = {row["run_id"] for row in answer.as_dict()["runs"]}
     assert {row[-1] for row in rows} == ids
-    assert [(row[0], int(row[1])) for row in rows] == sorted((row[0], int(row[1])) for row in rows)
+    declared = [(label, seed) for label in LEVELS for seed in range(5)]  # in the order of the study file
+    assert [(row[0], int(row[1])) for row in rows] == declared
     assert "bitfit seed 3: OutOfMemory: the device ran out of memory" in " ".join(shown.split())
+
+
+def shown(answer: api.Answer) -> str:
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(answer.table(), highlight=False)
+    return capture.get()
+
+
+def test_what_nobody_has_begun_is_to_do(tmp_path: Path) -> None:
+    answer = api.status(write_results(tmp_path, Options(skip=(("full", 1), ("lora-all", 4)), failed=(), diverged=())))
+    assert [(run["label"], run["seed"]) for run in answer["to_do"]] == [("full", 1), ("lora-all", 4)]
+    text = shown(answer)
+    assert "33 finished, 2 to do" in text and "goes on with it" in text
+    assert [line.split() for line in text.splitlines() if " to do" in line][:2] == [
+        ["full", "1", "to", "do"],
+        ["lora-all", "4", "to", "do"],
+    ]
+
+
+def test_an_empty_study_is_all_to_do(tmp_path: Path) -> None:
+    every = tuple((label, seed) for label in LEVELS for seed in range(5))
+    answer = api.status(write_results(tmp_path, Options(skip=every)))
+    assert len(answer["to_do"]) == 35 and answer["runs"] == []
+
+
+def test_a_whole_study_has_nothing_to_do(tmp_path: Path) -> None:
+    text = shown(api.status(write_results(tmp_path, Options(failed=(), diverged=()))))
+    assert text.rstrip().endswith("35 finished")
+
+
+def test_runs_of_an_earlier_form_are_told(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, Options(study={k: v for k, v in STUDY.items() if k != "tune"}, failed=(), diverged=()))
+    study = folder / "study.yaml"
+    study.write_text(study.read_text(encoding="utf-8").replace("epochs: 5", "epochs: 6"), encoding="utf-8")
+    (folder / "plan.json").unlink()
+    answer = api.status(folder)
+    assert len(answer["to_do"]) == 35
+    text = " ".join(shown(answer).split())
+    assert "35 runs of an earlier form" in text and "epochs 5, now 6" in text
+
+
+@pytest.mark.parametrize("verb", ["status", "analyze", "report", "choose", "verify", "gc", "bundle", "power"])
+def test_the_folder_above_names_the_studies_in_it(tmp_path: Path, verb: str) -> None:
+    folder = write_results(tmp_path)
+    for wrong, what in ((tmp_path, "no results folder"), (tmp_path / "fixtrue", "no such results folder")):
+        with pytest.raises(RecordError, match=what) as caught:
+            getattr(api, verb)(wrong)
+        assert str(folder) in caught.value.remedy, verb

@@ -368,3 +368,27 @@ def test_a_name_that_nothing_accepts_is_told_the_forms(tmp_path: Path) -> None:
     (tmp_path / "vit-tiny").mkdir()
     with pytest.raises(BackboneError, match=r"Did you mean 'vit-tiny'\?.*bundled:NAME"):
         source_of(str(tmp_path / "vit-tyni"))
+
+
+def test_a_name_that_is_nearly_a_folder_or_a_model_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a slash or dot the word is taken for a hub id; whoever mistyped a folder here is told so."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit-tiny").mkdir()
+    (tmp_path / "vit-tiny" / "config.json").write_text("{}")
+    for name, hint in (("vit-tini", "a folder 'vit-tiny'"), ("vit_tiny_patch16_224", "'timm/vit_tiny_patch16_224'")):
+        with pytest.raises(BackboneError) as caught:
+            source_of(name).fingerprint(name)
+        assert hint in caught.value.remedy
+    with pytest.raises(BackboneError) as caught:
+        source_of("nobody/nothing").fingerprint("nobody/nothing")
+    assert caught.value.remedy.startswith("check the name")
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(100, "96 or 112"), (10, "16")])
+def test_a_size_that_does_not_fit_names_those_that_do(size: int, sizes: str) -> None:
+    with pytest.raises(BackboneError, match="not a multiple of its patch size 16") as caught:
+        TimmBackbone.load("timm/vit_tiny_patch16_224", outputs=2, image_size=size, device="meta")
+    assert caught.value.remedy.endswith(sizes)

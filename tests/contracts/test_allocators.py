@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -14,7 +15,7 @@ from peftlab.allocators.contract import Allocator
 from peftlab.nn.roles import Site
 from peftlab.nn.surgery import slice_fused
 from tests.allocators.probing import probe
-from tests.contracts.conftest import Bench, samples
+from tests.contracts.conftest import Bench, Sample, samples
 
 ROLES = ("q", "k", "v", "o", "up", "down")
 
@@ -43,6 +44,26 @@ def test_every_module_gets_a_rank_that_fits_whatever_the_order(sample, blocks: i
     assert allocator.initial(wanted, rank) == ranks
     shuffled = random.Random(seed).sample(wanted, len(wanted))
     assert allocator.initial(shuffled, rank) == ranks
+
+
+PRICES = {"r(d_in+d_out)": lambda site, rank: rank * (site.d_in + site.d_out), "r^2": lambda site, rank: rank * rank}
+
+
+@pytest.mark.parametrize("price", PRICES)
+@pytest.mark.parametrize("sample", samples("allocator"), ids=str)
+def test_a_budget_of_parameters_holds_whatever_a_rank_costs(sample: Sample, price: str) -> None:
+    """Ranks of allocators that go with any adapter that has some: what an adapter counts is its own formula."""
+    found = registry.component("allocator", sample.name)
+    if "budget" not in {field.name for field in dataclasses.fields(found)}:  # pyright: ignore
+        pytest.skip("takes no budget")
+    wanted, cost = sites(3), PRICES[price]
+    amount = sum(cost(site, 5) for site in wanted) + 1
+    allocator: Allocator = registry.create("allocator", {**sample.spec, "budget": {"parameters": amount}})
+    if allocator.needs_triplets or allocator.needs_resizing or allocator.sets_factors:
+        pytest.skip("goes with adapters of one formula only")
+    ranks = allocator.initial(wanted, 8, cost=cost)
+    spent = sum(cost(site, ranks[site.name]) for site in wanted)
+    assert 0.9 * amount < spent <= amount
 
 
 def test_options_survive_the_way_to_a_study_file_and_back(allocator: Allocator) -> None:

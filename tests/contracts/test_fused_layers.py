@@ -72,7 +72,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 def test_the_adapters_that_should_fuse_do_and_others_say_why(bench: Bench) -> None:
-    assert {name for name in registry.components("adapter") if fuses(name)} == {"lora", "svd", "pooled"}
+    assert {name for name in registry.components("adapter") if fuses(name)} >= {"lora", "svd", "pooled"}
     plain = registry.create("adapter", {"name": "linear-probe"}).attach(bench.backbone(), seed=0)
     assert plain.adapter.fuse(plain).record() == {"fused": 0, "left": {}, "why": "adapter 'linear-probe' has no fused layers"}
 

@@ -14,7 +14,7 @@ from peftlab.registry import component, components, create
 from peftlab.trackers import contract
 from peftlab.trackers.contract import Tracker
 from tests.trackers.records import STEPS, begun, config, left, loss, record, results, store, track, tracked, train
-from tests.trackers.stores import READERS
+from tests.trackers.stores import BEGUN, READERS
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(components("tracker"))
@@ -23,14 +23,16 @@ each = pytest.mark.parametrize("name", NAMES)
 
 def test_there_are_trackers() -> None:
     assert {"mlflow", "tensorboard", "wandb"} <= set(NAMES)
-    assert set(READERS) == set(NAMES), "say in tests/trackers/stores.py how its store is read"
+    assert set(READERS) == set(BEGUN) == set(NAMES), (
+        "say in tests/trackers/stores.py how its store is read, and when it has begun"
+    )
 
 
 @each
-def test_it_says_what_it_is_and_has_an_extra_of_its_name(name: str) -> None:
+def test_it_says_what_it_is_and_has_an_extra_of_its_name_if_it_needs_one(name: str) -> None:
     made: Tracker = create("tracker", name)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert name in project["optional-dependencies"]
+    assert (name in project["optional-dependencies"]) == bool(made.modules)
     assert made.summary() and made.citation.startswith("@")
     assert made.options()["timeout_s"] == 120.0
     installed = " ".join(project["dependencies"])
@@ -45,13 +47,13 @@ def test_a_time_out_is_above_zero(name: str, seconds: float) -> None:
     assert caught.value.where == "trackers[0].timeout_s"
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in NAMES if component("tracker", name).modules])  # pyright: ignore[reportAttributeAccessIssue]
 def test_what_is_not_installed_is_told_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = component("tracker", name).modules[0]  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(contract.importlib.util.sys.modules, module, None)  # as Python marks what must not be imported
     with pytest.raises(MissingExtra) as caught:
         create("tracker", name).require("trackers[0]")
-    assert module in caught.value.what and f"pip install 'peftlab[{name}]'" in caught.value.remedy
+    assert module in caught.value.what and f"--editable '.[{name}]'" in caught.value.remedy
     assert caught.value.where == "trackers[0]"
 
 

@@ -10,6 +10,7 @@ import pytest
 from peftlab.execution.check import Proof, check_cell
 from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
+from peftlab.study.schema import Study
 from tests.contracts.tiny import make
 
 
@@ -21,7 +22,12 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def proofs(backbone: str, cache: Path, arm: dict[str, Any]) -> list[Proof]:
-    study = validate_study(
+    (cell,) = cells(study(backbone, arm))
+    return list(check_cell(cell, cache, seed=0))
+
+
+def study(backbone: str, arm: dict[str, Any]) -> Study:
+    return validate_study(
         {
             "study": "s",
             "backbone": backbone,
@@ -31,8 +37,6 @@ def proofs(backbone: str, cache: Path, arm: dict[str, Any]) -> list[Proof]:
             "arms": {"arm": arm},
         }
     )
-    (cell,) = cells(study)
-    return list(check_cell(cell, cache, seed=0))
 
 
 @pytest.mark.parametrize("adapter", ["full", "linear-probe", {"name": "lora", "targets": "all-linear"}], ids=str)
@@ -58,3 +62,30 @@ def test_a_wrong_arm_is_told_with_its_remedy_and_no_traceback(backbone: str, tmp
     found = proofs(backbone, tmp_path, {"adapter": {"name": "lora", "rank": 4096}})
     (broken,) = [p for p in found if not p.kept]
     assert broken.promise == "OptionError" and "lower the rank" in broken.detail
+
+
+def test_a_tuned_arm_is_checked_at_the_learning_rates_that_are_tried(backbone: str, tmp_path: Path) -> None:
+    """The lowest first; where the loss does not fall, the next, up to the highest."""
+
+    def falls(*rates: float) -> Proof:
+        (cell,) = cells(study(backbone, {"adapter": "full", "learning_rate": 50.0}))
+        return next(p for p in check_cell(cell, tmp_path, 0, rates=rates) if p.promise == "loss falls")
+
+    assert falls(0.01, 0.001).kept and "at learning_rate 0.001" in falls(0.01, 0.001).detail
+    ruined = falls(2.0, 3.0)
+    assert not ruined.kept and ruined.detail.endswith("at learning_rate 3, which may be too high for this arm")
+
+
+def test_the_api_hands_the_tuned_learning_rates_on(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftlab import api
+
+    monkeypatch.setenv("PEFTLAB_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        f"study: s\nbackbone: {backbone}\ntask: {{kind: image-classification, data: digits}}\nseeds: [0]\n"
+        "train: {learning_rate: 50.0}\ntune: {learning_rate: {low: 1e-3, high: 1e-2}, sampler: random, trials: 2, seeds: [9]}\n"
+        "arms: {full: {adapter: full}}\nanalysis: {metric: accuracy}\n"
+    )
+    answer = api.check(file)
+    assert answer.exit_code == 0, answer["proofs"]
+    assert any("at learning_rate 0.001" in proof.detail for proof in answer["proofs"])

@@ -63,6 +63,7 @@ def test_what_was_begun_goes_on_that_way(tmp_path: Path, backbone: str, fused: b
     assert record["asked"] is fused
     assert (record["fused"] > 0, "switched off" in record.get("why", "")) == (fused, not fused)
     assert results.time["fused_layers"] == record["fused"]
+    assert record["read_rows"] is fused
 
 
 def test_a_run_from_before_there_was_a_choice_goes_on_plain(tmp_path: Path, backbone: str) -> None:  # noqa: F811
@@ -73,6 +74,7 @@ def test_a_run_from_before_there_was_a_choice_goes_on_plain(tmp_path: Path, back
     (run.path / FILE).unlink()
     finish(run, wanted, options)
     assert run.read_json(FILE)["asked"] is False
+    assert run.read_json(FILE)["read_rows"] is False
 
 
 def test_layers_that_somebody_watches_are_told(tmp_path: Path, backbone: str) -> None:  # noqa: F811
@@ -83,3 +85,27 @@ def test_layers_that_somebody_watches_are_told(tmp_path: Path, backbone: str) ->
     record = run.read_json(FILE)
     assert record["fused"] == 0
     assert list(record["left"]) == ["a hook watches its factors"]
+
+
+def test_a_run_from_before_rows_were_left_out_goes_on_with_all(tmp_path: Path, backbone: str) -> None:  # noqa: F811
+    """Its layers are fused all the same: the two are recorded apart."""
+    wanted = config(backbone, LORA, epochs=0.5)
+    run = folder(tmp_path / "old").run(wanted)
+    options = WorkerOptions(cache=tmp_path / "cache", device="cpu")
+    begin(run, wanted, options)
+    record = run.read_json(FILE)
+    assert record.pop("read_rows") is True
+    (run.path / FILE).unlink()
+    run.write_json(FILE, record)
+    finish(run, wanted, options)
+    assert run.read_json(FILE)["asked"] is True
+    assert run.read_json(FILE)["read_rows"] is False
+
+
+def test_why_no_rows_are_left_out_is_told(tmp_path: Path, backbone: str) -> None:  # noqa: F811
+    wanted = config(backbone, "vpt", epochs=0.25)
+    run = folder(tmp_path / "vpt").run(wanted)
+    finish(run, wanted, WorkerOptions(cache=tmp_path / "cache", device="cpu"))
+    record = run.read_json(FILE)
+    assert record["read_rows"] is False
+    assert "something acts on" in record["last_block"]

@@ -151,7 +151,7 @@ def test_without_ray_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra) as caught:
         connect("auto")
-    assert "peftlab[ray]" in caught.value.remedy and caught.value.exit_code == 8
+    assert ".[ray]" in caught.value.remedy and caught.value.exit_code == 8
 
 
 @NEEDS_RAY

@@ -109,6 +109,10 @@ def test_a_run_leaves_a_complete_record(tmp_path: Path, backbone: str) -> None:
     parts = record.memory["measured"]
     assert sum(parts.values()) == pytest.approx(record.memory["measured_peak_mb"], rel=1e-3)
     assert json.loads((run.path / "efficiency.json").read_text())["step_gflop"] > 0
+    latency = json.loads((run.path / "merge_equivalence.json").read_text())["latency"]
+    timed_s = sum(2 * entry[f"{which}_ms"] for entry in latency for which in ("adapter", "merged")) / 1000
+    asked_s = record.time["hooks_s"]["merge_equivalence"]  # all of its work is done when it is asked, at the end
+    assert timed_s <= asked_s <= record.time["total_s"], "half of three calls or more take the median or longer"
     assert not run.checkpoints.exists()
     assert (run.adapter / "adapter_config.json").exists()
 

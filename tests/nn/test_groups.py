@@ -68,7 +68,7 @@ def test_every_weight_gets_the_nearest_value_of_its_group(kind: str, drawn: tupl
             assert abs(float(restored[row, column] - weight[row, column])) <= nearest + rounding(weight)
 
 
-@pytest.mark.parametrize("kind", ["int4", "int8"])
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind not in BOOKS])
 @given(drawn=matrices())
 @settings(max_examples=40, deadline=None)
 def test_integers_err_by_half_a_step_and_reach_both_ends(kind: str, drawn: tuple[torch.Tensor, int]) -> None:
@@ -128,7 +128,7 @@ def test_relative_error_on_gaussian_weights(kind: str, expected: float) -> None:
     assert math.isclose(float(error), expected, abs_tol=0.002)
 
 
-@given(bits=st.sampled_from([4, 8]), d_out=st.integers(1, 5), d_in=st.integers(1, 9), seed=st.integers(0, 9))
+@given(bits=st.sampled_from([2, 3, 4, 8]), d_out=st.integers(1, 5), d_in=st.integers(1, 9), seed=st.integers(0, 9))
 def test_packed_codes_come_back(bits: int, d_out: int, d_in: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     codes = torch.randint(2**bits, (d_out, d_in), generator=random, dtype=torch.uint8)
@@ -138,6 +138,14 @@ def test_packed_codes_come_back(bits: int, d_out: int, d_in: int, seed: int) -> 
     for kind in (k for k in TYPES if BITS[k] == bits):
         wanted = torch.tensor(BOOKS[kind])[codes.long()] if kind in BOOKS else codes.float()
         assert torch.equal(packed_values(packed, kind, (d_out, d_in)), wanted)
+
+
+def test_three_bits_are_a_string_of_bits() -> None:
+    """Written out: 5 1 7 0 6 2 3 4 is 101 001 11|1 000 110 0|10 011 100."""
+    codes = torch.tensor([[5, 1, 7, 0, 6, 2, 3, 4]], dtype=torch.uint8)
+    assert pack(codes, 3).tolist() == [0b10100111, 0b10001100, 0b10011100]
+    assert pack(codes[:, :3], 3).tolist() == [0b10100111, 0b10000000]
+    assert pack(torch.tensor([[3, 0, 1, 2, 2]], dtype=torch.uint8), 2).tolist() == [0b11000110, 0b10000000]
 
 
 @pytest.mark.parametrize("kind", TYPES)

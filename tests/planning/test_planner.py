@@ -388,3 +388,12 @@ def test_other_tasks_are_no_confound(backbone: str, cache: Path) -> None:
     arms = {"full": {"adapter": "full"}, "lora": {"adapter": "lora", "batch_size": 8}}
     plan = planned(backbone, cache, matrix={"task": tasks}, arms=arms)
     assert len(plan.warnings) == 2 and all("image_size=" in warning for warning in plan.warnings)
+
+
+def test_the_plan_says_which_classes_and_splits_were_read(backbone: str, cache: Path) -> None:
+    """The first note: whoever named the wrong folder or column sees it there."""
+    task = {"kind": "image-classification", "data": "digits", "train_size": 200, "validation_size": 60, "test_size": 100}
+    told = "data: 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9); "
+    assert planned(backbone, cache, task=task).notes[0] == told + "200 to train on, 60 to validate, 100 to test"
+    folded = planned(backbone, cache, task={"kind": "image-classification", "data": "digits", "folds": 3}).notes[0]
+    assert folded.startswith(told) and folded.endswith("(the first of 3 folds)")

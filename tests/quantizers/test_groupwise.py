@@ -19,7 +19,7 @@ from tests.adapters.models import backbone, on_meta
 @pytest.mark.parametrize(
     ("options", "where"),
     [
-        ({"type": "int3"}, "quantizer.type"),
+        ({"type": "int5"}, "quantizer.type"),
         ({"group_size": 0}, "quantizer.group_size"),
         ({"schedule": "linear", "end": 0.9}, "quantizer.end"),
         ({"schedule": "linear", "start": 0.5, "end": 0.5}, "quantizer.end"),
@@ -42,7 +42,7 @@ def test_a_group_that_does_not_divide_is_refused_with_the_layer_and_divisors(loa
     assert "16, 32" in caught.value.remedy
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("int4", 6), ("int8", 10), ("nf4", 5), ("fp4", 5)])
+@pytest.mark.parametrize(("kind", "bits"), [("int2", 4), ("int3", 5), ("int4", 6), ("int8", 10), ("nf4", 5), ("fp4", 5)])
 def test_bits_per_parameter(kind: str, bits: int) -> None:
     assert Groupwise(type=kind, group_size=32).bits_per_parameter(768, 768) == bits  # pyright: ignore
 

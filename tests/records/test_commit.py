@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import signal
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from peftlab.errors import RecordError
+from peftlab.records import commit
 from peftlab.records.commit import commit_folder, settle_folder, sweep, write_atomic
 from peftlab.records.manifest import verify_folder
+from peftlab.records.temporaries import REPLACED, beside
+from tests.records.disk import Told
 
 #: kills itself with SIGKILL before the n-th call that changes the disk or flushes it; prints the number of calls if it survives
 KILLER = """
@@ -97,6 +101,52 @@ def test_write_atomic_killed_at_every_call(tmp_path: Path) -> None:
         sweep(folder)
         assert [path.name for path in folder.iterdir()] == ["file.json"]
         assert (folder / "file.json").read_text() in ("old", "new" * 10000)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a call of Linux")
+def test_where_the_kernel_can_two_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    assert (commit._renameat2() is not None) == hasattr(ctypes.CDLL(None), "renameat2")
+    for name in ("one", "other"):
+        commit_folder(tmp_path / name, fill(name))
+    done = commit._exchange(tmp_path / "one", tmp_path / "other")
+    found = [(tmp_path / name / "weights.bin").read_text() for name in ("one", "other")]
+    assert found == (["other", "one"] if done else ["one", "other"])  # some file systems cannot
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "renames"])
+@pytest.mark.parametrize("before", [False, True], ids=["create", "replace"])
+def test_a_folder_is_on_the_disk_before_it_is_visible(tmp_path: Path, monkeypatch, before: bool, exchange: bool) -> None:
+    def write(folder: Path) -> None:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "state.json").write_text("new")
+        (folder / "weights.bin").write_text("new")
+
+    if before:
+        commit_folder(tmp_path / "step-2", fill("old"))
+    if not exchange:
+        monkeypatch.setattr(commit, "_exchange", lambda one, other: False)
+    told = Told(monkeypatch)
+    commit_folder(tmp_path / "step-2", write)
+    told.check(tmp_path / "step-2")
+
+
+@pytest.mark.parametrize("content", ["new", b"new"])
+def test_a_file_is_on_the_disk_before_it_is_visible(tmp_path: Path, monkeypatch, content: str | bytes) -> None:
+    write_atomic(tmp_path / "file.json", "old")
+    told = Told(monkeypatch)
+    write_atomic(tmp_path / "file.json", content)
+    told.check(tmp_path / "file.json")
+    assert (tmp_path / "file.json").read_text() == "new"
+
+
+def test_what_is_settled_is_on_the_disk(tmp_path: Path, monkeypatch) -> None:
+    commit_folder(tmp_path / "step-2", fill("old"))
+    (tmp_path / "step-2").rename(beside(tmp_path / "step-2", REPLACED))
+    told = Told(monkeypatch)
+    settle_folder(tmp_path / "step-2")
+    folder = tmp_path.stat().st_ino
+    assert [event[:2] for event in told.events] == [("rename", folder), ("flush", folder)]
+    assert (tmp_path / "step-2" / "weights.bin").read_text() == "old"
 
 
 def test_a_writer_that_raises_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from peftlab.errors import RecordError
 from peftlab.records import journal
+from tests.records.disk import Told
 
 
 def line(step: int, loss: float = 0.5) -> dict[str, object]:
@@ -33,6 +34,15 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     journal.append(path, [line(3)], durable=False)
     assert steps(path) == [1, 2, 3]
     assert journal.read(path)[1].model_extra == {"accuracy": 0.25}
+
+
+def test_what_shall_last_is_flushed_and_what_need_not_is_not(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    told = Told(monkeypatch)
+    journal.append(path, [line(1)], durable=False)
+    assert told.events == []
+    journal.append(path, [line(2)])
+    assert told.flushed(path)
 
 
 def test_a_journal_cut_at_any_byte_gives_its_whole_lines_and_can_be_continued(tmp_path: Path) -> None:

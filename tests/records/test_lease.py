@@ -57,6 +57,21 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
         assert holder(tmp_path) is not None
 
 
+def test_a_holder_whose_file_says_nothing_is_still_a_holder(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    try:
+        (tmp_path / FILE).write_text("")
+        assert holder(tmp_path) == Holder("an unknown host", 0, "")
+    finally:
+        process.communicate("")
+
+
+def test_a_process_that_forgets_its_lease_still_ends(tmp_path: Path) -> None:
+    code = "import pathlib, sys\nfrom peftlab.records.lease import Lease\nLease(pathlib.Path(sys.argv[1])).__enter__()"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60).returncode == 0
+    assert holder(tmp_path) is None
+
+
 def test_a_killed_holder_holds_nothing_though_its_file_stays(tmp_path: Path) -> None:
     process = hold(tmp_path)
     process.send_signal(signal.SIGKILL)

@@ -14,6 +14,7 @@ import pytest
 
 from peftlab.errors import RecordError
 from peftlab.records.store import ResultsFolder, RunFolder, verify
+from tests.records.disk import Told
 from tests.records.examples import configuration, failure, results
 
 STUDY = "study: first\nquestion: Is it so?\n"
@@ -50,6 +51,17 @@ def test_a_run_from_new_to_finished(folder: ResultsFolder) -> None:
     found = run.results()
     assert found is not None and found.steps == 3
     assert verify(folder) == []
+
+
+def test_a_record_is_on_the_disk_before_its_results_say_so(run: RunFolder, monkeypatch) -> None:
+    run.append_metrics([{"step": 1, "epoch": 0.5, "split": "train", "loss": 1.0}], durable=False)
+    run.write_json("memory.json", {"peak_memory_mb": 1.0})
+    told = Told(monkeypatch)
+    run.finish(results(run.run_id))
+    visible = max(at for at, event in enumerate(told.events) if event[0] == "rename")
+    for name in ("metrics.jsonl", "memory.json", "config.json", "MANIFEST.json", "results.json"):
+        assert told.flushed(run.path / name, visible), name
+    assert told.events[-1][:2] == ("flush", run.path.stat().st_ino)
 
 
 def test_arrays_come_back_as_they_were_written_and_a_refusal_is_typed(run: RunFolder, tmp_path: Path) -> None:
@@ -151,6 +163,14 @@ def test_verify_names_every_kind_of_damage(folder: ResultsFolder, run: RunFolder
     assert len(problems) == 1 and said in problems[0], problems
 
 
+def test_verify_reads_the_error_of_a_failed_run(folder: ResultsFolder, run: RunFolder) -> None:
+    run.fail(failure(run.run_id, "too warm"))
+    assert verify(folder) == []
+    (run.path / "error.json").write_text("{")
+    problems = verify(folder)
+    assert len(problems) == 1 and "error.json: damaged" in problems[0]
+
+
 def test_finishing_is_all_or_nothing_when_killed(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
@@ -199,6 +219,7 @@ def test_what_a_crash_left_half_written_is_swept_away(run: RunFolder) -> None:
     whole = run.checkpoints / "float32" / "step-4"
     for path in (*left, whole):
         path.mkdir(parents=True)
+    (run.checkpoints / "notes").write_text("of somebody")
     assert sorted(run.sweep()) == sorted(path.name for path in left)
     assert whole.exists() and not any(path.exists() for path in left)
 
@@ -211,6 +232,7 @@ def test_another_run_in_the_folder_is_refused(folder: ResultsFolder, run: RunFol
         run.config()
     rows = folder.status_table()
     assert len(rows) == 1 and "damaged" in rows[0].detail
+    assert (rows[0].label, rows[0].seed, rows[0].fold) == ("lora.rank-8", -1, 0), "what a damaged record cannot say"
 
 
 def test_a_changed_study_keeps_the_earlier_text(folder: ResultsFolder) -> None:

@@ -209,12 +209,12 @@ def test_a_class_missing_in_test_is_a_warning_and_in_train_an_error(tmp_path):
     folder = write_npz_folder(tmp_path / "data", classes=3)
     np.savez(folder / "test.npz", images=pixels(6), labels=np.array([0, 0, 0, 1, 1, 1]))
     assert any(
-        "1 class has ('class 2') no test example" in text for text in ImageClassification(data=str(folder)).info().warnings
+        "1 class has no test example ('class 2')" in text for text in ImageClassification(data=str(folder)).info().warnings
     )
     names = np.array(["a", "b", "c"])
     np.savez(folder / "train.npz", images=pixels(20), labels=balanced(2, 10), label_names=names)
     np.savez(folder / "test.npz", images=pixels(6), labels=balanced(3, 2), label_names=names)
-    with pytest.raises(DataError, match=r"'c'\) no training example"):
+    with pytest.raises(DataError, match=r"no training example \('c'\)"):
         ImageClassification(data=str(folder)).info()
 
 
@@ -250,7 +250,7 @@ def test_corrupt_images_are_named_and_counted(tmp_path):
 def test_skipped_images_are_reported_and_never_served(tmp_path):
     folder = corrupt_folder(tmp_path / "data")
     prepared = prepare(folder, tmp_path / "cache", on_corrupt="skip", validation=0.2)
-    assert any("2 corrupt images were" in text and "3.png" in text for text in prepared.info.warnings)
+    assert any("2 corrupt images were skipped ('" in text and "3.png" in text for text in prepared.info.warnings)
     assert sum(prepared.info.sizes.values()) == 30
     served = np.concatenate([prepared.splits(s)[split] for s in range(5) for split in ("train", "validation", "test")])
     assert len(np.unique(served)) == 30

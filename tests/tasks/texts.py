@@ -234,3 +234,21 @@ def stories_pieces() -> list[tuple[str, float]]:
     """(piece, score) of its tokenizer, as published."""
     shared_stories()
     return json.loads((_STORIES / "tok512_vocab.json").read_text(encoding="utf-8"))
+
+
+def ratings(count: int, seed: int = 0) -> list[tuple[str, float]]:
+    """(text, rating): half a point for every word of praise, minus half for one of blame, of which there are up to four."""
+    draws = random.Random(seed)
+    found = []
+    for _ in range(count):
+        judged = [draws.choice(GOOD + BAD) for _ in range(draws.randint(0, 4))]
+        words = [*judged, *(draws.choice(OTHER) for _ in range(draws.randint(2, 12)))]
+        draws.shuffle(words)
+        found.append((" ".join(words), 0.5 * sum(1 if word in GOOD else -1 for word in judged)))
+    return found
+
+
+@functools.cache
+def shared_ratings() -> Path:
+    """A table of :func:`ratings` that tests may read together."""
+    return write_tsv(shelf() / "ratings.tsv", ratings(160), "text\trating")

@@ -11,6 +11,7 @@ from peftlab.execution.tracking import Tracking
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
 from peftlab.trackers.contract import Status
+from tests.trackers.stores import BEGUN
 
 STEPS = 6
 RANKS = {"blocks.0.q": 6, "blocks.0.v": 2}
@@ -83,9 +84,10 @@ def track(run: RunFolder, *specs: Any, attempt: str = "") -> Tracking:
 def begun(tracking: Tracking) -> Tracking:
     """Wait until its only tracker writes."""
     ((tracker, process),) = tracking.processes
-    place = tracking.folder.path.parents[2] / "trackers" / tracker.name
-    while not any(path.suffix == ".json" or path.name.startswith("events.") for path in place.rglob("*")):
-        assert process.poll() is None
+    place, limit_s = tracking.folder.path.parents[2] / "trackers", time.monotonic() + 120
+    while not any(place.glob(BEGUN[tracker.name])):
+        assert process.poll() is None, "the tracker's process has ended"
+        assert time.monotonic() < limit_s, f"nothing is at {BEGUN[tracker.name]} of {[*place.rglob('*')]}: see BEGUN in stores.py"
         time.sleep(0.05)
     return tracking
 

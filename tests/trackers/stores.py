@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,9 +108,31 @@ def wandb_runs(store: Path) -> list[Stored]:
     return [*found.values()]
 
 
+def sqlite_runs(store: Path) -> list[Stored]:
+    found = []
+    with closing(sqlite3.connect(f"file:{store / 'runs.sqlite'}?mode=ro", uri=True)) as file:
+        for key, name, study, status in file.execute("SELECT id, name, study, status FROM runs ORDER BY opened, id").fetchall():
+            points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+            for metric, step, value in file.execute(
+                "SELECT metric, step, value FROM metrics WHERE run = ? ORDER BY step", (key,)
+            ):
+                points[metric].append((step, value))
+            settings = dict(file.execute("SELECT key, value FROM settings WHERE run = ?", (key,)))
+            found.append(Stored(name, study, settings, points, status, {"id": key}))
+    return found
+
+
 #: tracker -> its reader; the contract suite wants one for every tracker there is
 READERS: Mapping[str, Callable[[Path], list[Stored]]] = {
     "mlflow": mlflow_runs,
+    "sqlite": sqlite_runs,
     "tensorboard": tensorboard_runs,
     "wandb": wandb_runs,
+}
+#: tracker -> what is in its store as soon as it writes; a test that stops a run waits for it
+BEGUN: Mapping[str, str] = {
+    "mlflow": "mlflow/*.json",
+    "sqlite": "runs.sqlite",
+    "tensorboard": "tensorboard/**/events.*",
+    "wandb": "wandb/*.json",
 }

@@ -172,4 +172,4 @@ def test_without_optuna_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtra, match="Optuna cannot be imported") as caught:
         draw(tune("random", 3), {}, [], True)
-    assert "peftlab[optuna]" in caught.value.remedy and "grid" in caught.value.remedy
+    assert ".[optuna]" in caught.value.remedy and "grid" in caught.value.remedy

@@ -37,8 +37,8 @@ class OwnLayers(Adapter):
         return self.alpha / self.rank if self.alpha is not None else self.alpha_over_rank
 
     @abstractmethod
-    def per_rank(self, site: Site) -> int:
-        """Trainable parameters of one rank at a site."""
+    def cost(self, site: Site, rank: int) -> int:
+        """Trainable parameters at a site of a rank."""
 
     @abstractmethod
     def layer(self, base: nn.Module, site: Site, rank: int, random: torch.Generator) -> nn.Module:
@@ -46,7 +46,7 @@ class OwnLayers(Adapter):
 
     def count(self, backbone: Backbone, sites: Sequence[Site], ranks: Mapping[str, int] | None = None) -> int:
         ranks = ranks if ranks is not None else dict.fromkeys((s.name for s in sites), self.rank)
-        return sum(ranks[s.name] * self.per_rank(s) for s in sites)
+        return sum(self.cost(s, ranks[s.name]) for s in sites)
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         sites = self.sites(backbone)

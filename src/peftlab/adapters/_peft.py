@@ -152,7 +152,8 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
         with _old_names():
             model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
     except (RuntimeError, ValueError) as error:
-        first = " ".join(str(error).strip().split("\n")[:2]).replace("Error(s) in loading state_dict for PeftModel:", "")[:300]
+        told = [line.strip() for line in str(error).strip().split("\n")]
+        first = next((line for line in told if not line.startswith("Error(s) in loading")), told[0])[:200]
         raise RecordError(
             f"the adapter does not fit this backbone: {first}", where=str(folder), remedy="load it on its own backbone"
         ) from error

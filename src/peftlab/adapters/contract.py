@@ -5,6 +5,7 @@ Shape legend: d_in, d_out of the adapted linear layer, r its rank.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.fused_layers import Fused
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.last_block import LastBlock
 from peftlab.nn.low_rank import LowRank, product_norm
 from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
@@ -40,10 +42,17 @@ class Adapted:
     seed: int = 0  #: of the run, for hooks that draw random numbers
     own_parameters: frozenset[str] = frozenset()  #: trainable parameters that are the backbone's own, not added ones
     fused: Fused = dataclasses.field(default_factory=Fused)  #: which adapted layers compute base and update together
+    last: LastBlock | str = ""  #: its last block, in training and evaluation computed for the row that is read; or why not
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, in a fixed order."""
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+    def reading(self, module: nn.Module | None = None) -> contextlib.AbstractContextManager[None]:
+        """Inside, ``module`` (a model of the same structure; None: the backbone's) computes of its last block what is read."""
+        return (
+            self.last.only_read(module or self.backbone.module) if isinstance(self.last, LastBlock) else contextlib.nullcontext()
+        )
 
     def rank_of(self, site: str) -> int:
         """The rank that training began with at a site; 0 where the adapter has none."""

@@ -102,8 +102,8 @@ class PooledLora(OwnLayers):
             raise OptionError("no group size", where="adapter.group_size", remedy="give one, or use `quantizer: groupwise`")
         return self.group_size
 
-    def per_rank(self, site: Site) -> int:
-        return site.d_in + site.d_out + self.has_triplets
+    def cost(self, site: Site, rank: int) -> int:
+        return rank * (site.d_in + site.d_out + self.has_triplets)
 
     def layer(self, base: nn.Module, site: Site, rank: int, random: torch.Generator) -> nn.Module:
         g = self._group()

@@ -8,6 +8,7 @@ further rank would fit.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -201,40 +202,71 @@ def _check_reach(sites: Sequence[Site], tops: Sequence[int], amount: int, unit: 
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prices:
+    """What a module costs at every rank from ``low`` to ``top``, whole or not.
+
+    Affine prices are one line, whose fixed part (DoRA's magnitudes) counts even at rank 0; others (LoRA-XS's r^2) are joined by
+    lines from rank to rank. Either way the whole rank below never costs more.
+    """
+
+    price: Callable[[int], int]
+    low: int
+    top: int
+
+    @property
+    def slope(self) -> int | None:
+        """Of affine prices."""
+        first, slope = self.price(1), self.price(2) - self.price(1)
+        return slope if first >= slope and self.price(self.top) - first == slope * (self.top - 1) else None
+
+    def bends(self) -> list[int]:
+        """The ranks between which the price is a line."""
+        return [self.low, self.top] if self.slope is not None else list(range(self.low, self.top + 1))
+
+    def at(self, rank: Fraction) -> Fraction:
+        slope = self.slope
+        if slope is not None:
+            return self.price(1) + slope * (rank - 1)
+        below = int(rank)
+        part = rank - below
+        return self.price(below) + (part * (self.price(below + 1) - self.price(below)) if part else Fraction(0))
+
+    def share(self, level: Fraction) -> Fraction:
+        """The rank nearest to ``level`` that is allowed."""
+        return min(max(level, Fraction(self.low)), Fraction(self.top))
+
+
 def _fill(
     sites: Sequence[Site], tops: Sequence[int], weights: Sequence[Fraction], amount: int, low: int, price: Cost
 ) -> list[Fraction]:
-    """Step 1 of :func:`share_out`, in exact arithmetic.
-
-    A module's price is taken for affine in its rank, fixed part (DoRA's magnitudes) included even at rank 0, so that the whole
-    ranks below these shares never cost more than the budget.
-    """
-    slopes = [price(s, 2) - price(s, 1) for s in sites]
-    fixed = sum(price(s, 1) - slope for s, slope in zip(sites, slopes, strict=True))
+    """Step 1 of :func:`share_out`, in exact arithmetic: whole ranks below these shares never cost more than the budget."""
+    prices = [_Prices(functools.partial(price, site), low, top) for site, top in zip(sites, tops, strict=True)]
     shares = [Fraction(low)] * len(sites)
     wanted = [i for i, w in enumerate(weights) if w > 0]
     rest = [i for i, w in enumerate(weights) if w <= 0]
     for group, heights in ((wanted, weights), (rest, [Fraction(1)] * len(sites))):
         if not group:
             continue
-        others = sum(slopes[i] * shares[i] for i in (rest if group is wanted else wanted))
-        left = max(Fraction(amount) - fixed - others, sum((Fraction(slopes[i] * low) for i in group), Fraction(0)))
-        level = _level([(heights[i], slopes[i], low, tops[i]) for i in group], left)
+        others = sum(prices[i].at(shares[i]) for i in (rest if group is wanted else wanted))
+        left = max(Fraction(amount) - others, sum((prices[i].at(Fraction(low)) for i in group), Fraction(0)))
+        level = _level([(heights[i], prices[i]) for i in group], left)
         for i in group:
-            shares[i] = min(max(level * heights[i], Fraction(low)), Fraction(tops[i]))
+            shares[i] = prices[i].share(level * heights[i])
     return shares
 
 
-def _level(items: Sequence[tuple[Fraction, int, int, int]], left: Fraction) -> Fraction:
-    """The t at which the sum over (weight, slope, low, top) of slope * clip(t weight, low, top) equals ``left``.
+def _level(items: Sequence[tuple[Fraction, _Prices]], left: Fraction) -> Fraction:
+    """The t at which the sum over (weight, prices) of the price of t weight, between lowest and highest rank, equals ``left``.
 
-    The sum grows with t and is linear between the points where a module leaves its minimum or reaches its maximum.
+    The sum grows with t and is linear between the points where a module leaves its minimum, passes a bend of its prices or
+    reaches its maximum.
     """
 
     def spent(t: Fraction) -> Fraction:
-        return sum((slope * min(max(t * w, Fraction(low)), Fraction(top)) for w, slope, low, top in items), Fraction(0))
+        return sum((prices.at(prices.share(t * weight)) for weight, prices in items), Fraction(0))
 
-    points = sorted({Fraction(low) / w for w, _, low, _ in items} | {Fraction(top) / w for w, _, _, top in items})
+    points = sorted({Fraction(bend) / weight for weight, prices in items for bend in prices.bends()})
     if spent(points[-1]) <= left:
         return points[-1]
     first, last = 0, len(points) - 1  # spent(points[first]) <= left < spent(points[last]), by bisection

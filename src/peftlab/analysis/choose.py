@@ -66,6 +66,7 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
     """
     frame = load_frame(folder)
     given = margin if isinstance(margin, Margin | None) else Margin(relative=float(margin))
+    given = None if given == frame.study.analysis.margin else given  # asked for as it was declared
     findings = assess(frame, margin=given, seed=seed)
     used = given or frame.study.analysis.margin
     plan, alpha = findings.plan, findings.plan.alpha

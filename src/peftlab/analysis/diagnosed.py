@@ -10,7 +10,7 @@ from peftlab.analysis.frame import Frame
 from peftlab.analysis.maps import Place, Read, Utilised, completed, parse
 from peftlab.analysis.reading import read_json
 
-PROBES = ("adapter_norms", "representation", "merge_equivalence")  #: whose time is told
+PROBES = ("adapter_norms", "representation", "merge_equivalence", "intruder_dimensions")  #: whose time is told
 FILES = {
     "norms": "adapter_norms.json",
     "representation": "representation.json",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from peftlab.analysis.earlier_form import without_earlier_forms
 from peftlab.analysis.planned import canonical, missing_runs, task_names
 from peftlab.analysis.raced import heat_of, read_race, spared
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
@@ -91,10 +92,13 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
         RecordError: there is no folder, or no readable ``study.yaml`` in it. Other damage is in ``problems``.
     """
     folder = Path(folder)
-    study = study or read_study(folder)
+    run_last = read_study(folder)
+    study = study or run_last
     records, problems, warnings = read_runs(folder)
     plan = read_json(folder / "plan.json")
     plan = plan if isinstance(plan, dict) else {}
+    records, problems, earlier = without_earlier_forms(records, problems, run_last, plan)
+    warnings += earlier
     tuning = read_json(folder / "tuning.json")
     names = task_names(record.config.task for record in records)
     records, duplicates = _without_duplicates(records, plan)
@@ -147,9 +151,11 @@ def _without_duplicates(records: Sequence[RunRecord], plan: Mapping[str, Any]) -
 
 
 def _confounds(study: Study, records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
-    configs = (record.config for record in records)
-    arms = (Trained.of((c.label, c.backbone, names[canonical(c.task)]), c.train) for c in configs)
-    return unlike(arms, study.analysis.baseline)
+    configs = [record.config for record in records]
+    arms = [Trained.of((c.label, c.backbone, names[canonical(c.task)]), c.train) for c in configs]
+    elsewhere = ", ".join(dict.fromkeys(record.config.label for record in records if record.config.adapter.get("source")))
+    told = f"Trained elsewhere: {elsewhere}. On which data, how long and how tuned is not known here, and may be what differs."
+    return [*unlike(arms, study.analysis.baseline), *([told] if elsewhere else [])]
 
 
 def _shared_costs(records: Sequence[RunRecord]) -> list[str]:

@@ -88,8 +88,9 @@ def _learnt_nothing(arms: list[ArmSummary], plan: AnalysisPlan) -> list[str]:
         return []
     known = [(a, a.interval[0], a.majority) for a in arms if a.interval and a.majority is not None and not a.imputed]
     names = [a.label for a, low, level in known if low <= level]
+    answer = "the most frequent class" if is_share(plan.metric) else "the same answer"
     return names and [
-        f"Not shown to be better than always giving the most frequent class ({show(known[0][2], plan.metric)} {plan.metric}): "
+        f"Not shown to be better than always giving {answer} ({show(known[0][2], plan.metric)} {plan.metric}): "
         f"{listed(names)}. Between arms that may have learnt nothing, no difference says much."
     ]
 

@@ -15,7 +15,7 @@ from peftlab.records.migration import lifted
 from peftlab.records.record import RunConfig, RunError, RunResults
 from peftlab.records.regular import read_regular
 from peftlab.records.run_folder import ENVIRONMENT
-from peftlab.records.store import no_results
+from peftlab.records.store import require_study
 from peftlab.records.versions import mixed
 from peftlab.study.load import load_study
 from peftlab.study.schema import Study
@@ -39,9 +39,10 @@ class Problem:
     run_id: str = ""
     where: str = ""  #: path inside the results folder
     remedy: str = ""
+    config: RunConfig | None = dataclasses.field(default=None, compare=False)  #: where it could be read and nothing else
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,8 @@ def read_study(folder: Path) -> Study:
     Raises:
         RecordError: no folder, or no ``study.yaml`` that can be read in it (the analysis plan must be the declared one).
     """
+    require_study(folder)
     path = folder / "study.yaml"
-    if not path.is_file() or path.is_symlink():
-        raise no_results(folder)
     try:
         return load_study(path)
     except StudyError as error:
@@ -117,7 +117,7 @@ def _read_run(path: Path, where: str) -> RunRecord | Problem:
                        remedy=config.remedy)  # fmt: skip
     about: dict[str, Any] = {
         "label": config.label, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
-        "run_id": path.name, "where": where,
+        "run_id": path.name, "where": where, "config": config,
     }  # fmt: skip
     results = _parse(path / "results.json", RunResults)
     if isinstance(results, RunResults):

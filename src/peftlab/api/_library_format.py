@@ -87,6 +87,8 @@ def _finish_transformers(folder: Path, exported: Exported) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
         config["label2id"] = {name: number for number, name in enumerate(names)}
+        if exported.gives_a_number:
+            config["problem_type"] = "regression"  # else pipelines take one output for the logit of a class
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if isinstance(wanted, TextPreprocessing):
         save_tokenizer(wanted.tokenizer, folder)
@@ -122,7 +124,7 @@ def _finish_timm(folder: Path, exported: Exported) -> None:
     pretrained.update(
         input_size=[3, wanted.image_size, wanted.image_size],
         interpolation=wanted.interpolation,
-        crop_pct=wanted.crop,
+        crop_pct=_timm_crop(wanted),
         crop_mode="center",
         mean=list(wanted.mean),
         std=list(wanted.std),
@@ -130,6 +132,12 @@ def _finish_timm(folder: Path, exported: Exported) -> None:
     for source in ("test_input_size", "test_crop_pct"):
         pretrained.pop(source, None)
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _timm_crop(wanted: Preprocessing) -> float:
+    """A share by which timm resizes as training did: timm rounds size / share down, training rounded it to the nearest."""
+    resized = round(wanted.image_size / wanted.crop)
+    return wanted.crop if int(wanted.image_size / wanted.crop) == resized else wanted.image_size / (resized + 0.25)
 
 
 #: library -> what its own saving leaves out

@@ -51,6 +51,11 @@ class Exported:
     quantizer: Mapping[str, Any]  #: the one that the run ended with: the config's, unless a fallback put another in its place
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)  #: what the run's validation data decided
 
+    @property
+    def gives_a_number(self) -> bool:
+        """Whether its one output is a number that is predicted, no class."""
+        return len(self.label_names) == 1
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "schema_version": 1,

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftlab.analysis.earlier_form import Asked
 from peftlab.analysis.reading import read_json
 from peftlab.analysis.tuned import Arm, arm_of, entries
 from peftlab.errors import PeftlabError
 from peftlab.records.record import RunConfig
+from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.load import parse_yaml, validate_study
@@ -29,13 +31,28 @@ def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:
 
 def _orphans(results: ResultsFolder, study: Study, labels: set[str]) -> Iterator[tuple[Path, str]]:
     chosen = _chosen(results) if study.tune is not None else {}
+    earlier = earlier_forms(results, study)
     for run in results.runs():
-        try:
-            config = run.config()
-        except PeftlabError:
+        if (config := _config(run)) is None:
             continue
-        if not config.adapter.get("source") and (why := _why(config, study, labels) or _not_chosen(config, chosen)):
+        own = not config.adapter.get("source")
+        why = _why(config, study, labels) or _not_chosen(config, chosen) if own else ""
+        if why := why or earlier.get(run.path, ""):
             yield run.path, why
+
+
+def earlier_forms(results: ResultsFolder, study: Study) -> dict[Path, str]:
+    """Folder -> why, of the evaluation runs that the analysis leaves out (:mod:`peftlab.analysis.earlier_form`)."""
+    found = [(run, config) for run in results.runs("evaluation") if (config := _config(run)) is not None]
+    asked = Asked.of(study, read_json(results.path / "plan.json"), ((run.run_id, config) for run, config in found))
+    return {run.path: why for run, config in found if (why := asked.why_not(run.run_id, config))}
+
+
+def _config(run: RunFolder) -> RunConfig | None:
+    try:
+        return run.config()
+    except PeftlabError:  # told as a problem
+        return None
 
 
 def _chosen(results: ResultsFolder) -> Mapping[Arm, Mapping[str, Any]]:

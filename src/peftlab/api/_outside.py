@@ -122,7 +122,7 @@ def check_free(config: RunConfig, results: ResultsFolder) -> RunFolder:
         same = (there.label, there.seed, there.backbone) == (config.label, config.seed, config.backbone)
         if same and there.run_id != config.run_id:
             what = f"{config.label!r} has other results for seed {config.seed} already"
-            raise RecordError(what, where=str(run.path), remedy="give the new results another label, or move the old ones away")
+            raise RecordError(what, where=str(run.path), remedy="give the new results another label or --seed")
     return place
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftlab.api import answers
 from peftlab.api._data_first import prepare_first
 from peftlab.api.answers import Answer
+from peftlab.study.schema import Study
 
 
 def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[str] = ()) -> Answer:
@@ -28,10 +30,14 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     known = cells(parsed)
     wanted = resolve_budgets(select_cells(known, only), known)
     told = [f"data: {found}" for found in prepare_first(((cell.backbone, cell.task) for cell in wanted), cache_folder())]
-    proofs = [proof for cell in wanted for proof in check_cell(cell, cache_folder(), parsed.seeds[0])]
+    rates = _rates(parsed)
+    proofs = []
+    for number, cell in enumerate(wanted, 1):  # an arm takes seconds to minutes: nobody should wonder whether anything happens
+        print(f"[{number}/{len(wanted)}] checking {cell.label}", file=sys.stderr, flush=True)
+        proofs += check_cell(cell, cache_folder(), parsed.seeds[0], rates=rates)
     broken = [proof for proof in proofs if not proof.kept]
-    arms = len({proof.label for proof in proofs})
-    verdict = f"{arms} arms checked, every promise kept" if not broken else f"{len(broken)} promises are not kept"
+    checked = _counted(len({proof.label for proof in proofs}), "arm")
+    verdict = f"{checked} checked, every promise kept" if not broken else f"{_counted(len(broken), 'promise')} not kept"
     rows = [
         (proof.label, "yes" if proof.kept else "NO", proof.promise, proof.detail) for proof in proofs if proof.promise != "time"
     ]
@@ -40,3 +46,13 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
         lambda: answers.lines(answers.table(["arm", "kept", "promise", "shown by"], rows), *told, verdict),
         exit_code=7 if broken else 0,
     )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word if number == 1 else word + 's'}"
+
+
+def _rates(study: Study) -> list[float]:
+    """The learning rates that the study's tuning tries, of a range its ends; none where it is not tuned."""
+    values = study.tune.space.get("learning_rate", []) if study.tune else []
+    return [float(rate) for rate in values] if isinstance(values, list) else [float(values.low), float(values.high)]

@@ -21,6 +21,7 @@ from typing import Any
 from peftlab.api._tools import COMPILER, Line, tools
 from peftlab.api._trials import CLASHING, REINSTALL, UNNEEDED
 from peftlab.api.answers import Answer, lines, megabytes, table
+from peftlab.errors import install
 from peftlab.records.environment import usable_cores
 
 HUB_TIMEOUT_S = 4.0
@@ -156,7 +157,7 @@ def _optional(name: str, told: dict[str, str]) -> Iterator[Line]:
     if state == "absent":
         if purpose:
             extra = _EXTRAS.get(name)
-            remedy = f'pip install "peftlab[{extra}]"' if extra else f"pip install {name}"
+            remedy = install(extra) if extra else f"pip install {name}"
             yield Line(
                 group="optional", name=name, state="warn", found=f"not installed; needed for {purpose} only", remedy=remedy
             )

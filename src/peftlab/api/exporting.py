@@ -16,6 +16,7 @@ from peftlab.api._evaluation import evaluated
 from peftlab.api._library_format import CARD, write_model
 from peftlab.api._merging import Wanted, Way, merge
 from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, head_of, load_adapted, preprocessing_of
+from peftlab.api._orphans import earlier_forms
 from peftlab.api.answers import Answer, lines, number, pairs
 from peftlab.deployment.onnx_graph import require_onnx
 from peftlab.deployment.onnx_layers import Activations
@@ -159,6 +160,8 @@ def _check_packable(config: RunConfig) -> None:
 
 def _shown(data: Mapping[str, Any]) -> Any:
     rows = {**data, "destination": str(data["destination"])}
+    if rows["weights"] is None:  # an adapter is written as it was trained
+        del rows["weights"]
     del rows["merge_losses"], rows["merge_difference"], rows["engine_difference"]
     rows |= {f"difference, {way} merge": f"{loss:.2g}" for way, loss in data["merge_losses"].items()}
     if data["engine_difference"] is not None:
@@ -178,24 +181,33 @@ def _choose(folder: ResultsFolder, asked: str) -> tuple[RunFolder, str]:
     labels = dict.fromkeys(config.label for _, config in runs)
     if asked not in labels:
         if not any(run.run_id.startswith(asked) for run, _ in runs):
-            raise RecordError(f"no run id and no arm is {asked!r}", where=str(folder.path), remedy=nearest(asked, labels))
+            grid = [label for label in labels if label.partition("[")[0] == asked]
+            remedy = f"the arm is a grid; name one of {', '.join(grid)}" if grid else nearest(asked, labels)
+            remedy = remedy if runs else "there are no runs yet: `peftlab run` makes them"
+            raise RecordError(f"no run id and no arm is {asked!r}", where=str(folder.path), remedy=remedy)
         return folder.find(asked), "named by its id"
-    candidates = [(run, config) for run, config in runs if config.label == asked]
-    settings = {(config.backbone, json.dumps(config.task, sort_keys=True)) for _, config in candidates}
-    if len(settings) > 1:
-        what = f"{asked!r} was run on {len(settings)} backbones or tasks"
-        raise RecordError(what, where=str(folder.path), remedy="name a run by its id; `peftlab status` lists them")
+    by_id = "name a run by its id; `peftlab status` lists them"
+    earlier = earlier_forms(folder, study)
+    now = [(run, config) for run, config in runs if config.label == asked and run.path not in earlier]
     metric, scored = study.analysis.metric, []
-    for run, _ in candidates:
+    for run, config in now:
         results = run.results()
         value = results.metrics.get("validation", {}).get(metric) if results and results.status == "completed" else None
         if results is not None and value is not None:
-            scored.append((value if results.higher_is_better.get(metric, True) else -value, value, run))
+            scored.append((value if results.higher_is_better.get(metric, True) else -value, value, run, config))
     if not scored:
         what = f"no run of {asked!r} ended with a validation {metric}"
-        raise RecordError(what, where=str(folder.path), remedy="name a run by its id; `peftlab status` lists them")
-    _, value, best = max(scored, key=lambda entry: (entry[0], entry[2].run_id))
-    return best, f"best validation {metric} ({number(value)}) of {len(scored)} runs; test data had no say"
+        if not now:
+            why = next(earlier[run.path] for run, config in runs if config.label == asked)
+            what = f"all runs of {asked!r} are of an earlier form of the study: {why}"
+        raise RecordError(what, where=str(folder.path), remedy=f"`peftlab run` it again, or {by_id}")
+    settings = {(config.backbone, json.dumps(config.task, sort_keys=True)) for *_, config in scored}
+    if len(settings) > 1:
+        what = f"{asked!r} was run on {len(settings)} backbones or tasks"
+        raise RecordError(what, where=str(folder.path), remedy=by_id)
+    _, value, best, _ = max(scored, key=lambda entry: (entry[0], entry[2].run_id))
+    what = f"best validation {metric} ({number(value)}) of {len(scored)} run{'s' if len(scored) > 1 else ''}"
+    return best, f"{what}; test data had no say"
 
 
 def _finished(run: RunFolder) -> tuple[RunConfig, RunResults]:

@@ -18,21 +18,25 @@ from peftlab.study.schema import NAME, Study
 NUMBERS = (".csv", ".json")
 
 
-def import_results(path: str | Path, folder: str | Path, label: str) -> Answer:
+def import_results(path: str | Path, folder: str | Path, label: str, *, seed: int | None = None) -> Answer:
     """Take in an arm that was not trained here. Its records say so, and every table flags it.
 
     Args:
         path: a PEFT adapter's folder (``adapter_config.json`` and ``adapter_model.safetensors``), which is evaluated on the
-            study's validation and test data without any training: one record, whose seed is the study's first. Or a ``.csv`` or
-            ``.json`` file with a row per seed: ``seed``, metrics by their names in the study, and where known ``trainable``,
-            ``peak_memory_mb``, ``train_s``, ``backbone``.
+            study's validation and test data without any training: one record. Or a ``.csv`` or ``.json`` file with a row per
+            seed: ``seed``, metrics by their names in the study, and where known ``trainable``, ``peak_memory_mb``, ``train_s``,
+            ``backbone``.
         folder: the study's results.
         label: what the arm is called; no arm of the study may have that name.
+        seed: of an adapter, the seed of the study that it stands beside; default: the first. Adapters trained with several
+            seeds are imported one by one, with one label.
 
     Raises:
         DataError: the file or adapter is not what it should be; file, column and row are named.
-        StudyError: the label is taken, or the study has several backbones or tasks and nothing says which is meant.
-        RecordError: no results folder; the adapter does not fit the backbone; the arm has other results for the seed already.
+        StudyError: the label is taken, the seed is none of the study or given for a table, or the study has several backbones
+            or tasks and nothing says which is meant.
+        RecordError: no results folder; the adapter does not fit the backbone; the arm has other results for the seed, or this
+            adapter with another seed, already.
     """
     path, results = Path(path), ResultsFolder(folder)
     study = validate_study(parse_yaml(results.study_text(), where=str(results.path / "study.yaml")))
@@ -40,10 +44,12 @@ def import_results(path: str | Path, folder: str | Path, label: str) -> Answer:
     if path.is_dir():
         from peftlab.api._import_adapter import evaluate_adapter
 
-        records = [evaluate_adapter(path, Arm(study, results, label))]
+        records = [evaluate_adapter(path, Arm(study, results, label), seed)]
     elif path.suffix.lower() in NUMBERS and path.is_file():
         from peftlab.api._import_numbers import read_numbers
 
+        if seed is not None:
+            raise StudyError("a table has a column for it", where="--seed", remedy="leave it out")
         records = read_numbers(path, Arm(study, results, label))
     else:
         what = "there is no such file or folder" if not path.exists() else "neither an adapter's folder nor a .csv or .json file"
@@ -75,6 +81,7 @@ def _answer(records: Sequence[tuple[RunConfig, RunResults]], results: ResultsFol
         return lines(
             table(["seed", *names], cells_, title=f"{label}: test", right=["seed", *names]),
             *flags,
+            *(f"note: {note}" for note in dict.fromkeys(note for _, done in records for note in done.notes)),
             f"Compare it: peftlab report {results.path}",
         )
 

@@ -174,6 +174,7 @@ def _one(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
 
 
 def _study_entries() -> dict[str, dict[str, Any]]:
+    from peftlab.study.expand import cells
     from peftlab.study.load import load_study
 
     found = {}
@@ -181,7 +182,7 @@ def _study_entries() -> dict[str, dict[str, Any]]:
         study = load_study(path)
         found[name] = {
             "summary": study.question,
-            "arms": [*study.arms],
+            "arms": [*dict.fromkeys(cell.label for cell in cells(study))],
             "seeds": len(study.seeds),
             "backbone": study.backbone,
             "source": study.source,

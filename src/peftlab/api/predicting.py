@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from peftlab.analysis.words import plural
 from peftlab.api._model_folder import Exported, head_of, load_forward
 from peftlab.api._predict_answers import predict_answers
 from peftlab.api._predict_continuations import predict_continuations
@@ -34,10 +35,11 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
             (TSV, CSV, JSON, JSONL, Parquet) with the columns of training; questions in tables or SQuAD's files.
 
     Returns:
-        Per input its label, confidence (softmax probability) and the three likeliest labels. Files that cannot be decoded are
-        named with the reason and make the exit code that of wrong data (3); the others are labelled all the same. Texts that
-        are longer than what the model was trained with are cut, and named. Of a model of the next token, the greedily decoded
-        continuation of each prompt, which the run's template makes of an instruction.
+        Per input its label, confidence (softmax probability) and the three likeliest labels, or the number where the task
+        predicts one. Files that cannot be decoded are named with the reason and make the exit code that of wrong data (3); the
+        others are labelled all the same. Texts that are longer than what the model was trained with are cut, and named. Of a
+        model of the next token, the greedily decoded continuation of each prompt, which the run's template makes of an
+        instruction.
 
     Raises:
         DataError: an input is not there, or there is none; of texts: a missing column, a file that holds none.
@@ -65,7 +67,7 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
         with torch.inference_mode():
             logits = forward(batch)
         rows = zip(names, logits.double(), strict=True)
-        found += [{kind: name, **_answer(row, exported.label_names)} for name, row in rows]
+        found += [{kind: name, **_answer(row, exported)} for name, row in rows]
     data = {
         "model": folder,
         "label": exported.config.label,
@@ -77,7 +79,10 @@ def predict(model_folder: str | Path, inputs: Iterable[str | Path]) -> Answer:
     return Answer(data, lambda: _shown(found, unreadable, cut), exit_code=DataError.exit_code if unreadable else 0)
 
 
-def _answer(logits: torch.Tensor, label_names: Sequence[str]) -> dict[str, Any]:
+def _answer(logits: torch.Tensor, exported: Exported) -> dict[str, Any]:
+    label_names = exported.label_names
+    if exported.gives_a_number:
+        return {"label": label_names[0], "value": float(logits[0])}
     values, places = logits.softmax(0).topk(min(TOP, len(label_names)))
     top = [{"label": label_names[int(k)], "confidence": float(p)} for p, k in zip(values, places, strict=True)]
     return {**top[0], "top": top}
@@ -89,9 +94,14 @@ def _shown(found: list[dict[str, Any]], unreadable: list[dict[str, str]], cut: l
         return [entry[kind], entry["label"], f"{entry['confidence']:.1%}", others]
 
     kind = "text" if found and "text" in found[0] else "file"
-    drawn = table([kind, "label", "confidence", "next"], map(row, found), right=["confidence"]) if found else None
+    drawn = None
+    if found and "value" in found[0]:
+        name = found[0]["label"]
+        drawn = table([kind, name], ([entry[kind], f"{entry['value']:.4g}"] for entry in found), right=[name])
+    elif found:
+        drawn = table([kind, "label", "confidence", "next"], map(row, found), right=["confidence"])
     if not unreadable:
         longer = f"{len(cut)} of them are longer than what the model was trained with, and were cut: {', '.join(cut[:5])}"
-        return lines(drawn, f"{len(found)} {'texts' if kind == 'text' else 'images'}", longer if cut else None)
+        return lines(drawn, plural(len(found), "text" if kind == "text" else "image"), longer if cut else None)
     broken = table(["unreadable file", "reason"], ([entry["file"], entry["reason"]] for entry in unreadable))
-    return lines(drawn, broken, f"{len(found)} images, {len(unreadable)} unreadable files")
+    return lines(drawn, broken, f"{plural(len(found), 'image')}, {plural(len(unreadable), 'unreadable file')}")

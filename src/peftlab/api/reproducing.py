@@ -106,7 +106,8 @@ def _chosen(frame: Any, only: tuple[str, ...], seeds: tuple[int, ...], runs: tup
     skipped = [f"{r.config.label} seed {r.config.seed} {why[r.folder]}" for r in wanted if why[r.folder]]
     chosen = [r for r in wanted if not why[r.folder]]
     if not chosen:
-        raise StudyError("no run that could be run again is chosen", where=str(frame.folder), remedy="; ".join(skipped[:3]))
+        remedy = "; ".join(skipped[:3]) or "`peftlab run` the study first: only finished runs can be run again"
+        raise StudyError("no run that could be run again is chosen", where=str(frame.folder), remedy=remedy)
     return chosen, skipped
 
 

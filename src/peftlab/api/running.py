@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,32 +136,43 @@ def run(  # noqa: PLR0913
         data["racing"] = execution.raced
     if outcome.interrupted or not any(record.status() == "finished" for record in folder.runs("evaluation")):
         return Answer(data, exit_code=outcome.exit_code)
-    shown = report(folder.path)
+    try:
+        shown = report(folder.path)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"every run has ended, the report is not written yet; `peftlab report {folder.path}` writes it without training")
+        raise
     return Answer({**data, **shown.as_dict()}, shown.table, exit_code=outcome.exit_code)
 
 
 def status(folder: str | Path) -> Answer:
     """Which runs are done, running, failed or still to do; from the folders alone."""
     from peftlab.analysis.raced import race_words, read_race
+    from peftlab.analysis.still_to_do import still_to_do
     from peftlab.records.store import ResultsFolder
+    from peftlab.study.expand import cells
 
     results = ResultsFolder(folder)
-    results.study_text()
-    rows = sorted(results.status_table(), key=lambda row: (row.purpose != "tuning", row.label, row.seed, row.fold))
+    study, missing, earlier = still_to_do(results.path)
+    order = {cell.label: place for place, cell in enumerate(cells(study))}
+    rows = results.status_table()
+    rows.sort(key=lambda row: (row.purpose != "tuning", order.get(row.label, len(order)), row.label, row.seed, row.fold))
     columns = ["arm", "seed", "status", "step", "run"]
     names = ["tuning: " + row.label if row.purpose == "tuning" else row.label for row in rows]
     seeds = [row.seed if row.fold == 0 else f"{row.seed}/{row.fold}" for row in rows]
-    cells = [(name, seed, row.status, row.step, row.run_id) for name, seed, row in zip(names, seeds, rows, strict=True)]
+    shown = [(name, seed, row.status, row.step, row.run_id) for name, seed, row in zip(names, seeds, rows, strict=True)]
     said = [f"{name} seed {seed}: {row.detail}" for name, seed, row in zip(names, seeds, rows, strict=True) if row.detail]
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.status] = counts.get(row.status, 0) + 1
-    summary = ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "no runs yet"
+    counts = Counter(row.status for row in rows)
+    lacking = [problem for problem in missing if problem.kind == "missing"]
+    shown += [(problem.label, problem.seed, "to do", "", "") for problem in lacking]
+    said += [f"{problem.label}: refused, {problem.what}" for problem in missing if problem.kind == "refused"]
+    parts = [f"{number} {name}" for name, number in sorted(counts.items())] + ([f"{len(lacking)} to do"] if lacking else [])
+    waiting = bool(lacking or counts["interrupted"])
+    summary = ", ".join(parts) + ("; the command that ran the study goes on with it" if waiting else "")
     raced = race_words(read_race(results.path))
-    return Answer(
-        {"folder": str(folder), "counts": counts, "runs": rows, "racing": raced},
-        lambda: answers.lines(answers.table(columns, cells, right=("seed", "step")), *said, *raced, summary),
-    )
+    to_do = [{"label": p.label, "backbone": p.backbone, "task": p.task, "seed": p.seed, "what": p.what} for p in lacking]
+    data = {"folder": str(folder), "counts": counts, "runs": rows, "to_do": to_do, "earlier_form": earlier, "racing": raced}
+    drawn = answers.table(columns, shown, right=("seed", "step")) if shown else None
+    return Answer(data, lambda: answers.lines(drawn, *said, *earlier, *raced, summary))
 
 
 def analyze(folder: str | Path) -> Answer:
@@ -203,7 +215,7 @@ def parse_memory_mb(text: str | None) -> float | None:
     return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
 
 
-def parse_share(text: str | None, option: str = "--margin") -> float | None:
+def parse_share(text: str | None, where: str = "--margin", example: str = "3%") -> float | None:
     """``3%`` or ``0.03`` -> 0.03."""
     if text is None:
         return None
@@ -212,8 +224,11 @@ def parse_share(text: str | None, option: str = "--margin") -> float | None:
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        percent = f"for {value:g} percent write {value:g}%" if 1 <= value < 100 and "%" not in text else "write e.g. 3% or 0.03"
-        raise StudyError(f"{text!r} is no share between 0 and 1", where=option, remedy=percent)
+        share = f"{float(example.rstrip('%')) / 100:g}"
+        remedy = f"write e.g. {example} or {share}: above 0, below 100%"
+        if 1 <= value < 100 and "%" not in text:
+            remedy = f"for {value:g} percent write {value:g}%"
+        raise StudyError(f"{text!r} is no share between 0 and 1", where=where, remedy=remedy)
     return value
 
 

@@ -31,7 +31,7 @@ def power(
     from peftlab.analysis import seeds
     from peftlab.study.schema import Margin
 
-    wanted = parse_share(power, "--power") or 0.8
+    wanted = parse_share(power, "--power", "80%") or 0.8
     if (folder is None) == (sd is None):
         what = (
             "neither a folder of results nor --sd is given" if folder is None else "both a folder of results and --sd are given"
@@ -45,7 +45,11 @@ def power(
         used = Margin(relative=share) if share is not None else None
         made = seeds.from_records(folder, margin=used, difference=difference, power=wanted)
     elif difference is None:
-        raise StudyError("which difference matters?", where="--difference", remedy="give it in units of the metric")
+        raise StudyError(
+            "which difference matters?",
+            where="--difference",
+            remedy="e.g. --difference 0.02: two points of accuracy",
+        )
     else:
         made = seeds.from_sd(float(sd or 0.0), difference, power=wanted)
     return Answer(made.model_dump(mode="json"), lambda: _table(made))

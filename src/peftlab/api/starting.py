@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -38,20 +39,33 @@ def init(path: str | Path = "study.yaml", template: str = "digits") -> Answer:
     except OSError as error:
         what = f"the folder cannot be made: {error.strerror}"
         raise RecordError(what, where=str(path.parent), remedy="name a file in another folder") from error
-    write_atomic(path, known[template].read_text(encoding="utf-8"))
+    write_atomic(path, _named(known[template].read_text(encoding="utf-8"), path.stem))
     study = load_study(path)
     labels = list(dict.fromkeys(cell.label for cell in cells(study)))  # a grid is several arms
-    data = {"path": path, "template": template, "question": study.question, "arms": list(study.arms), "cost": study.cost}
+    data = {
+        "path": path,
+        "study": study.study,
+        "template": template,
+        "question": study.question,
+        "arms": list(study.arms),
+        "cost": study.cost,
+    }
 
     def shown():
         return lines(
             f"{path}: {study.question or template}",
             f"{len(labels)} arms: {', '.join(labels)}; {len(study.seeds)} seeds",
             f"cost: {study.cost}" if study.cost else None,
-            f"Next: peftlab plan {path}, then peftlab run {path}",
+            f"Next: peftlab plan {path}, then peftlab run {path}; its results will be in results/{study.study}",
         )
 
     return Answer(data, shown)
+
+
+def _named(text: str, stem: str) -> str:
+    """The study called as its file, so that its results do not lie among those of the template or of another copy."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")[:81]
+    return re.sub(r"^study: .*$", f'study: "{name}"', text, count=1, flags=re.MULTILINE) if name else text
 
 
 @cache

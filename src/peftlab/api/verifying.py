@@ -39,6 +39,8 @@ def verify(folder: str | Path) -> Answer:
 
     def shown():
         said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no runs yet"
+        if not statuses and not problems:
+            return lines("no runs yet: there is nothing to verify", *notes)
         if not problems:
             return lines(f"{len(statuses)} runs ({said}): every record is whole and unchanged.", *notes)
         remedy = "Move the folder of each run named here away and run the study again; the others are reused."

@@ -13,6 +13,7 @@ from torch import nn
 
 from peftlab.backbones._causal import logits, unpackable
 from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
+from peftlab.backbones._hints import fitting, meant
 from peftlab.backbones._texts import pad_token, text_preprocessing
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, PeftlabError
@@ -234,9 +235,8 @@ class _quiet:
 
 def _unreachable(name: str, error: Exception) -> BackboneError:
     first = str(error).strip().split("\n")[0][:200]
-    return BackboneError(
-        f"cannot be loaded: {first}", where=name, remedy="check the name and the connection, or give a local folder (safetensors)"
-    )
+    remedy = f"{meant(name)}check the name and the connection, or give a local folder (safetensors)"
+    return BackboneError(f"cannot be loaded: {first}", where=name, remedy=remedy)
 
 
 def _config(name: str) -> dict:
@@ -282,9 +282,7 @@ def _resize_positions(module: Any, image_size: int, name: str) -> None:
     patch = module.config.patch_size
     if image_size % patch:
         raise BackboneError(
-            f"image_size {image_size} is not a multiple of its patch size {patch}",
-            where=name,
-            remedy=f"set task.image_size to one that is, e.g. {max(image_size // patch, 1) * patch}",
+            f"image_size {image_size} is not a multiple of its patch size {patch}", where=name, remedy=fitting(image_size, patch)
         )
     from timm.layers.pos_embed import resample_abs_pos_embed
 

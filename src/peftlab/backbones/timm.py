@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
+from peftlab.backbones._hints import fitting
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, nearest
 from peftlab.nn.head import initialise_head
@@ -211,7 +212,7 @@ def _check_size(module: nn.Module, image_size: int | None, name: str) -> None:
         raise BackboneError(
             f"image_size {image_size} is not a multiple of its patch size {patch[0]}",
             where=name,
-            remedy=f"set task.image_size to one that is, e.g. {max(image_size // patch[0], 1) * patch[0]}",
+            remedy=fitting(image_size, patch[0]),
         )
 
 

@@ -6,7 +6,9 @@ quick.
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import Any
 
 import typer
 
@@ -14,15 +16,17 @@ from peftlab.cli import experiments, findings, models  # the order of ``--help``
 from peftlab.cli._app import app
 from peftlab.errors import PeftlabError
 
-__all__ = ["EXIT_BUG", "EXIT_INTERRUPTED", "app", "experiments", "findings", "main", "models"]
+__all__ = ["EXIT_BUG", "EXIT_INTERRUPTED", "EXIT_TERMINATED", "app", "experiments", "findings", "main", "models"]
 
 EXIT_BUG = 70
+EXIT_TERMINATED = 75
 EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line; every error on purpose becomes three lines and its own exit code (see :mod:`peftlab.errors`)."""
     debug = "--debug" in sys.argv[1:]
+    before = signal.signal(signal.SIGTERM, _terminated)  # while runs are executed, execution/processes.py has handlers of its own
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="peftlab")
     except PeftlabError as error:
@@ -31,7 +35,7 @@ def main() -> None:
         _explain(error)
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == EXIT_INTERRUPTED:
+        if stop.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
             typer.echo("interrupted; the same command continues where it stopped", err=True)
         raise
     except Exception as error:
@@ -44,6 +48,13 @@ def main() -> None:
             )
         )
         sys.exit(EXIT_BUG)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(_number: int, _frame: Any) -> None:
+    """SIGTERM ends a verb as Ctrl-C does: through every ``finally``, with a word on how to go on."""
+    raise SystemExit(EXIT_TERMINATED)
 
 
 def _explain(error: PeftlabError) -> None:

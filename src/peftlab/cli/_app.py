@@ -43,10 +43,14 @@ Overrides = Annotated[
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="ARM", help="Only this arm (name or label). Repeatable.")]
 MaxRuns = Annotated[int | None, typer.Option("--max-runs", min=1, help="At most this many evaluation runs and their tuning.")]
 PrefixCache = Annotated[
-    bool, typer.Option(" /--no-prefix-cache", help="Compute the frozen part of the backbone anew in every run.")
+    bool,
+    typer.Option(" /--no-prefix-cache", help="Compute the frozen part of the backbone anew in every run.", show_default=False),
 ]
 FusedLayers = Annotated[
-    bool, typer.Option(" /--no-fused", help="Compute base and update of adapted layers apart, as the libraries do.")
+    bool,
+    typer.Option(
+        " /--no-fused", help="Compute all as the libraries do: base and update apart, unread rows too.", show_default=False
+    ),
 ]
 Stack = Annotated[str, typer.Option("--stack", metavar="off|auto|N", help="Runs that share a process and are computed together.")]
 Compile = Annotated[str, typer.Option("--compile", metavar="off|auto|on", help="Compile training steps; auto: where it pays.")]

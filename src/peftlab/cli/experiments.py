@@ -37,7 +37,7 @@ def init(
 
 @app.command(name="list")
 def list_components(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="adapter, allocator, quantizer, task, ...")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="adapter, allocator, quantizer, task, ...")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a study can name, with every option."""
@@ -94,7 +94,7 @@ def run(
     max_runs: MaxRuns = None,
     output: Output = RESULTS,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at the same time; default: what fits.")] = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Of each run; they share its batches, a GPU each.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Per run; they share its batches, a GPU each.")] = 1,
     shard: Annotated[bool, typer.Option("--shard", help="The processes of a run share its frozen weights too.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
@@ -105,7 +105,7 @@ def run(
         typer.Option("--place", metavar="WHAT=RESOURCE", help="Runs of an arm or task to some nodes. Repeatable."),
     ] = None,
     gpus: Annotated[float | None, typer.Option("--gpus", help="GPUs of each run on Ray; default: 1 if there are any.")] = None,
-    shared_disk: Annotated[bool, typer.Option(" /--no-shared-disk", help="Send results through Ray.")] = True,
+    shared_disk: Annotated[bool, typer.Option(" /--no-shared-disk", help="Send results through Ray.", show_default=False)] = True,
     checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="Seconds between checkpoints.")] = 30.0,
     prefix_cache: PrefixCache = True,
     fused: FusedLayers = True,

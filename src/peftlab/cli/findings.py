@@ -78,7 +78,7 @@ def choose(
 
 @app.command()
 def power(
-    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Results to learn the spread from.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Results to learn the spread from.")] = None,
     sd: Annotated[float | None, typer.Option("--sd", help="Or: the SD of the difference between two arms over seeds.")] = None,
     difference: Annotated[
         float | None,
@@ -120,7 +120,7 @@ def reproduce(
     source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_BUNDLE", help="The study's results, or a bundle of them.")],
     only: Only = None,
     seeds: Annotated[list[int] | None, typer.Option("--seeds", metavar="SEED", help="Only this seed. Repeatable.")] = None,
-    runs: Annotated[list[str] | None, typer.Option("--runs", metavar="ID", help="Only this run, or how it begins.")] = None,
+    runs: Annotated[list[str] | None, typer.Option("--runs", metavar="ID", help="Id, or how it begins. Repeatable.")] = None,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the new runs are made.")] = Path("reproduced"),
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at the same time.")] = 1,
     as_json: Json = False,

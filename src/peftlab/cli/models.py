@@ -39,18 +39,21 @@ def import_results(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A PEFT adapter's folder, or a file of outside results.")],
     folder: Folder,
     label: Annotated[str, typer.Option(metavar="ARM", help="The name that the arm gets.")],
+    seed: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Of an adapter: the study's seed that it stands beside; default the first.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Take in a PEFT adapter or outside results as an arm."""
     from peftlab import api
 
-    show(api.import_results(path, folder, label=label), as_json)
+    show(api.import_results(path, folder, label=label, seed=seed), as_json)
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder written by peftlab export.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of them; texts or files of them.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Images or folders of them; texts or files of them.")],
     as_json: Json = False,
 ) -> None:
     """Label new inputs with an exported model."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peftlab.errors import MissingExtra, RecordError
+from peftlab.errors import MissingExtra, RecordError, install
 
 FILE = "model.onnx"
 
@@ -26,8 +26,8 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError as error:
-            remedy = "pip install 'peftlab[onnx]'"
-            raise MissingExtra(f"onnxruntime cannot be imported: {error}", where=str(path), remedy=remedy) from error
+            what = f"onnxruntime cannot be imported: {error}"
+            raise MissingExtra(what, where=str(path), remedy=install("onnx")) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors come as exceptions

@@ -16,7 +16,7 @@ from torch import nn
 
 from peftlab.deployment import onnx_parts
 from peftlab.deployment.onnx_layers import Activations, with_operators
-from peftlab.errors import MissingExtra, OptionError, TrainingError
+from peftlab.errors import MissingExtra, OptionError, TrainingError, install
 
 OUTPUT = "logits"
 _LARGEST = 2**31 - 2**20  #: a file is one protocol-buffer message, of at most 2 GiB
@@ -28,9 +28,7 @@ def require_onnx() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise MissingExtra(
-                f"{name} cannot be imported: {error}", where="--onnx", remedy="pip install 'peftlab[onnx]'"
-            ) from error
+            raise MissingExtra(f"{name} cannot be imported: {error}", where="--onnx", remedy=install("onnx")) from error
 
 
 class _Graph(nn.Module):

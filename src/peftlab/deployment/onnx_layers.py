@@ -75,6 +75,12 @@ class _Integers(_GroupTerm):
 
     def __init__(self, layer: PackedLinear, activations: Activations) -> None:
         bits = BITS[layer.kind]
+        if bits not in onnx_parts.FEW:
+            raise OptionError(
+                f"there is no ONNX operator here for codes of {bits} bits",
+                where=layer.scheme,
+                remedy="export without `packed`, or quantize to 4 or 8 bits",
+            )
         middle = 2 ** (bits - 1)
         assert layer.shift is not None
         super().__init__(layer, layer.scale * (middle - layer.shift))

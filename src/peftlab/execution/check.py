@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,11 @@ class Proof:
     detail: str
 
 
-def check_cell(cell: Cell, cache: Path, seed: int, device: str = "auto") -> Iterator[Proof]:
+def check_cell(cell: Cell, cache: Path, seed: int, device: str = "auto", rates: Sequence[float] = ()) -> Iterator[Proof]:
     """The promises of one arm, tested one after the other; the first that cannot be tested ends it.
+
+    ``rates``: learning rates that the study's tuning will try; the lowest is used, and the next where the loss does not fall.
+    None: the arm's own.
 
     Promises: trainable count equals its closed formula, starts as the backbone (zero effect), every trainable tensor
     moves and the frozen ones do not, loss falls, merged equals unmerged, saved and loaded equals kept.
@@ -54,7 +57,7 @@ def check_cell(cell: Cell, cache: Path, seed: int, device: str = "auto") -> Iter
 
     began = time.perf_counter()
     try:
-        yield from _proofs(_Subject(cell, cache, seed, device), proof)
+        yield from _proofs(_Subject(cell, cache, seed, device, rates), proof)
     except PeftlabError as error:
         yield proof(f"{type(error).__name__}", False, str(error))
     except Exception as error:  # whatever breaks is what the user wants to know before a study does
@@ -65,8 +68,9 @@ def check_cell(cell: Cell, cache: Path, seed: int, device: str = "auto") -> Iter
 class _Subject:
     """An arm with a small fixed set of its own training examples."""
 
-    def __init__(self, cell: Cell, cache: Path, seed: int, device: str) -> None:
+    def __init__(self, cell: Cell, cache: Path, seed: int, device: str, rates: Sequence[float]) -> None:
         self.cell, self.seed, self.device = cell, seed, resolve_device(device)
+        self.rates = sorted(rates) or [cell.train.learning_rate]
         self.ingredients = Ingredients.of_cell(cell)
         self.task: PreparedTask = self.ingredients.task.prepare(self.ingredients.preprocessing(), cache)
         order = np.random.Generator(np.random.Philox(seed)).permutation(self.task.splits(seed).train)
@@ -84,10 +88,11 @@ class _Subject:
     def loss(self, module: nn.Module) -> float:
         return float(self.task.loss(self.logits(module), self.batch))
 
-    def settings(self) -> Train:
-        """The arm's own training, cut to a few steps on the examples."""
+    def settings(self, rate: float) -> Train:
+        """The arm's own training at this learning rate, cut to a few steps on the examples."""
         size = min(32, len(self.examples))
         changes: dict[str, Any] = {
+            "learning_rate": rate,
             "max_steps": STEPS,
             "epochs": STEPS,
             "batch_size": size,
@@ -103,10 +108,13 @@ class _Subject:
         return Splits(train=self.examples, validation=none, test=none)
 
     def look(self, backbone: Backbone) -> BaseProbe:
-        return base_probe(backbone, self.task, self.splits, self.settings(), self.seed)
+        return base_probe(backbone, self.task, self.splits, self.settings(self.rates[0]), self.seed)
 
-    def train(self, adapted: Adapted, folder: Path) -> None:
-        train = self.settings()
+    def build(self) -> Adapted:
+        return self.ingredients.build(self.task.info.outputs, self.seed, self.device, self.look)
+
+    def train(self, adapted: Adapted, folder: Path, rate: float) -> None:
+        train = self.settings(rate)
         Trainer(
             adapted=adapted,
             task=self.task,
@@ -124,7 +132,7 @@ class _Subject:
 
 def _proofs(subject: _Subject, proof: Callable[[str, bool, str], Proof]) -> Iterator[Proof]:
     adapter = subject.ingredients.adapter
-    adapted = subject.ingredients.build(subject.task.info.outputs, subject.seed, subject.device, subject.look)
+    adapted = subject.build()
     counted = sum(p.numel() for n, p in adapted.trainable().items() if not adapted.is_head(n))
     meta = subject.ingredients.load_backbone(subject.task.info.outputs, subject.seed, device="meta")
     formula = adapter.count(meta, adapter.sites(meta), adapted.ranks or None)
@@ -141,14 +149,16 @@ def _proofs(subject: _Subject, proof: Callable[[str, bool, str], Proof]) -> Iter
     before = subject.loss(adapted.module)
     with tempfile.TemporaryDirectory(prefix="peftlab-check-") as name:
         folder = Path(name)
-        subject.train(adapted, folder)  # raises DidNothing, BaseChanged
+        after, rate = before, subject.rates[0]
+        for number, rate in enumerate(subject.rates):
+            adapted = subject.build() if number else adapted
+            subject.train(adapted, folder / str(number), rate)  # raises DidNothing, BaseChanged
+            after = subject.loss(adapted.module)
+            if after < before:
+                break
         yield proof("trains what it should, and nothing else", True, "every trainable tensor moved; frozen bytes unchanged")
-        after = subject.loss(adapted.module)
-        yield proof(
-            "loss falls",
-            after < before,
-            f"{before:.4f} -> {after:.4f} on {len(subject.examples)} training examples, {STEPS} steps",
-        )
+        at = f"{before:.4f} -> {after:.4f} on {len(subject.examples)} training examples, {STEPS} steps at learning_rate {rate:g}"
+        yield proof("loss falls", after < before, at if after < before else f"{at}, which may be too high for this arm")
         kept = subject.logits(adapted.module)
         if adapter.mergeable:
             difference = _difference(subject.logits(adapter.merge(adapted)), kept)

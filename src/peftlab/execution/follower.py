@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,17 +17,21 @@ from peftlab.records.record import RunConfig
 from peftlab.tasks.contract import PreparedTask
 from peftlab.training.assemble import Ingredients, base_probe
 from peftlab.training.checkpoint import Checkpoints
+from peftlab.training.evaluation import to_device
 from peftlab.training.loop import Trainer
 from peftlab.training.quantization import Batches
 from peftlab.training.sharding import shard_frozen
 from peftlab.training.team import Team
+from peftlab.training.unread_rows import try_last_block
 
 
-def follow(team: Team, config: RunConfig, options: WorkerOptions, attempt: Attempt, fused: bool, checkpoints: Path) -> None:
-    """Train as the first process of the run does, and write nothing."""
+def follow(
+    team: Team, config: RunConfig, options: WorkerOptions, attempt: Attempt, layers: Mapping[str, bool], checkpoints: Path
+) -> None:
+    """Train as the first process of the run does, and write nothing. ``layers``: how they are computed (FusedRecord.begin)."""
     set_determinism(options)
     ingredients = Ingredients.of_run(config)
-    ingredients = dataclasses.replace(ingredients, fused=fused, quantizer=attempt.quantizer or ingredients.quantizer)
+    ingredients = dataclasses.replace(ingredients, quantizer=attempt.quantizer or ingredients.quantizer, **layers)
     task = ingredients.task.prepare(ingredients.preprocessing(), options.cache)
     adapted = build(ingredients, task, config, attempt, options)
     if options.shard:
@@ -64,7 +69,9 @@ def build(
     look = functools.partial(base_probe, task=task, splits=splits, train=attempt.train, seed=config.seed)
     reported = None if batches is None else task
     device = torch.device("cpu") if options.shard else attempt.device
-    return ingredients.build(task.info.outputs, config.seed, device, look, reported, batches or ())
+    adapted = ingredients.build(task.info.outputs, config.seed, device, look, reported, batches or ())
+    try_last_block(adapted, task.inputs(to_device(task.batch(splits.train[:2]), device)))
+    return adapted
 
 
 def set_determinism(options: WorkerOptions) -> None:

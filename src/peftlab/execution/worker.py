@@ -134,22 +134,22 @@ class Run:
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
         measured = memory_of(memory.result(adapted, trainer.optimizer), self.config, self.options.processes)
-        times, stacked = self._times(fitted, trainer), self.passes.record()
-        if stacked:
-            measured, times = shared(measured, times, stacked)
-            self.notes.append(stack_note(stacked))
         self.fused.write(adapted)
         with disk_errors(self.folder.adapter):
             ingredients.adapter.save(adapted, self.folder.adapter)
-        reports = trainer.chain.report()
+        reports, arrays = trainer.chain.report(), trainer.chain.arrays()
+        times, stacked = self._times(fitted, trainer), self.passes.record()  # with what the reports took
+        if stacked:
+            measured, times = shared(measured, times, stacked)
+            self.notes.append(stack_note(stacked))
         if self.options.processes > 1:
             reports["efficiency.json"] = {**reports.get("efficiency.json", {}), "first_of_processes": self.options.processes}
         elif stacked:
             reports["efficiency.json"] = {"stacked": stacked}  # nothing of it is one run's
         for name, content in reports.items():
             self.folder.write_json(name, content)
-        for name, arrays in trainer.chain.arrays().items():
-            self.folder.write_arrays(name, arrays)
+        for name, content in arrays.items():
+            self.folder.write_arrays(name, content)
         self.folder.write_json("base_check.json", trainer.base_check)
         self.folder.write_json("memory.json", measured)
         self.folder.append_metrics([], durable=True)
@@ -226,14 +226,14 @@ class Run:
     def _attempt(self, ingredients: Ingredients, task: PreparedTask) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
         name = self.attempt.name
         self.tracking = Tracking(self.options.trackers, self.folder, self.config, "" if name == self.first else name)
-        fused, note = self.fused.begin(name)
+        layers, note = self.fused.begin(name)
         self.notes += note
         checkpoints = self.folder.checkpoints / name
-        given = (self.config, self.options, self.attempt, fused, checkpoints)
+        given = (self.config, self.options, self.attempt, layers, checkpoints)
         with contextlib.ExitStack() as held:
             others = crew(self.options.processes, self.attempt.device, self.config.label, follow, given, self.stop.check)
             team = held.enter_context(others)
-            trained = self._train(dataclasses.replace(ingredients, fused=fused), task, Checkpoints(checkpoints), team)
+            trained = self._train(dataclasses.replace(ingredients, **layers), task, Checkpoints(checkpoints), team)
             self.crew = held.pop_all()  # sharded weights are whole only among all of them
             return trained
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from peftlab.nn.fused_low_rank import Branch, add_low_rank, low_rank_linear
+from peftlab.nn.low_rank_layer import LowRankLinear
 from peftlab.nn.pooled import PooledLinear, PooledTriplets, group_sums
 from peftlab.nn.quantized import is_conv1d
 from peftlab.nn.surgery import SlicedLinear
-from peftlab.nn.triplets import TripletLinear
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,14 +82,16 @@ class FusedLayer(nn.Module):
         return low_rank_linear(x, weight, self.base_layer.bias, [branch])
 
 
-class _Triplets(FusedLayer, TripletLinear):
+class _LowRankLayer(FusedLayer, LowRankLinear):
+    """Of any layer of ours whose factors say it all."""
+
     def branch(self) -> Branch:
-        if self.watch is not None:
-            raise Plain("an allocator watches its update")
-        return Branch(self.Q, self.P * self.singular_values.T, self.scale, self.dropout.p if self.training else 0.0)
+        if self.plain_only:
+            raise Plain(self.plain_only)
+        return Branch(*self.factors(), self.scale, self.dropout.p if self.training else 0.0)
 
 
-class _PooledTriplets(_Triplets, PooledTriplets):
+class _PooledTriplets(_LowRankLayer, PooledTriplets):
     def seen(self, x: torch.Tensor) -> torch.Tensor:
         return group_sums(x.to(self.Q.dtype), self.group_size)
 
@@ -102,7 +104,12 @@ class _Pooled(FusedLayer, PooledLinear):
         return group_sums(x.to(self.A.dtype), self.group_size)
 
 
-OURS: Mapping[type, type] = {TripletLinear: _Triplets, PooledTriplets: _PooledTriplets, PooledLinear: _Pooled}
+def ours(layer: type) -> type | None:
+    """The fused form of a layer of ours."""
+    special: Mapping[type, type] = {PooledTriplets: _PooledTriplets, PooledLinear: _Pooled}
+    if layer in special:
+        return special[layer]
+    return subclass_of(_LowRankLayer, layer) if issubclass(layer, LowRankLinear) else None
 
 
 class FusedSlices(SlicedLinear):
@@ -204,7 +211,7 @@ def _lay_together(sliced: SlicedLinear) -> None:
 
 
 def fuse_layers(
-    module: nn.Module, layers: Iterable[tuple[str, nn.Module]], subclass: Callable[[type], type | None] = OURS.get
+    module: nn.Module, layers: Iterable[tuple[str, nn.Module]], subclass: Callable[[type], type | None] = ours
 ) -> Fused:
     """Fuse these layers of ``module`` in place, on the device where they stay.
 

@@ -2,7 +2,7 @@
 
 A row of W [d_out, d_in] is cut into L = d_in/g groups of g neighbouring inputs; each group has statistics of its own.
 
-int4, int8 (asymmetric):  W~ = a (q - b)      q in 0 ... Q = 2^bits - 1, scale a = (max - min)/Q, float zero point b = -min/a
+int2 to int8 (asymmetric): W~ = a (q - b)     q in 0 ... Q = 2^bits - 1, scale a = (max - min)/Q, float zero point b = -min/a
 nf4, fp4 (code books):    W~ = m book[q] + c  absmax m, offset c: absent until something is merged into it
 
 A constant group gets a = 1, a group of zeros m = 1. Codes are the nearest ones. Where blocks and groups coincide, nf4 and fp4
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Literal
 
 import torch
 
 from peftlab.errors import BackboneError, OptionError
 
-GroupKind = Literal["int4", "int8", "nf4", "fp4"]
+GroupKind = Literal["int2", "int3", "int4", "int8", "nf4", "fp4"]
 _NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -28,7 +29,7 @@ _NF4 = (
 _FP4 = tuple(sign * value / 12 for sign in (1, -1) for value in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0))
 #: kind -> its 16 values; the other kinds are integers
 BOOKS: dict[str, tuple[float, ...]] = {"nf4": _NF4, "fp4": _FP4}
-BITS: dict[str, int] = {"int4": 4, "int8": 8, "nf4": 4, "fp4": 4}
+BITS: dict[str, int] = {"int2": 2, "int3": 3, "int4": 4, "int8": 8, "nf4": 4, "fp4": 4}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,20 +109,41 @@ def check_group_size(d_in: int, group_size: int, where: str = "") -> None:
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes as bytes: two of 4 bits in one, the first in the high half (as bitsandbytes does), after an odd last one zeros."""
+    """Codes as a string of bits, the first in the highest bits of its byte (4 bits: as bitsandbytes does), zeros after the last.
+
+    3 bits: eight codes in three bytes, of which the last codes take as many as they reach into.
+    """
     flat = codes.reshape(-1)
     if bits == 8:
         return flat.contiguous()
-    if flat.numel() % 2:
-        flat = torch.cat([flat, flat.new_zeros(1)])
-    return (flat[::2] << 4) | flat[1::2]
+    each = 8 // math.gcd(bits, 8)  # codes that fill whole bytes
+    if flat.numel() % each:
+        flat = torch.cat([flat, flat.new_zeros(-flat.numel() % each)])
+    if bits == 4:
+        return (flat[::2] << 4) | flat[1::2]
+    word = (flat.view(-1, each).int() << _places(each, bits, flat.device)).sum(1, dtype=torch.int32)
+    held = (word.unsqueeze(1) >> _places(each * bits // 8, 8, flat.device)).bitwise_and_(255).to(torch.uint8)
+    return held.view(-1)[: -(-bits * codes.numel() // 8)].clone()
 
 
 def unpack(packed: torch.Tensor, bits: int, shape: tuple[int, int]) -> torch.Tensor:
     """Inverse of :func:`pack`."""
     if bits == 8:
         return packed.view(shape)
-    return torch.stack((packed >> 4, packed & 15), dim=-1).view(-1)[: shape[0] * shape[1]].view(shape)
+    if bits == 4:
+        return torch.stack((packed >> 4, packed & 15), dim=-1).view(-1)[: shape[0] * shape[1]].view(shape)
+    each = 8 // math.gcd(bits, 8)
+    held = each * bits // 8
+    if packed.numel() % held:
+        packed = torch.cat([packed, packed.new_zeros(-packed.numel() % held)])
+    word = (packed.view(-1, held).int() << _places(held, 8, packed.device)).sum(1, dtype=torch.int32)
+    codes = (word.unsqueeze(1) >> _places(each, bits, packed.device)).bitwise_and_(2**bits - 1).to(torch.uint8)
+    return codes.view(-1)[: shape[0] * shape[1]].view(shape)
+
+
+def _places(number: int, bits: int, device: torch.device) -> torch.Tensor:
+    """How far from the low end each of ``number`` fields of ``bits`` lies in a word, the first highest."""
+    return torch.arange(number - 1, -1, -1, dtype=torch.int32, device=device) * bits
 
 
 def packed_values(packed: torch.Tensor, kind: str, shape: tuple[int, int]) -> torch.Tensor:

@@ -117,7 +117,7 @@ class PooledTriplets(TripletLinear, Pooled):
         return len(self.surviving())
 
     def update(self) -> torch.Tensor:
-        down, up = self.factors(self.surviving())
+        down, up = self.exported()
         return self.scale * (up @ down)
 
     def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:

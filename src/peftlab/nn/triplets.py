@@ -5,21 +5,20 @@ Shape legend: d_in, d_out of the layer, r triplets.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from peftlab.nn.low_rank import padded, replace_data
-from peftlab.nn.quantized import dense_layer, device_of
+from peftlab.nn.low_rank_layer import LowRankLinear
+from peftlab.nn.quantized import device_of
 from peftlab.nn.roles import linear_shape
 
 
-class TripletLinear(nn.Module):
+class TripletLinear(LowRankLinear):
     """y = base(x) + s P diag(lambda) Q dropout(x), with P [d_out, r], lambda [r, 1], Q [r, d_in].
 
     At the start lambda = 0 and P, Q ~ N(0, 0.02^2), drawn from ``random`` (AdaLoRA's official code, loralib/adalora.py). A
@@ -27,12 +26,9 @@ class TripletLinear(nn.Module):
     """
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, random: torch.Generator) -> None:
-        super().__init__()
+        super().__init__(base, scale, dropout)
         d_in, d_out = linear_shape(base) or (0, 0)
         device = device_of(base)
-        self.base_layer = base
-        self.scale = scale
-        self.dropout = nn.Dropout(dropout)
         self.P = nn.Parameter((0.02 * torch.randn(d_out, rank, generator=random)).to(device))
         self.singular_values = nn.Parameter(torch.zeros(rank, 1, device=device))
         self.Q = nn.Parameter((0.02 * torch.randn(rank, d_in, generator=random)).to(device))
@@ -44,21 +40,18 @@ class TripletLinear(nn.Module):
         return self.Q.shape[0]
 
     @property
-    def weight(self) -> torch.Tensor:
-        """The frozen weight, codes where it is quantized; libraries look at it for its dtype and device."""
-        return cast(torch.Tensor, self.base_layer.weight)
+    def plain_only(self) -> str:
+        return "an allocator watches its update" if self.watch is not None else ""
 
-    @property
-    def bias(self) -> torch.Tensor | None:
-        return cast("torch.Tensor | None", self.base_layer.bias)
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.Q, self.P * self.singular_values.T
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [..., d_in] -> [..., d_out]
-        result = self.base_layer(x)
+    def adapt(self, x: torch.Tensor) -> torch.Tensor:
         seen = self.inputs(x)
         update = self.scale * F.linear(F.linear(seen, self.Q) * self.singular_values.T, self.P)
         if self.watch is not None and update.requires_grad:
             self.watch(seen.detach(), update)
-        return result + update.to(result.dtype)
+        return update
 
     def inputs(self, x: torch.Tensor) -> torch.Tensor:
         """What Q sees of x."""
@@ -94,17 +87,11 @@ class TripletLinear(nn.Module):
         """Indices of the triplets whose lambda is not zero."""
         return torch.nonzero(self.singular_values.detach().flatten()).flatten()
 
-    def factors(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(A, B) of the chosen triplets, their update being s B A: A = Q, B = P diag(lambda)."""
-        down = self.Q.detach()[chosen]
-        up = self.P.detach()[:, chosen] * self.singular_values.detach()[chosen].T
+    def chosen(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A, B) of these triplets, their update being s B A: A = Q, B = P diag(lambda)."""
+        down = self.Q.detach()[indices]
+        up = self.P.detach()[:, indices] * self.singular_values.detach()[indices].T
         return down.contiguous(), up.contiguous()
 
-    def merged(self) -> nn.Module:
-        """A copy of the base layer, in float, with the update folded in."""
-        layer = dense_layer(copy.deepcopy(self.base_layer))
-        down, up = self.factors(self.surviving())
-        update = self.scale * (up @ down)
-        weight = cast(nn.Parameter, layer.weight)
-        weight.data += (update if isinstance(layer, nn.Linear) else update.T).to(weight.dtype)  # Conv1D keeps [d_in, d_out]
-        return layer
+    def exported(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.chosen(self.surviving())

@@ -123,7 +123,7 @@ def trace(
             batch = {name: value for name, value in batch.items() if name not in found.placeholders}
             inputs[KEY] = batch[KEY] = torch.empty((rows, *found.shape), dtype=found.dtype, device=device)
         held[:] = [batch]  # the loop holds its batch until the backward pass is done
-        with autocast(precision, device):
+        with adapted.reading(), autocast(precision, device):
             outputs = adapted.backbone.outputs(module, inputs)
         return task.loss(outputs, batch, train.label_smoothing)
 

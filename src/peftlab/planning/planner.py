@@ -239,6 +239,7 @@ class Planner:
     def notes(self) -> Iterator[str]:
         """What a reader of the plan should know before it is run."""
         ready = self.items
+        yield from dict.fromkeys(f"data: {said}" for item in ready if (said := item.info.words()))
         yield from dict.fromkeys(said for item in ready for said in (*item.info.warnings, *item.info.notes))
         yield from dict.fromkeys(note for item in ready for note in item.forecast.notes)
         yield from sentences(ready, self.study, self.options)

@@ -26,7 +26,8 @@ class View:
     splits: Splits
     device: torch.device
     zero_at_start: bool  #: the adapted model begins with the outputs of its backbone
-    fresh: Callable[[], Adapted]  #: the model as training began, made anew on the CPU
+    #: the model as training began, made anew on the CPU, without what an allocator found by looking at data
+    fresh: Callable[[], Adapted]
 
     def examples(self, number: int) -> tuple[str, np.ndarray]:
         """(split, at most ``number`` of its examples, spread evenly): of validation data, without any of training data.
@@ -59,7 +60,13 @@ def looking(module: nn.Module) -> Iterator[None]:
 
 
 class Probe(Component, ABC):
-    """A configured probe. Its hook's ``report`` is written as ``<name>.json``."""
+    """A configured probe; every run has all of them, unless one answers that there is nothing to watch.
+
+    What its hook's ``report`` gives is written into the run's folder. It is asked when training, its evaluation and the
+    measurement of its memory are over: the place for what takes copies of the model (nn/memory.py says what is free), where
+    ``adapted`` still holds the weights that were tested, and ``adapted.adapter.merge(adapted)`` makes the plain model of them.
+    Its tests: tests/probes/test_contract.py, on every probe there is.
+    """
 
     in_tuning: ClassVar[bool] = True  #: tuning runs are watched as well
     needs_whole: ClassVar[bool] = False  #: reads frozen weights or computes outputs, which no process can alone that shares them

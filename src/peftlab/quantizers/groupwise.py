@@ -24,10 +24,10 @@ _LATEST = 0.8
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Groupwise(Quantizer):
-    """W~ = a (q - b) (int4, int8) or m book[q] + c (nf4, fp4), statistics per ``group_size`` neighbouring inputs of an output.
+    """W~ = a (q - b) (int2 to int8) or m book[q] + c (nf4, fp4), statistics per ``group_size`` neighbouring inputs of an output.
 
-    Stored packed, two 4-bit codes a byte, with statistics in float32: 4 + 64/g bits per parameter for int4, 8 + 64/g for int8,
-    4 + 32/g for nf4 and fp4 (Xu et al. 2023, section 3.2; code books of Dettmers et al. 2023). A zero point or offset can take
+    Stored packed without gaps, with statistics in float32: bits + 64/g bits per parameter for int2, int3, int4 and int8, 4 + 32/g
+    for nf4 and fp4 (Xu et al. 2023, section 3.2; code books of Dettmers et al. 2023). A zero point or offset can take
     up an update that is constant in each group: what adapter ``pooled`` trains.
 
     ``schedule``: weights used in training step t are (1 - rho) W + rho Q(W); evaluation is always at rho = 1. With x =

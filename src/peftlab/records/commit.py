@@ -98,7 +98,6 @@ def commit_folder(target: Path | str, write: Callable[[Path], Any]) -> None:
             write(temporary)
             _fsync_tree(temporary)
             write_atomic(temporary / MANIFEST, json.dumps(manifest(temporary, files_below(temporary)), indent=1) + "\n")
-            fsync_folder(temporary)
             replaced = _move_into_place(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

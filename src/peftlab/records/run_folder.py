@@ -21,7 +21,6 @@ from peftlab.records.migration import lifted
 from peftlab.records.record import MetricLine, RunConfig, RunError, RunResults, to_json
 from peftlab.records.redact import has_secret, redact_all
 from peftlab.records.regular import read_regular
-from peftlab.records.temporaries import is_left_over
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,8 +119,7 @@ class RunFolder:
 
     def sweep(self) -> list[str]:
         """Remove what a crash left half written; for the holder of the lease."""
-        deeper = [path for path in self.checkpoints.glob("*") if path.is_dir() and not is_left_over(path.name)]
-        return [name for folder in (self.path, self.checkpoints, *deeper) for name in commit.sweep(folder)]
+        return [name for folder in (self.path, self.checkpoints, *self.checkpoints.glob("*")) for name in commit.sweep(folder)]
 
     def write_json(self, name: str, data: BaseModel | Mapping[str, Any] | list[Any]) -> None:
         """Write a diagnostic or ``environment.json``; NaN and infinity become null, secrets are masked.

@@ -110,10 +110,12 @@ class ResultsFolder:
         Raises:
             RecordError: this is no results folder.
         """
+        require_study(self.path)
         try:
             return read_regular(self.path / "study.yaml").decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise no_results(self.path) from error
+            remedy = "restore study.yaml, or run the study again"
+            raise RecordError("study.yaml cannot be read", where=str(self.path), remedy=remedy) from error
 
     def run(self, config: RunConfig) -> RunFolder:
         """The folder of a run, which need not exist yet.
@@ -152,6 +154,33 @@ class ResultsFolder:
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise RecordError("a link leads out of the results folder", where=str(path), remedy="remove the link")
         return path
+
+
+def require_study(path: Path) -> None:
+    """Refuse what is no results folder, and name those that are near: ``results`` is often given for ``results/<study>``.
+
+    Raises:
+        RecordError: there is no such folder, or no ``study.yaml`` of its own in it.
+    """
+    study = path / "study.yaml"
+    if study.is_file() and not study.is_symlink():
+        return
+    there = path.is_dir()
+    inside = path if there else path.parent
+    near = sorted(str(found.parent) for found in inside.glob("*/study.yaml")) if inside.is_dir() else []
+    known = f"; there is {', '.join(near[:8])}{', ...' if len(near) > 8 else ''}" if near else ""
+    if path.exists() and not there:
+        what, remedy = (
+            "this is a file, not a folder of results",
+            f"name the folder that `peftlab run` wrote, results/<study>{known}",
+        )
+        raise RecordError(what, where=str(path), remedy=remedy)
+    if not there:
+        meant = close(path.name, [Path(one).name for one in near])
+        remedy = f"{meant} `peftlab run STUDY` makes it{known}".strip()
+        raise RecordError("there is no such results folder", where=str(path), remedy=remedy)
+    what = "this is no results folder: it has no study.yaml"
+    raise RecordError(what, where=str(path), remedy=f"name the folder that `peftlab run` wrote, results/<study>{known}")
 
 
 def verify(folder: ResultsFolder | Path | str) -> list[str]:
@@ -214,21 +243,3 @@ def _content(study_yaml_text: str) -> list[str]:
 def _study_name(text: str) -> str:
     found = re.search(r"^study\s*:\s*[\"']?([a-z0-9._-]+)", text, re.MULTILINE)
     return found.group(1) if found else ""
-
-
-def no_results(path: Path) -> RecordError:
-    """The error for what is not the folder of a study's results: what it is, and which may be meant."""
-    if path.is_dir():
-        inside = sorted(found.parent.name for found in path.glob("*/study.yaml"))[:9]
-        remedy = (
-            f"name one of those in it: {', '.join(inside)}"
-            if inside
-            else "name the folder that `peftlab run` wrote, results/<study>"
-        )
-        return RecordError("this is no results folder: there is no study.yaml here", where=str(path), remedy=remedy)
-    if path.exists():
-        remedy = "name the folder that `peftlab run` wrote, results/<study>"
-        return RecordError("this is a file, not a folder of results", where=str(path), remedy=remedy)
-    beside = [found.parent.name for found in path.parent.glob("*/study.yaml")] if path.parent.is_dir() else []
-    remedy = f"{close(path.name, beside)} `peftlab run STUDY` makes it".strip()
-    return RecordError("there is no such results folder", where=str(path), remedy=remedy)

@@ -19,8 +19,13 @@ class Trained:
 
     @classmethod
     def of(cls, key: tuple[str, str, str], train: Mapping[str, Any], *, tuned: Collection[str] = ()) -> Trained:
-        """From (label, backbone, task), a ``train`` section whose ``batch_size`` is a number, and what of it is tuned."""
+        """From (label, backbone, task), a ``train`` section whose ``batch_size`` is a number, and what of it is tuned.
+
+        Of an arm that was trained elsewhere the section is empty, and nothing is known.
+        """
         amount: dict[str, str] = {}
+        if not train:
+            return cls(label=key[0], setting=(key[1], key[2]), amount=amount)
         steps = train.get("max_steps")
         if steps != 0:  # else: evaluated as it starts
             if not {"batch_size", "effective_batch_size"} & set(tuned):

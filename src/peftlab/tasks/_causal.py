@@ -8,6 +8,7 @@ with 50,000 words the logits of all tokens are most of a batch's memory, and a t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -137,6 +138,7 @@ def causal_info(sizes: Mapping[str, int], *, folds: int = 1, notes: tuple[str, .
         primary_metric="perplexity",
         chance={},
         majority={},
+        bounds=dict.fromkeys(("perplexity", "bits_per_byte"), (0.0, math.inf)),
         notes=notes,
         folds=folds,
     )

@@ -74,14 +74,16 @@ def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None
             if not counts.sum():
                 raise DataError(f"{prefix}the {split} split is empty", where="task.data", remedy="give it examples")
             absent = [names[label] for label in np.flatnonzero(counts == 0)]
+            lack = f"no {'training' if split == 'train' else split} example"
+            said = prefix + counted(absent, f"class has {lack}", f"classes have {lack}")
             if absent and split == "train":
                 raise DataError(
-                    f"{prefix}{counted(absent, 'class has', 'classes have')} no training example",
+                    said,
                     where="task.data",
                     remedy="add examples, remove the class, or raise train_size",
                 )
             if absent:
-                warnings.setdefault(f"{counted(absent, 'class has', 'classes have')} no {split} example", []).append(fold)
+                warnings.setdefault(counted(absent, f"class has {lack}", f"classes have {lack}"), []).append(fold)
     splits = splitter.splits(0)
     train, test = (np.bincount(splitter.labels[splits[split]], minlength=len(names)) for split in ("train", "test"))
     return TaskInfo(

@@ -106,7 +106,8 @@ def corrupt_note(examples: Examples, images: PreparedImages) -> str | None:
     broken = images.used[images.digests == UNREADABLE]
     if not len(broken):
         return None
-    return counted([examples.where(int(index)) for index in broken], "corrupt image was", "corrupt images were") + " skipped"
+    names = [examples.where(int(index)) for index in broken]
+    return counted(names, "corrupt image was skipped", "corrupt images were skipped")
 
 
 def _check(preprocessing: Preprocessing) -> None:

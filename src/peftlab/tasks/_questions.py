@@ -87,8 +87,8 @@ def read_questions(rows: Rows, columns: Mapping[str, str]) -> Questions:
         )
     warnings = []
     if lost:
-        which = counted([ids[i] for i in lost], "question is", "questions are")
-        warnings.append(f"{which} left out: no answer lies in the paragraph at its answer_start")
+        why = "left out: no answer lies in the paragraph at its answer_start"
+        warnings.append(counted([ids[i] for i in lost], f"question is {why}", f"questions are {why}"))
     blank = sum(not question.strip() for question in questions)
     used = {*columns.values(), "id", "title"}
     unused = [name for name in rows.names() if name not in used]

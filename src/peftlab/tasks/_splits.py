@@ -183,9 +183,9 @@ class Splitter:
         key = "validation" if self.options.validation_size is None else "validation_size"
         single = [self.label_names[label] for label in np.flatnonzero(counts == 1)]
         if single:
-            which = counted(single, "class has", "classes have")
+            lack = "one training example, which cannot be in train and validation both"
             raise DataError(
-                f"{which} one training example, which cannot be in train and validation both",
+                counted(single, f"class has {lack}", f"classes have {lack}"),
                 where=f"task.{key}",
                 remedy="add examples, remove the class, or give the data a validation split of their own",
             )

@@ -19,22 +19,34 @@ from peftlab.registry import Component
 #: kinds of heads (not tasks: two tasks may share one)
 Head = Literal["image-classification", "sequence-classification", "question-answering", "causal-lm"]
 
+_WORDS = {"train": "to train on", "validation": "to validate", "test": "to test"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
     """What is known about a task once its data have been read."""
 
-    outputs: int  #: size of the head (number of classes)
-    label_names: tuple[str, ...]
+    outputs: int  #: size of the head
+    label_names: tuple[str, ...]  #: of the outputs: of classes where there are two or more; one is a number that is predicted
     #: train, validation, test -> examples, as ``splits`` gives them (with folds: fold 0); empty if a tokenizer is needed to know
     sizes: Mapping[str, int]
     higher_is_better: Mapping[str, bool]  #: metric -> direction
     primary_metric: str
     chance: Mapping[str, float]  #: metric -> level of uniform guessing
-    majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class
+    majority: Mapping[str, float]  #: metric -> level of always giving the most frequent class; of numbers, their mean
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  #: how the data were read, nothing wrong: e.g. ``val`` serves as test
     folds: int = 1
+    #: metric -> (smallest, largest value) where that is not (0, 1), nor (0, infinity) of the loss
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    def words(self) -> str:
+        """Classes and splits, by which a reader sees whether the data were read as meant; empty if nothing is known."""
+        names = ", ".join(self.label_names[:10]) + (", ..." if len(self.label_names) > 10 else "")
+        classes = f"{len(self.label_names)} classes ({names})" if self.label_names else ""
+        splits = ", ".join(f"{self.sizes[role]:,} {word}" for role, word in _WORDS.items() if role in self.sizes)
+        cut = f" (the first of {self.folds} folds)" if self.folds > 1 and splits else ""
+        return "; ".join(part for part in (classes, splits + cut) if part)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +77,7 @@ class Meter(ABC):
 
     @abstractmethod
     def predictions(self) -> dict[str, np.ndarray]:
-        """Item-level arrays, kept in ``predictions.npz``; of a task with classes at least ``label`` and ``prediction``."""
+        """Item-level arrays, kept in ``predictions.npz``; of a task with classes ``label`` and ``prediction`` among them."""
 
     def thresholds(self) -> dict[str, float]:
         """What these examples decide for others, e.g. from which score on a question has no answer; most tasks decide nothing.

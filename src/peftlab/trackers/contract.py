@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from peftlab.errors import MissingExtra, OptionError, StudyError
+from peftlab.errors import MissingExtra, OptionError, StudyError, install
 from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig
 from peftlab.registry import Component, create
@@ -70,7 +70,7 @@ class Session(ABC):
     """One run in an open store.
 
     Attributes:
-        last: split -> last step that the store has of it. Nothing up to there is logged again.
+        last: split -> last step that the store has of it when it is opened. Nothing up to there is logged again.
     """
 
     last: dict[str, int]
@@ -86,9 +86,12 @@ class Session(ABC):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tracker(Component, ABC):
-    """A configured tracker. The extra of peftlab that installs it has its name."""
+    """A configured tracker. The extra of peftlab that installs it has its name.
 
-    modules: ClassVar[tuple[str, ...]]  #: what has to be installed
+    A run has a process of its own with one thread; several runs of a study may be open at once.
+    """
+
+    modules: ClassVar[tuple[str, ...]]  #: what has to be installed; where nothing has to, there is no extra
 
     timeout_s: float = 120.0  #: seconds for its start, for each writing and for its end; one that takes longer is given up
 
@@ -109,7 +112,7 @@ class Tracker(Component, ABC):
         missing = [name for name in self.modules if not _installed(name)]
         if missing:
             what = f"the tracker {self.name!r} needs {' and '.join(missing)}, which cannot be imported"
-            raise MissingExtra(what, where=where, remedy=f"pip install 'peftlab[{self.name}]'")
+            raise MissingExtra(what, where=where, remedy=install(self.name))
 
 
 def trackers_of(specs: Sequence[str | Mapping[str, Any]]) -> list[Tracker]:

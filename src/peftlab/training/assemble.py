@@ -15,6 +15,7 @@ from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused
+from peftlab.nn.last_block import last_block
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
 from peftlab.nn.surgery import slice_fused
@@ -43,6 +44,7 @@ class Ingredients:
     quantizer: Quantizer
     quantize: Quantize = "before"  #: before training the frozen weights, or after it the merged model
     fused: bool = True  #: adapted layers compute base and update together where they can
+    read_rows: bool = True  #: the last block is computed for the row that is read of it, where that is known
 
     @classmethod
     def of_cell(cls, cell: Cell) -> Ingredients:
@@ -263,8 +265,12 @@ class Ingredients:
         return self.fuse(adapted)
 
     def fuse(self, adapted: Adapted) -> Adapted:
-        """Fuse its layers in place, if that is wanted."""
+        """Fuse its layers in place and leave rows out that nobody reads, if that is wanted."""
         adapted.fused = self.adapter.fuse(adapted) if self.fused else Fused(why="switched off")
+        if self.read_rows:
+            backbone = adapted.backbone
+            layers = {site.parent or site.name for site in backbone.roles.sites}
+            adapted.last = last_block(backbone.module, backbone.roles.names, layers)
         return adapted
 
 

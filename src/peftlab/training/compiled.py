@@ -56,7 +56,8 @@ class Compiled(Passes):
             inductor.fallback_random = True  # masks of dropout as without compiling
             inductor.compile_threads = 1  # a worker has one core
             made = torch.compile(function, dynamic=False, fullgraph=True)
-            self.why = self._difference(adapted, function, made, inputs)
+            with adapted.reading():
+                self.why = self._difference(adapted, function, made, inputs)
         except Exception as error:  # of the compiler, of which there are many kinds; the model as it is needs none
             self.why = (
                 f"it cannot be compiled: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
@@ -90,7 +91,8 @@ class Compiled(Passes):
         if self.why or adapted is not self._adapted or _shape(inputs) != self._shape or self._function is None:
             return super().outputs(adapted, inputs)
         self.passes += 1
-        return self._function(inputs)
+        with adapted.reading():
+            return self._function(inputs)
 
 
 def _function(adapted: Adapted) -> Callable[[Mapping[str, torch.Tensor]], Any]:

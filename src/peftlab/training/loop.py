@@ -18,11 +18,12 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, RecordError, Stopped
 from peftlab.nn.hooks import HookChain, TrainingHook
-from peftlab.nn.seeding import derive, generator, seed_default
+from peftlab.nn.seeding import derive, seed_default
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.checkpoint import Checkpoints
-from peftlab.training.evaluation import check_finite, evaluate, to_device
+from peftlab.training.evaluation import check_finite, evaluate
+from peftlab.training.feed import Feed
 from peftlab.training.listener import Listener
 from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.passes import Passes
@@ -82,7 +83,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.chain = HookChain(self.hooks)
         self.schedule = Schedule.of(self.train, len(self.splits.train))
-        self.lengths = self.task.lengths(self.splits.train)
+        self.feed = Feed(self.task, self.splits.train, self.schedule, self.seed, self.team, self.device)
         self.trainable = self.adapted.trainable()
         self.optimizer = make_optimizer(self.trainable, self.train, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")  # pyright: ignore
@@ -106,6 +107,7 @@ class Trainer:
         try:
             return self._fit()
         finally:
+            self.feed.close()
             self.chain.close()
 
     def _fit(self) -> Fitted:
@@ -168,16 +170,9 @@ class Trainer:
         module.train()
         seed_default(derive(self.seed, "step", step, *self.team.own), self.device)  # dropout: a function of (seed, step)
         self.chain.before_step(step)
-        batches = self.schedule.micro_batches(step, self.splits.train, self.seed, self.lengths)
-        whole = sum(self.task.weight(indices) for indices in batches)
         total = 0.0
-        for number, indices in enumerate(batches):
-            mine = self.team.share(indices, number)
-            share = self.task.weight(mine) / whole
-            if not share and not self.team.together:  # fewer examples than processes
-                continue
-            random = generator(self.seed, "augment", step, number, *self.team.own)
-            loss = self._loss(to_device(self.task.batch(mine if share else indices, random), self.device))
+        for share, batch in self.feed.step(step):
+            loss = self._loss(batch)
             self.passes.backward(self.scaler.scale(loss * share))
             total += loss.item() * share
         if self.scaler.is_enabled():
@@ -221,7 +216,7 @@ class Trainer:
         begin = time.perf_counter()
         module = self.adapted.module
         module.eval()
-        with autocast(self.precision, self.device):
+        with self.adapted.reading(), autocast(self.precision, self.device):
             meter = evaluate(
                 self.task,
                 self.splits[split],

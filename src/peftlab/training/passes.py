@@ -17,7 +17,8 @@ class Passes:
 
     def outputs(self, adapted: Adapted, inputs: Mapping[str, torch.Tensor]) -> Any:
         """What the model says of a batch, in training mode and with torch's default random numbers."""
-        return adapted.backbone.outputs(adapted.module, inputs)
+        with adapted.reading():
+            return adapted.backbone.outputs(adapted.module, inputs)
 
     def leave(self, why: str) -> None:
         """Compute by itself from now on; ``why`` goes into the record."""

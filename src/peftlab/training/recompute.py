@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.last_block import LastBlock
 
 
 def enable_checkpointing(adapted: Adapted) -> None:
-    """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory."""
+    """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory.
+
+    The last block is computed as it is then: what it is recomputed with comes after the call (nn/last_block.py).
+    """
+    if isinstance(adapted.last, LastBlock):
+        adapted.last = "it is computed again in the backward pass"
     module = adapted.backbone.module
     if hasattr(module, "set_grad_checkpointing"):  # timm
         module.set_grad_checkpointing(True)  # pyright: ignore

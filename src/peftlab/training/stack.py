@@ -204,7 +204,7 @@ class Stack:
         self.joint.seats.taken = seats
         backbone = requests[0].adapted.backbone
         try:
-            with autocast(self.precision, self.device):
+            with requests[0].adapted.reading(self.joint.module), autocast(self.precision, self.device):
                 whole = backbone.outputs(self.joint.module, together)
             answers = {m: _rows(whole, seat.first, seat.last, first) for m, seat in zip(group, seats, strict=True)}
             if not self.proved:
@@ -229,7 +229,7 @@ class Stack:
             own = torch.Generator(self.device)
             own.set_state(state)
             seat = Seat(0, 0, 0, own)
-            with torch.no_grad(), seat.random(), autocast(self.precision, self.device):
+            with torch.no_grad(), seat.random(), request.adapted.reading(), autocast(self.precision, self.device):
                 alone = request.adapted.backbone.outputs(request.adapted.module, request.inputs)
             for mine, joint in zip(tensors_of(alone), tensors_of(answers[member]), strict=True):
                 limit = TOLERANCE.get(mine.dtype, 0.0) * float(mine.abs().max())

@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftlab.errors import MissingExtra
+from peftlab.errors import MissingExtra, install
 from peftlab.planning.search import Space, Values
 from peftlab.study.schema import Range, Tune
 
@@ -139,7 +139,7 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        remedy = "pip install 'peftlab[optuna]', or use `sampler: grid`"
+        remedy = f"use `sampler: grid`, or {install('optuna')}"
         raise MissingExtra(f"Optuna cannot be imported: {error}", where="tune.sampler", remedy=remedy) from error
     return optuna
 

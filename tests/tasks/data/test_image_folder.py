@@ -134,3 +134,32 @@ def test_fuzz_any_tree_gives_a_task_or_a_typed_error(tmp_path, files, skip):
         assert len(prepared.batch(prepared.splits(0).test)["labels"])
     except PeftlabError as error:
         assert error.what and error.remedy
+
+
+def test_a_folder_one_level_too_high_is_said(tmp_path):
+    """Every "class" holds the same folders: the real classes, or splits by unusual names. It may be meant, so it is a note."""
+    for folder in ("first", "second"):
+        write_class_folders(tmp_path / folder, classes=2, each=4)
+    (note,) = ImageFolder(path=str(tmp_path)).read().notes
+    assert "the classes are first, second" in note and "(class-0, class-1)" in note and str(tmp_path / "first") in note
+    (tmp_path / "second" / "class-0").rename(tmp_path / "second" / "other")
+    assert ImageFolder(path=str(tmp_path)).read().notes == ()
+
+
+def test_one_class_names_the_folder_that_holds_several(tmp_path):
+    write_class_folders(tmp_path / "a" / "b" / "photos", classes=3, each=4)
+    with pytest.raises(DataError, match="one class only, 'b'") as caught:
+        ImageFolder(path=str(tmp_path / "a")).read()
+    assert f"name {tmp_path / 'a' / 'b' / 'photos'}" in caught.value.remedy
+    (tmp_path / "c").mkdir()
+    shutil.move(tmp_path / "a" / "b" / "photos" / "class-0", tmp_path / "c" / "class-0")
+    with pytest.raises(DataError, match="one class only") as caught:
+        ImageFolder(path=str(tmp_path / "c")).read()
+    assert caught.value.remedy == "give it a folder for each class"
+
+
+def test_images_without_class_folders_say_so(tmp_path):
+    write_class_folders(tmp_path, classes=2, each=3)
+    with pytest.raises(DataError, match="3 images lie in the folder itself") as caught:
+        source_of(str(tmp_path / "class-1"))
+    assert "if 'class-1' is one class, name the folder above it" in caught.value.remedy

@@ -147,3 +147,28 @@ def test_columns_of_a_parquet_file_that_share_a_name(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
     with pytest.raises(DataError, match="is no Parquet file: Multiple matches"):
         read_table(tmp_path / "d.parquet", "train")
+
+
+def test_a_spreadsheet_in_other_countries(tmp_path: Path) -> None:
+    """Semicolons, commas in the texts, a byte-order mark, Windows line ends, an upper-case suffix, row numbers, empty rows."""
+    content = '\ufeff;Frage;Thema\r\n1;"wer, wie; was";a\r\n\r\n2;warum?;b\r\n;;\r\n'
+    (tmp_path / "T.CSV").write_bytes(content.encode())
+    (part,) = source_of(str(tmp_path / "T.CSV")).read().parts
+    assert part.columns == {"column 1": ["1", "2"], "Frage": ["wer, wie; was", "warum?"], "Thema": ["a", "b"]}
+    assert part.where(1) == "T.CSV line 4"
+
+
+def test_a_comma_in_the_header_keeps_semicolons_in_the_texts(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a;b,label\nx;y,1\n")
+    assert read_table(tmp_path / "t.csv", "train").columns == {"a;b": ["x;y"], "label": ["1"]}
+
+
+def test_what_a_spreadsheet_writes_otherwise_names_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text,label\na,1\n".encode("utf-16"))
+    with pytest.raises(DataError, match="not UTF-8") as caught:
+        source_of(str(tmp_path / "t.csv")).read()
+    assert "iconv -f utf-16" in caught.value.remedy
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    with pytest.raises(DataError, match="spreadsheet") as caught:
+        source_of(str(tmp_path / "t.xlsx"))
+    assert "save the sheet as CSV" in caught.value.remedy

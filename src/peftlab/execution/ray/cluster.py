@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from peftlab.errors import MissingExtra, OptionError, PlanRefused
+from peftlab.errors import MissingExtra, OptionError, PlanRefused, install
 from peftlab.execution.ray.mailbox import NAMESPACE
 from peftlab.execution.ray.passport import differences, passport, survey, watched
 from peftlab.records.record import RunConfig
@@ -51,8 +51,8 @@ def require() -> Any:
         import ray
         import ray.exceptions
     except ImportError as error:
-        remedy = "pip install 'peftlab[ray]'"
-        raise MissingExtra(f"Ray cannot be imported: {error}", where="--engine ray", remedy=remedy) from error
+        what = f"Ray cannot be imported: {error}"
+        raise MissingExtra(what, where="--engine ray", remedy=install("ray")) from error
     return ray
 
 

@@ -27,9 +27,9 @@ def rows_canvas(names: Sequence[str], columns: int = 1, *, width: float = COLUMN
     return canvas, panels
 
 
-def left_out(names: Sequence[str], where: str) -> str:
+def left_out(names: Sequence[str], where: str, most: int = MOST_ROWS) -> str:
     """The end of a caption where rows are missing."""
-    return f" The first {MOST_ROWS} of {len(names)}; all are in {where}." if len(names) > MOST_ROWS else ""
+    return f" The first {most} of {len(names)}; all are in {where}." if len(names) > most else ""
 
 
 def ends(middle: float, interval: tuple[float, float] | None) -> list[list[float]] | None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 
 from peftlab.analysis.arms import Arms
 from peftlab.analysis.diagnostics import Diagnostics
-from peftlab.analysis.findings import ArmSummary, Findings
+from peftlab.analysis.findings import ArmSummary, Finding, Findings
 from peftlab.analysis.layers import Layers
 from peftlab.analysis.quantization import QuantizationFindings
 from peftlab.registry import Component
@@ -46,6 +46,12 @@ class Bundle:
         return next((a for a in self.arms if a.baseline), None)
 
     @property
+    def differences(self) -> dict[str, Finding]:
+        """Of every arm that shares a seed with the baseline: arm minus baseline over these seeds, with interval, n and p."""
+        found = self.findings.of("difference", None, self.task, self.backbone)
+        return {f.arms[0]: f for f in found if f.estimate is not None}
+
+    @property
     def margin(self) -> Margin:
         plan = self.findings.plan
         return Margin(relative=plan.margin_relative, absolute=plan.margin_absolute)
@@ -69,7 +75,7 @@ class Bundle:
 
 
 class Figure(Component, ABC):
-    """A figure of the report."""
+    """A figure of the report. Its tests: tests/report/test_figures.py, on every figure there is."""
 
     title: ClassVar[str]
     asks: ClassVar[str]  #: the question that it answers
@@ -82,7 +88,8 @@ class Figure(Component, ABC):
     @abstractmethod
     def needs(self) -> tuple[str, ...]:
         """Fields of ArmSummary that at least one arm must have, or ``"curves"``, ``"layers"``, ``"gradients"``,
-        ``"quantization"``, ``"diagnostics"``, or ``"compared.NAME"``: an entry of analysis.arms.Arms."""
+        ``"quantization"``, ``"diagnostics"``, or ``"compared.NAME"``: an entry of analysis.arms.Arms; or ``"baseline"``: an arm
+        that another is compared with over the same seeds."""
 
     @abstractmethod
     def draw(self, bundle: Bundle) -> Canvas:
@@ -90,7 +97,8 @@ class Figure(Component, ABC):
 
     @abstractmethod
     def caption(self, bundle: Bundle) -> str:
-        """What is drawn, in one or two sentences; also read out to those who cannot see it."""
+        """What is drawn, in one or two sentences, with how many runs stand behind it (``n = 5 pairs``); also read out to those
+        who cannot see it."""
 
     def absent(self, bundle: Bundle) -> str:
         """Why it cannot be drawn from this bundle; empty where it can."""
@@ -110,6 +118,9 @@ class Figure(Component, ABC):
             elif need.startswith("compared."):
                 if bundle.compared is None or not getattr(bundle.compared, need.removeprefix("compared.")):
                     return _NOTHING[need.removeprefix("compared.")]
+            elif need == "baseline":
+                if not bundle.differences:
+                    return "no baseline is declared" if bundle.baseline is None else "no arm shares a seed with the baseline"
             elif need == "curves":
                 if bundle.curves.empty:
                     return "no training curves were recorded"

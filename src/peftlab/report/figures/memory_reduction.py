@@ -26,7 +26,7 @@ class MemoryReduction(Figure):
     place: ClassVar[int] = 25
 
     def needs(self) -> tuple[str, ...]:
-        return ("compared.resources",)
+        return ("compared.resources", "baseline")
 
     def absent(self, bundle: Bundle) -> str:
         return Figure.absent(self, bundle) or ("" if _rows(bundle) else "there are no arms to set beside a baseline's memory")

@@ -37,7 +37,7 @@ class MethodComparison(Figure):
     def draw(self, bundle: Bundle) -> Canvas:
         arms = _arms(bundle)[:MOST_ROWS]
         canvas, (axes,) = rows_canvas([a.label for a in arms])
-        differences = _differences(bundle)
+        differences = bundle.differences
         if differences:
             _compared(axes, arms, differences, bundle)
         else:
@@ -47,9 +47,9 @@ class MethodComparison(Figure):
     def caption(self, bundle: Bundle) -> str:
         arms, plan = _arms(bundle), bundle.findings.plan
         rest = left_out([a.label for a in arms], "tables/")
-        if not _differences(bundle):
+        if not bundle.differences:
             return f"Mean {plan.metric} of every arm ({bundle.count}); line: {bundle.interval}.{rest}"
-        pairs = sorted({f.n for f in _differences(bundle).values()})
+        pairs = sorted({f.n for f in bundle.differences.values()})
         number = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
         text = (
             f"Mean difference from {bundle.baseline.label if bundle.baseline else ''} over the same seeds (n = {number} pairs), "
@@ -62,16 +62,11 @@ class MethodComparison(Figure):
 
 def _arms(bundle: Bundle) -> list[ArmSummary]:
     """With a baseline the best first, else as in the study."""
-    differences, sign = _differences(bundle), -1 if bundle.findings.plan.higher_is_better else 1
+    differences, sign = bundle.differences, -1 if bundle.findings.plan.higher_is_better else 1
     if not differences:
         return [a for a in bundle.arms if a.mean is not None]
     known = [a for a in bundle.arms if a.label in differences]
     return sorted(known, key=lambda a: sign * (differences[a.label].estimate or 0.0))
-
-
-def _differences(bundle: Bundle) -> dict[str, Finding]:
-    found = bundle.findings.of("difference", None, bundle.task, bundle.backbone)
-    return {f.arms[0]: f for f in found if f.estimate is not None}
 
 
 def _compared(axes: Axes, arms: list[ArmSummary], differences: dict[str, Finding], bundle: Bundle) -> None:

@@ -54,7 +54,7 @@ class ImageFolder(DataSource):
                         remedy=f"{nearest(name, names)} Every class needs training examples",
                     )
         parts = [_part(split, classes, names) for split, classes in files.items()]
-        return join(parts, names, where=self.path, notes=_others(splits))
+        return join(parts, names, where=self.path, notes=(*_level(splits, names), *_others(splits)))
 
     def _splits(self) -> dict[str, Path]:
         """Split -> its folder of class folders. ``train`` is only a split if every folder beside it is one, too."""
@@ -73,6 +73,43 @@ def _part(split: str, classes: dict[str, list[Path]], names: list[str]) -> Part:
     number = {name: label for label, name in enumerate(names)}
     files = [(path, number[name]) for name, paths in classes.items() for path in paths]
     return image_part(split, files)
+
+
+def _level(splits: dict[str, Path], names: list[str]) -> list[str]:
+    """A note where the folder named may lie above the one that was meant: what it holds looks like a folder of classes itself.
+
+    Raises:
+        DataError: one class only, whose folder holds several folders of images.
+    """
+    (root, *others) = splits.values()
+    if others or not names:
+        return []
+    if len(names) == 1:
+        raise DataError(f"holds one class only, {names[0]!r}", where=str(root), remedy=_deeper(root / names[0]))
+    inner = [_classes_in(root / name) for name in names]
+    if len(inner[0]) < 2 or any(classes != inner[0] for classes in inner):
+        return []
+    listed, shown = ", ".join(names[:5]), ", ".join(inner[0][:5])
+    return [
+        f"{root}: the classes are {listed}, and each of these folders holds the same folders ({shown}); "
+        f"if those are the classes, name {root / names[0]}, or call the folders train and test"
+    ]
+
+
+def _deeper(folder: Path) -> str:
+    """A remedy: the first folder from here on that holds several folders of images."""
+    while len(inner := _classes_in(folder)) == 1:
+        folder /= inner[0]
+    return (
+        f"name {folder} if its folders ({', '.join(inner[:5])}) are the classes" if inner else "give it a folder for each class"
+    )
+
+
+def _classes_in(folder: Path) -> list[str]:
+    """Folders of images right below a folder that holds no image itself."""
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        return []
+    return [inner.name for inner in folders_in(folder) if next(images_below(inner), None)]
 
 
 def _others(splits: dict[str, Path]) -> list[str]:

@@ -35,9 +35,11 @@ def missing(text: str) -> DataError:
     if path.is_file():
         return DataError("a file of a form that is not known here", where=text, remedy=f"use a .npz file, or a folder: {forms}")
     inside = list(itertools.islice(path.iterdir(), 1000))
-    images = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
-    if images:
-        what = f"holds {images} images themselves, and no folders of classes"
-        return DataError(what, where=text, remedy=f"put the images of each class into a folder of its own: {text}/CLASS/*.jpg")
+    if bare := sum(file.suffix.lower() in IMAGE_SUFFIXES for file in inside):
+        return DataError(
+            f"{bare} images lie in the folder itself, and nothing says which class they have",
+            where=text,
+            remedy=f"put them into a folder for each class; if {path.resolve().name!r} is one class, name the folder above it",
+        )
     held = "is empty" if not inside else "holds no images in a form that is known here"
     return DataError(held, where=text, remedy=f"use {forms}")

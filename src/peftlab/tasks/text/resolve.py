@@ -10,6 +10,8 @@ from peftlab.errors import DataError
 from peftlab.tasks.data._source import find_source, no_such
 from peftlab.tasks.text.contract import TextSource
 
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+
 
 def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> TextSource:
     """The configured source for a name, a path, a hub id or ``{name: ..., option: value}``.
@@ -23,6 +25,10 @@ def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> TextSour
         return found
     word = str(spec)
     path = Path(word).expanduser()
+    if path.is_file() and path.suffix.lower() in SPREADSHEETS:
+        raise DataError(
+            "is a spreadsheet, no table of texts", where=word, remedy="save the sheet as CSV (UTF-8) and name that file"
+        )
     if path.exists():
         remedy = "use train.tsv + dev.tsv (or .csv, .json, .jsonl, .parquet), one such file, or a folder that `datasets` saved"
         raise DataError("holds no texts in a form that is known here", where=word, remedy=remedy)

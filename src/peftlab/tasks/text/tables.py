@@ -25,8 +25,10 @@ csv.field_size_limit(1 << 27)
 class Tables(TextSource):
     """One file of rows, or a folder with one file a split (``train.tsv``, ``dev.tsv``, ...).
 
-    TSV files are read without quoting, as GLUE's are (a bare ``"`` is a character); CSV files as RFC 4180 has them. Encoding is
-    UTF-8, with or without a byte-order mark. JSON: a list of objects, or one object whose ``data`` is such a list.
+    TSV files are read without quoting, as GLUE's are (a bare ``"`` is a character); CSV files as RFC 4180 has them, fields
+    separated by commas, or by semicolons where the header has these and no comma (spreadsheets in many countries). A column
+    without a name (row numbers, say) is called ``column N``. Encoding is UTF-8, with or without a byte-order mark. JSON: a list
+    of objects, or one object whose ``data`` is such a list.
     """
 
     name: ClassVar[str] = "tables"
@@ -41,15 +43,15 @@ class Tables(TextSource):
     def accepts(cls, text: str) -> bool:
         path = Path(text).expanduser()
         if path.is_file():
-            return path.suffix in SUFFIXES
-        return path.is_dir() and any(file.suffix in SUFFIXES and file.stem in ROLES for file in path.iterdir())
+            return path.suffix.lower() in SUFFIXES
+        return path.is_dir() and any(file.suffix.lower() in SUFFIXES and file.stem in ROLES for file in path.iterdir())
 
     @classmethod
     def from_text(cls, text: str) -> Self:
         return cls(path=text)
 
     def __post_init__(self) -> None:
-        if Path(self.path).suffix in SUFFIXES and (self.train or self.validation or self.test):
+        if Path(self.path).suffix.lower() in SUFFIXES and (self.train or self.validation or self.test):
             raise OptionError("one file has no splits to name", where="path", remedy="name the folder, or leave train, ... out")
 
     def fingerprint(self, cache: Path | None = None) -> str:
@@ -80,7 +82,7 @@ class Tables(TextSource):
                 continue
             if named:
                 continue
-            usual = [f for f in sorted(root.iterdir()) if f.suffix in SUFFIXES and ROLES.get(f.stem) == role]
+            usual = [f for f in sorted(root.iterdir()) if f.suffix.lower() in SUFFIXES and ROLES.get(f.stem) == role]
             if len(usual) > 1:
                 names = ", ".join(f.name for f in usual)
                 raise DataError(f"several files for {role}: {names}", where=self.path, remedy=f"name one with `{role}`")
@@ -96,11 +98,12 @@ def read_table(path: Path, split: str) -> RowPart:
         DataError: not UTF-8 (with the byte), no header, a row with too few or too many fields (with its line), broken JSON.
     """
     read = {".tsv": _separated, ".csv": _separated, ".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix not in read:
+    suffix = path.suffix.lower()
+    if suffix not in read:
         raise DataError(
             f"a {path.suffix or 'file without a suffix'} is no table", where=str(path), remedy="use " + ", ".join(SUFFIXES)
         )
-    columns, lines = read[path.suffix](path)
+    columns, lines = read[suffix](path)
     return RowPart(split=split, columns=columns, where=lambda i: f"{path.name} {lines[i]}" if i < len(lines) else path.name)
 
 
@@ -116,7 +119,8 @@ def read_text(path: Path) -> str:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file") from error
     except UnicodeDecodeError as error:
         wrong = f"byte {error.object[error.start]:#04x} at {error.start:,} is not UTF-8"
-        raise DataError(wrong, where=str(path), remedy="save the file as UTF-8, e.g. `iconv -f latin1 -t utf-8`") from error
+        likely = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        raise DataError(wrong, where=str(path), remedy=f"save the file as UTF-8, e.g. `iconv -f {likely} -t utf-8`") from error
 
 
 Table = tuple[dict[str, list[Any]], Sequence[str]]
@@ -125,20 +129,21 @@ Table = tuple[dict[str, list[Any]], Sequence[str]]
 def _separated(path: Path) -> Table:
     rows = _fields(path)
     _, first = next(rows, (0, []))
-    header = [name.strip() for name in first]
-    if not any(header):
+    named = [name.strip() for name in first]
+    if not any(named):
         raise DataError("is empty: the first line must name the columns", where=str(path), remedy="fill it, or name another file")
-    other = next((mark for mark in (";", "\t", "|", ",") if len(header) == 1 and mark in header[0]), None)
+    other = next((mark for mark in (";", "\t", "|", ",") if len(named) == 1 and mark in named[0]), None)
     if other is not None:
         what = f"the columns are parted by {other!r}, not by {'tabs' if path.suffix == '.tsv' else 'commas'}"
         raise DataError(what, where=f"{path} line 1", remedy="save it with commas as .csv, or with tabs as .tsv")
-    if not all(header) or not header or len(set(header)) < len(header):
-        what = "the first line does not name the columns: one has no name, or two share one"
+    header = [name or f"column {number}" for number, name in enumerate(named, start=1)]
+    if len(set(header)) < len(header):
+        what = "the first line does not name the columns: two share one"
         raise DataError(what, where=f"{path} line 1", remedy="name every column once")
     columns: dict[str, list[Any]] = {name: [] for name in header}
     lines: list[str] = []
     for line, row in rows:
-        if not any(row) and len(header) > 1:
+        if not any(row) and (len(header) > 1 or not row):
             continue  # an empty line
         if len(row) != len(header):
             few = "few" if len(row) < len(header) else "many"
@@ -156,11 +161,13 @@ def _separated(path: Path) -> Table:
 def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the line, its fields). Only newlines end a line: texts may hold any other character that separates lines."""
     text = read_text(path)
-    if path.suffix == ".tsv":
+    if path.suffix.lower() == ".tsv":
         lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
         yield from enumerate((line.split("\t") for line in lines), start=1)
         return
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = text.partition("\n")[0]
+    delimiter = ";" if ";" in header and "," not in header else ","
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             yield reader.line_num, row

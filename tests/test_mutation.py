@@ -1,0 +1,222 @@
+"""The tool that mutates: what it changes, which tests it takes, how it judges; and the whole of it on a made-up package."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the tool forks")
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import mutation  # pyright: ignore
+
+    return mutation
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import _mutation_server  # pyright: ignore
+
+    return _mutation_server
+
+
+def test_every_area_has_sources_and_tests(tool: Any) -> None:
+    assert len(tool.AREAS) == 7
+    for area in tool.AREAS.values():
+        assert area.source_files(ROOT) and area.test_files(ROOT)
+        for pattern in (*area.sources, *area.tests):
+            assert list(ROOT.glob(pattern)), pattern
+
+
+SOURCE = """\
+LIMIT = 3
+
+def grows(
+    x,
+    by=2,
+):
+    if x > LIMIT and (
+        by
+    ):
+        return (x +
+                by)
+    return x
+"""
+
+
+@pytest.mark.parametrize(("line", "lines"), [(1, [1]), (5, [3, 4, 5, 6]), (8, [7, 8, 9]), (11, [10, 11]), (12, [12])])
+def test_a_line_stands_for_its_statement(tool: Any, line: int, lines: list[int]) -> None:
+    assert tool.statement_lines(SOURCE, line) == lines
+
+
+def measured(**tests: tuple[float, list[int]]) -> list[dict[str, Any]]:
+    """What the server says: name of a test -> (seconds, lines of src/thing.py it runs); lines 1 and 3 run on import, too."""
+    found = []
+    for name, (seconds, lines) in tests.items():
+        node = f"tests/test_{name.partition('_')[0]}.py::test_{name}"
+        found.append({"seconds": {node: seconds}, "lines": {"src/thing.py": {str(line): [node] for line in lines}}})
+    found.append({"seconds": {}, "lines": {"src/thing.py": {"1": [""], "3": [""]}}})
+    return found
+
+
+def names(chosen: list[str]) -> list[str]:
+    return [test.partition("::test_")[2] for test in chosen]
+
+
+def test_the_mirroring_file_comes_first_then_the_quick(tool: Any) -> None:
+    tests = measured(other_slow=(2.0, [10]), quick_one=(0.1, [10]), thing_two=(1.0, [10]), elsewhere_no=(0.1, [12]))
+    chosen, collect = tool.choose_tests("src/thing.py", [10, 11], tests, 10)
+    assert names(chosen) == ["thing_two", "quick_one", "other_slow"] and not collect
+
+
+def test_a_default_is_tested_by_whatever_runs_the_file(tool: Any) -> None:
+    chosen, collect = tool.choose_tests("src/thing.py", [3, 4], measured(a_one=(0.1, [10]), b_two=(0.2, [12])), 10)
+    assert names(chosen) == ["a_one", "b_two"] and collect
+
+
+def test_the_budget_is_kept_beyond_three_tests(tool: Any) -> None:
+    tests = measured(**{f"t{number}_x": (1.0, [10]) for number in range(9)})
+    assert len(tool.choose_tests("src/thing.py", [10], tests, 5)[0]) == 5
+    assert len(tool.choose_tests("src/thing.py", [10], tests, 0.5)[0]) == 3
+    assert tool.choose_tests("src/thing.py", [99], tests, 5) == ([], False)
+
+
+def test_the_interval_is_wilsons(tool: Any) -> None:
+    """Newcombe (1998, Statistics in Medicine 17, table I, method 3): 81 of 263 gives 0.2553 to 0.3662."""
+    alive = [{"file": "f", "before": "a", "after": "b", "status": status} for status in ["survived"] * 180 + ["not run"] * 2]
+    dead = [{"file": "f", "before": "a", "after": "c", "status": status} for status in ["killed"] * 80 + ["timeout"]]
+    found = tool.summary(alive + dead)
+    assert found["interval"] == [0.2553, 0.3662] and found["score"] == round(81 / 263, 4)
+
+
+def test_what_was_read_and_changes_nothing_is_left_out(tool: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text(json.dumps([{"file": "f", "before": "a", "after": "b", "why": "the same"}]))
+    monkeypatch.setattr(tool, "EQUIVALENTS", tmp_path / "e.json")
+    mutants = [{"file": "f", "before": "a", "after": after, "status": "survived"} for after in "bc"]
+    found = tool.summary([*mutants, {"file": "f", "before": "a", "after": "b", "status": "killed"}])
+    assert (found["equivalent"], found["survived"], found["killed"], found["score"]) == (1, 1, 1, 0.5)
+
+
+def test_every_equivalent_is_still_there_and_says_why(tool: Any) -> None:
+    for entry in json.loads(tool.EQUIVALENTS.read_text(encoding="utf-8")):
+        lines = {line.strip() for line in (ROOT / entry["file"]).read_text(encoding="utf-8").splitlines()}
+        assert entry["before"] in lines, entry
+        assert len(entry["why"].split()) >= 4, entry
+
+
+def live(source: str, path: Path) -> types.ModuleType:
+    path.write_text(source)
+    specification = importlib.util.spec_from_file_location("made_up", path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_living_functions_change_with_what_is_in_them(server: Any, tmp_path: Path) -> None:
+    source = "class A:\n    def f(self, x):\n        return [y + 1 for y in x]\n\ndef g():\n    return lambda: 5\n"
+    path = tmp_path / "made_up.py"
+    module = live(source, path)
+    bound, kept = module.A().f, module.g
+
+    def compiled(text: str) -> types.CodeType:
+        return compile(text, str(path), "exec")
+
+    for old, new in (("y + 1", "y - 1"), ("lambda: 5", "lambda: 6")):
+        changed = server.outermost_changes(compiled(source), compiled(source.replace(old, new)))
+        assert server.exchange(changed, str(path), server.living({str(path)}))
+    assert bound([3]) == [2] and kept()() == 6
+    assert server.outermost_changes(compiled(source), compiled(source)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("X = 1\n", "X = 2\n"),
+        ("class A:\n    x: int = 1\n", "class A:\n    x: int = 2\n"),
+        ("def f(x=1):\n    return x\n", "def f(x=2):\n    return x\n"),
+        ("class A:\n    def f(self, x=1):\n        return x\n", "class A:\n    def f(self, x=2):\n        return x\n"),
+    ],
+)
+def test_what_is_made_on_import_needs_an_import(server: Any, before: str, after: str) -> None:
+    assert server.outermost_changes(compile(before, "f", "exec"), compile(after, "f", "exec")) is None
+
+
+def test_a_child_answers_hangs_or_dies(server: Any, tmp_path: Path) -> None:
+    answer = tmp_path / "answer.json"
+    assert server.in_child(lambda: {"status": "survived"}, 60, answer) == {"status": "survived"}
+    assert server.in_child(lambda: time.sleep(600), 0.2, answer)["status"] == "timeout"
+    assert server.in_child(lambda: os._exit(7), 60, answer) == {"status": "killed", "by": "the process died (7)"}
+    assert server.in_child(lambda: sys.exit("no"), 60, answer) == {"status": "killed", "by": "SystemExit: no"}
+
+
+PACKAGE = {
+    "src/made_up/sums.py": (
+        "START = 5\n\ndef total(values):\n    left = len(values)\n    found = 0\n    while left > 0:\n        left -= 1\n"
+        "        found += values[left]\n    return found\n\ndef loose(x):\n    return x * 2\n\ndef nobody(x):\n    return x * 3\n"
+    ),
+    "tests/test_sums.py": (
+        "from made_up.sums import START, loose, total\n\n"
+        "def test_total():\n    assert total([1, 2, 4]) == 7 and total([]) == 0\n\n"
+        "def test_start():\n    assert START == 5 and total([START]) == 5\n\ndef test_loose():\n    assert loose(0) == 0\n"
+    ),
+}
+DRIVE = """
+import argparse, json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import mutation
+from _mutation_areas import Area
+folder = Path(sys.argv[2])
+options = argparse.Namespace(count=40, seed=1, budget=4.0, limit=3.0)
+bench = mutation.Bench(folder / "work", root=folder / "package")
+found = mutation.judge(bench, Area(("src/made_up/*.py",), ("tests/*.py",)), options, None)
+print(json.dumps(found["mutants"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_made_up_package(tool: Any, tmp_path: Path) -> None:
+    """What the tests hold is killed, a loop without an end times out, a loose test and a function without one let through."""
+    try:
+        python = tool.environment(tmp_path / "environment")
+    except subprocess.CalledProcessError:
+        pytest.skip("cosmic-ray cannot be installed here")
+    package = tmp_path / "package"
+    for name, text in PACKAGE.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    (package / "pyproject.toml").write_text("[tool.pytest.ini_options]\nmarkers = ['slow', 'gpu', 'browser']\n")
+    command = [str(python), "-c", DRIVE, str(ROOT / "tools"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mutants = json.loads(done.stdout)
+    found: dict[str, set[str]] = {}
+    for mutant in mutants:
+        found.setdefault(mutant["before"], set()).add(mutant["status"])
+    assert found["return x * 3"] == {"not run"}
+    assert found["return x * 2"] <= {"survived", "killed"}
+    assert found["START = 5"] == found["found = 0"] == found["found += values[left]"] == {"killed"}
+    assert found["left -= 1"] & {"timeout", "killed"}
+    killers = {mutant["by"] for mutant in mutants if mutant["status"] == "killed"}
+    assert "tests/test_sums.py::test_start" in killers  # the only one that can kill a constant, which needs a new import
+    assert killers <= {"tests/test_sums.py::test_total", "tests/test_sums.py::test_start"}
+    assert (package / "src/made_up/sums.py").read_text() == PACKAGE["src/made_up/sums.py"]
+
+    (package / "tests/test_sums.py").write_text(PACKAGE["tests/test_sums.py"].replace("== 7", "== 8"))
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "without any mutant these fail: ['tests/test_sums.py::test_total']" in refused.stderr
