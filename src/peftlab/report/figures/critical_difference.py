@@ -11,10 +11,11 @@ from matplotlib.figure import Figure as Canvas
 from peftlab.analysis.arms import Ranking
 from peftlab.analysis.words import equation_p, listed
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, short
+from peftlab.report.style import CHARACTER_IN, WIDE_IN, short
 
 LINE = "#3A3A3A"
 STEP = 0.25  #: inches between names
+RANK_IN = 0.5  #: inches of a mean rank beside its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +86,17 @@ def _levels(ranking: Ranking) -> dict[int, int]:
     return levels
 
 
+def _side(ranking: Ranking, places: list[int]) -> float:
+    """Inches beside the line that the longest name of one side takes, with its rank."""
+    return 0.3 + CHARACTER_IN * max((len(short(ranking.arms[i], 20)) for i in places), default=0) + RANK_IN
+
+
 def _draw(
     axes: Axes, bundle: Bundle, ranking: Ranking, order: list[int], groups: dict[int, int], room: tuple[float, float]
 ) -> None:
     arms, (top, bottom) = len(order), room
-    left, right = 2.6, WIDE_IN - 2.6
+    left, right = (_side(ranking, these) for these in (order[: -(-arms // 2)], order[-(-arms // 2) :]))
+    right = WIDE_IN - right
 
     def place(rank: float) -> float:
         return left + (rank - 1) / (arms - 1) * (right - left)
