@@ -28,6 +28,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 
 COLUMN_WIDTH_IN = 5.5  #: text width of a single-column paper
 WIDE_IN = 7.2
 MOST_OVERHANG = 0.05  #: of a label, as a share of the figure, for which room is made
+DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its text, which can be seen on a dark ground too
 LARGEST_SCALE = 1.05  #: of a figure on the page
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
@@ -242,7 +243,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg).replace('href="#', f'href="#{name}-')
-    svg = svg.replace("#000000", "currentColor")
+    svg = svg.replace("#000000", "currentColor").replace(DARK_LINE.lower(), "currentColor")
     for index, color in enumerate(PALETTE):
         svg = svg.replace(color.lower(), f"var(--c{index})")
     svg = _compact(svg)

@@ -13,7 +13,7 @@ from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import tick
 from peftlab.report.figures._rows import MOST_ROWS, ends, rows_canvas
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import MARKERS, PALETTE, WIDE_IN, even_ticks, short
+from peftlab.report.style import DARK_LINE, MARKERS, PALETTE, WIDE_IN, even_ticks, short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AblationForest(Figure):
         canvas, (axes,) = rows_canvas([e.arm for e in effects], width=WIDE_IN)
         axes.set_yticks(range(len(effects)), [short(name, 46) for name in _names(effects)])
         factors = list(dict.fromkeys(e.factor for e in effects))
-        axes.axvline(0, color="#3A3A3A", linewidth=1.2, zorder=1)
+        axes.axvline(0, color=DARK_LINE, linewidth=1.2, zorder=1)
         for row, effect in enumerate(effects):
             place = factors.index(effect.factor)
             color, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from peftlab.analysis.arms import Ranking
 from peftlab.analysis.words import equation_p, listed
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import CHARACTER_IN, WIDE_IN, short
+from peftlab.report.style import CHARACTER_IN, DARK_LINE, WIDE_IN, short
 
-LINE = "#3A3A3A"
 STEP = 0.25  #: inches between names
 RANK_IN = 0.5  #: inches of a mean rank beside its name
 
@@ -101,23 +100,23 @@ def _draw(
     def place(rank: float) -> float:
         return left + (rank - 1) / (arms - 1) * (right - left)
 
-    axes.plot([left, right], [top, top], color=LINE, linewidth=1.2)
+    axes.plot([left, right], [top, top], color=DARK_LINE, linewidth=1.2)
     step = next(s for s in (1, 2, 5, 10) if s * (right - left) / (arms - 1) >= 0.3)  # inches between numbers
     for rank in range(1, arms + 1):
         long = (rank - 1) % step == 0
-        axes.plot([place(rank)] * 2, [top, top - (0.08 if long else 0.04)], color=LINE, linewidth=1.2)
+        axes.plot([place(rank)] * 2, [top, top - (0.08 if long else 0.04)], color=DARK_LINE, linewidth=1.2)
         if long:
             axes.text(place(rank), top - 0.11, str(rank), ha="center", va="bottom", fontsize=11)
     width = (ranking.critical_difference or 0.0) / (arms - 1) * (right - left)
-    axes.plot([left, left + width], [0.2, 0.2], color=LINE, linewidth=1.8)
+    axes.plot([left, left + width], [0.2, 0.2], color=DARK_LINE, linewidth=1.8)
     for end in (left, left + width):
-        axes.plot([end, end], [0.15, 0.25], color=LINE, linewidth=1.8)
+        axes.plot([end, end], [0.15, 0.25], color=DARK_LINE, linewidth=1.8)
     axes.text(left + width + 0.08, 0.2, f"CD = {ranking.critical_difference or 0:.2f}", va="center", fontsize=11)
     rank = dict(zip(ranking.arms, ranking.mean_ranks, strict=True))
     for number, level in groups.items():
         first, last = rank[ranking.groups[number][0]], rank[ranking.groups[number][-1]]
         height = top + 0.14 + 0.14 * level
-        axes.plot([place(first) - 0.03, place(last) + 0.03], [height] * 2, color=LINE, linewidth=4.5, solid_capstyle="round")
+        axes.plot([place(first) - 0.03, place(last) + 0.03], [height] * 2, color=DARK_LINE, linewidth=4.5, solid_capstyle="round")
     half = -(-arms // 2)
     for position, index in enumerate(order):
         best = position < half

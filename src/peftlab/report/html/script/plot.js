@@ -119,7 +119,7 @@ function picture(width, spec, marks, chosen, choose) {
   return root;
 }
 
-// what a line across stands for: above or below one of its ends, where no mark is
+// what a line across stands for: above or below one of its ends, else along it, where no mark is
 function nameOfLine(rule, left, width, sx, sy, marks) {
   const long = 7 * rule.text.length, y = sy(rule.y);
   const free = ({ x, end, base }) => {
@@ -129,7 +129,8 @@ function nameOfLine(rule, left, width, sx, sy, marks) {
       return at < from - 8 || at > from + long + 8 || low < base - 12 || top > base + 3;
     });
   };
-  const spots = [[y - 5, true], [y - 5, false], [y + 15, true], [y + 15, false]].map(([base, end]) => ({ x: end ? width - 10 : left + 6, end, base }));
+  const ends = [{ x: width - 10, end: true }, { x: left + 6 }], along = [1, 2, 3, 4, 5].map((k) => ({ x: left + (k / 6) * (width - left) }));
+  const spots = [...ends, ...along].flatMap((spot) => [y - 5, y + 15].map((base) => ({ ...spot, base })));
   const spot = spots.find(free) || spots[0];
   return draw("text", { x: spot.x, y: spot.base, "text-anchor": spot.end ? "end" : "start", class: "note" }, rule.text);
 }
