@@ -5,13 +5,14 @@
 writes ``docs/gallery.md`` and ``docs/gallery/NAME.png``. A figure is drawn from the folder named for it, else, of those that can
 show it, from the one that shows the fewest others so far.
 
-    python tools/gallery.py docs --add pareto=results/qa-lora
+    python tools/gallery.py docs --add pareto=results/qa-lora [...]
 
-draws one figure, anew or for the first time, and leaves the rest of the page as it is: a new figure needs one study's records.
+draws these figures, anew or for the first time, and leaves the rest of the page as it is: a figure needs one study's records.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,8 @@ markers and dashes say the same once more.
 def main() -> None:
     target = Path(sys.argv[1])
     if sys.argv[2] == "--add":
-        add(target, *sys.argv[3].split("=", 1))
+        for word in sys.argv[3:]:
+            add(target, *word.split("=", 1))
         return
     named = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
     folders = [Path(word) for word in sys.argv[2:] if "=" not in word]
@@ -88,6 +90,7 @@ def placed(whole: str, figure: Figure, text: str, word: str) -> str:
     return f"{before}## {SECTIONS[figure.section]}\n{here}{following}{after}## How it was made\n\n{how(words)}"
 
 
+@functools.cache
 def gather(folder: Path) -> Bundle:
     """The first task and backbone of a results folder."""
     frame = load_frame(folder)

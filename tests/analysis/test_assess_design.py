@@ -276,6 +276,22 @@ def test_options_of_different_components_become_words_of_theirs() -> None:
     assert found["lora"]["adapter.rank"] == "8"
 
 
+def test_words_of_one_component_say_what_sets_them_apart() -> None:
+    """Not what all groupwise quantizers of the study share, nor what was left open."""
+    shared = {"name": "groupwise", "group_size": 16, "end": None}
+    found = design(
+        {
+            "float": config({"name": "pooled"}, {"name": "none"}),
+            "nf4": config({"name": "pooled"}, {**shared, "type": "nf4", "start": None}),
+            "int8": config({"name": "pooled"}, {**shared, "type": "int8", "start": 3}),
+        }
+    )
+    assert found["nf4"]["quantizer"] == "groupwise (type nf4)"
+    assert found["int8"]["quantizer"] == "groupwise (type int8, start 3)"
+    alone = design({"float": config({"name": "pooled"}, {"name": "none"}), "nf4": config({"name": "pooled"}, shared)})
+    assert alone["nf4"]["quantizer"] == "groupwise (group_size 16)"
+
+
 GRID: dict[str, Any] = {
     "full": ARMS["full"],
     "fixed": {"adapter": {"name": "lora", "rank": 4}},

@@ -385,6 +385,27 @@ def test_no_sideways_scrolling_of_the_page(browser: Any, page: Path, width: int)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_letters_of_figures_are_as_large_as_those_of_the_page(browser: Any) -> None:
+    """A tall figure is not made small to fit a height, and none is blown up: its 12 points are 11 to 18 pixels on the page."""
+    sizes = browser.execute_script("""
+        const size = (svg) => (12 * svg.getBoundingClientRect().width) / svg.viewBox.baseVal.width;
+        return [...document.querySelectorAll('svg.figure')].map(size);
+    """)
+    assert len(sizes) > 10
+    assert min(sizes) >= 11 and max(sizes) <= 18
+
+
+def test_names_of_lines_lie_on_no_mark(browser: Any) -> None:
+    hidden = browser.execute_script("""
+        const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        const all = (host, what) => [...host.querySelectorAll(what)].map((e) => e.getBoundingClientRect());
+        const under = (host) => all(host, 'text.note').filter((name) => all(host, '.mark').some((mark) => touch(name, mark)));
+        return [...document.querySelectorAll('[data-plot]')].flatMap((host) => under(host).map(() => host.dataset.plot));
+    """)
+    assert len(all_of(browser, "[data-plot] text.note")) >= 2
+    assert hidden == []
+
+
 def test_names_for_those_who_cannot_see(browser: Any) -> None:
     for svg in all_of(browser, "svg[role=img]"):
         assert svg.get_attribute("aria-label").strip()

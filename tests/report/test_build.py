@@ -108,7 +108,7 @@ def test_the_policy_names_the_script_that_is_there(page: str) -> None:
 
 def test_everything_the_reader_needs_is_said(folder: Path, page: str) -> None:
     findings = analyze(folder)
-    text = re.sub(r"&#39;", "'", page)
+    text = re.sub(r"&#39;", "'", page).replace("\u00a0", " ")
     for line in (*findings.verdict, *findings.warnings, *findings.notes):
         assert line in text
     said = ["1 failed", "1 diverged", "micro-batch halved", "halve batch_size", "What an arm did not get"]

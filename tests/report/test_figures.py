@@ -22,6 +22,7 @@ from peftlab.analysis.frame import load_frame
 from peftlab.analysis.reading import read_study
 from peftlab.registry import components
 from peftlab.report.bundle import bundles
+from peftlab.report.drawing import luminance, wants_light
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import MARKERS, PALETTE, inline_svg, looks, save, settle, style, thousands
 from tests.report.diagnostics import write_diagnostics
@@ -207,6 +208,21 @@ def test_hostile_names_are_drawn_as_text(bundle: Bundle) -> None:
     with style():
         svg = inline_svg(figure.draw(dataclasses.replace(bundle, arms=arms, runs=runs)), "memory", evil)
     assert "<img" not in svg and "&lt;img" in svg
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_lines_can_be_seen_on_a_dark_page(cls: type[Figure], bundle: Bundle) -> None:
+    """Every stroke has the page's own colour or a contrast of 3 to the page's dark cards, or the figure keeps a light ground."""
+    with style():
+        canvas = settle(cls().draw(bundle))
+    strokes = set(re.findall(r"stroke:\s*(#[0-9a-f]{6})", inline_svg(canvas, cls.name, "words")))
+    unseen = [color for color in strokes if (luminance(color) + 0.05) / (luminance("#1b1f25") + 0.05) < 3]
+    assert wants_light(canvas) or unseen == []
+
+
+def test_luminance() -> None:
+    assert (luminance("#ffffff") + 0.05) / (luminance("#000000") + 0.05) == pytest.approx(21)
+    assert (luminance("#ffffff") + 0.05) / (luminance("#767676") + 0.05) == pytest.approx(4.54, abs=0.01)  # WCAG 2's own example
 
 
 def test_every_arm_has_its_own_look() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from peftlab.analysis.assess import assess
 from peftlab.analysis.frame import load_frame
+from peftlab.analysis.words import significant
 from peftlab.report.build import build_report
 from peftlab.report.bundle import bundles
 from peftlab.report.figures.quantization_map import QuantizationMap
@@ -47,7 +48,7 @@ def test_the_schedule_and_published_figures_are_told(folder: Path) -> None:
     assert said["courses"] and said["weights_beside"] and said["elsewhere"]
     for course in said["courses"]:
         assert f'<th scope="row">{course["arm"]}</th><td class="text">{course["schedule"]}</td>' in text
-        assert f"{course['balance_end']['mean']:.2g}" in text
+        assert significant(course["balance_end"]["mean"], 2) in text
     assert "published: 16 bits" in text and "Weights beside published figures" in text
     assert "task differs" in text and "language-modeling" in text and "Table 2, mean perplexity by data type" in text
     assert "process, before and after converting (MB)" in text and "640 → 620" in text

@@ -144,5 +144,5 @@ def _no_difference(found: Sequence[Contrast]) -> str:
     blocks, family = max(c.blocks for c in found), found[0].family_size
     smallest = min(1.0, family * smallest_sign_flip_p(blocks))
     text = "no difference between kinds of layers is shown; that is not evidence of equality."
-    few = f" With {blocks} blocks and {family} tests no adjusted p can go below {smallest:.2g}."
+    few = f" {blocks} blocks and {family} tests could not have shown one: the smallest adjusted p possible is {smallest:.2g}."
     return text + (few if smallest > found[0].alpha else "")

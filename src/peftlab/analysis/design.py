@@ -11,12 +11,14 @@ from peftlab.analysis.reading import flatten
 from peftlab.records.record import RunConfig
 
 PARTS = ("adapter", "allocator", "quantizer")
+UNSET = "null"  #: as an option without a value is written
 
 
 def design(configs: Mapping[Any, RunConfig]) -> dict[Any, dict[str, str]]:
     """Every arm with the same keys: what only some components have becomes part of the component's own word.
 
-    An option that all share is told without the component's name (``allocator.importance``), so that it is one factor.
+    An option that all share is told without the component's name (``allocator.importance``), so that it is one factor. A word
+    has what sets a component apart from others of its name, or all that is set where there is one of the name only.
     """
     own = {arm: _options(config) for arm, config in configs.items()}
     shared = set.intersection(*(set(found) for found in own.values())) if own else set()
@@ -24,12 +26,19 @@ def design(configs: Mapping[Any, RunConfig]) -> dict[Any, dict[str, str]]:
     for arm, found in own.items():
         extra: dict[str, list[str]] = defaultdict(list)
         for key, value in found.items():
-            if key not in shared:
-                part, _, name = key.partition(".")
+            part, _, name = key.partition(".")
+            if key not in shared and value != UNSET and _sets_apart(key, part, found, own):
                 extra[part].append(f"{name} {value}")
         words = {key: value for key, value in found.items() if key in shared}
         made[arm] = words | {part: f"{words.get(part, '')} ({', '.join(told)})".strip() for part, told in extra.items()}
     return made
+
+
+def _sets_apart(key: str, part: str, found: Mapping[str, str], own: Mapping[Any, Mapping[str, str]]) -> bool:
+    """Whether components of this name differ in the option, or in nothing at all."""
+    alike = [other for other in own.values() if other.get(part) == found.get(part)]
+    others = {json.dumps({k: v for k, v in other.items() if k.startswith(f"{part}.")}, sort_keys=True) for other in alike}
+    return len(others) == 1 or len({other.get(key) for other in alike}) > 1
 
 
 def subfamilies(configs: Mapping[Any, RunConfig]) -> list[dict[Any, RunConfig]]:
@@ -61,4 +70,4 @@ def _options(config: RunConfig) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else UNSET if value is None else json.dumps(value, default=str)

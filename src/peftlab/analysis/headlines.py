@@ -105,9 +105,9 @@ def _within(good: list[str], tests: dict[str, Finding], by_label: dict[str, ArmS
         share = smallest.percent_of_baseline
         of_baseline = f", {show_percent(share)} % of {plan.baseline}'s" if share is not None else ""
         text += (
-            f" The smallest of them is {smallest.label}: {show(smallest.mean, plan.metric)} {plan.metric} with "
-            f"{show_count(smallest.trainable)} trainable parameters{of_baseline} (adjusted "
-            f"{equation_p(tests[smallest.label].p_adjusted)})."
+            f" The smallest of them is {smallest.label} (adjusted {equation_p(tests[smallest.label].p_adjusted)}): "
+            f"{show(smallest.mean, plan.metric)} {plan.metric} with {show_count(smallest.trainable)} trainable "
+            f"parameters{of_baseline}."
         )
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from peftlab.study.schema import Margin
 
@@ -10,6 +11,10 @@ _SHARES = set(
     "accuracy balanced_accuracy token_accuracy calibration_error ece macro_f1 "
     "f1 exact_match em has_answer_f1 has_answer_exact_match no_answer_exact_match".split()
 )
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+_WITHIN = re.compile(r"(?<=\d) (?=%)|(?<=\b[pnrτ]) (?=[=<>≤≥\d−])|(?<=\b[pnrτ] [=<>≤≥]) (?=[\d−])")
 
 
 def is_share(metric: str) -> bool:
@@ -77,11 +82,23 @@ def show_count(value: float | None, missing: str = "–") -> str:
     return missing if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def significant(value: float | None, digits: int = 3, missing: str = "–") -> str:
+    """As many digits as are meant, zeros at the end too: ``0.10`` beside ``0.23``; ``120``, not ``1.2e+02``; ``4.7 × 10⁻⁷``."""
+    if value is None or not math.isfinite(value):
+        return missing
+    if value == 0:
+        return "0"
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    if int(power) < -5:
+        return f"{mantissa} × 10{str(int(power)).translate(_RAISED)}".replace("-", "−")
+    return f"{float(f'{value:.{digits}g}'):,.{max(0, digits - 1 - int(power))}f}".replace("-", "−")
+
+
 def show_percent(value: float | None, missing: str = "–") -> str:
     """A percentage with three significant digits, without the sign: ``0.895``, ``1,190``."""
     if value is None or not math.isfinite(value):
         return missing
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return significant(value) if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def show_share(value: float | None, missing: str = "–") -> str:
@@ -104,9 +121,14 @@ def show_margin(margin: Margin, metric: str) -> str:
     return f"{points} percentage points" if is_share(metric) else points
 
 
+def unbroken(text: str) -> str:
+    """With spaces at which no line ends between a number and its ``%``, and about the signs of ``p = 0.032``."""
+    return _WITHIN.sub("\u00a0", text)
+
+
 def listed(names: list[str], most: int = 8) -> str:
-    """``a, b and c``; long lists are cut and say so."""
-    if len(names) > most:
+    """``a, b and c``; long lists are cut and say so, but not for a single name."""
+    if len(names) > most + 1:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 

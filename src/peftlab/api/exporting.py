@@ -167,6 +167,7 @@ def _shown(data: Mapping[str, Any]) -> Any:
     if data["engine_difference"] is not None:
         rows["difference, onnxruntime"] = f"{data['engine_difference']:.2g}"
     rows |= {key: _metrics(data[key]) for key in ("validation", "test", "test_of_the_run") if key in data}
+    rows = {key: value for key, value in rows.items() if value is not None}
     return lines(pairs(rows), f"Use it: peftlab predict {data['destination']} INPUTS")
 
 
@@ -237,7 +238,8 @@ def _card(exported: Exported, results: RunResults, as_run: bool) -> str:
 
     card = model_card(exported.config, results, as_run=as_run)
     if exported.kind == "adapter":
-        return card
+        use = "`peftlab predict FOLDER INPUTS` runs it on inputs of yours; FOLDER is the one that holds this card."
+        return card.replace("\n## ", f"\n{use}\n\n## ", 1)
     loader, how = CARD[exported.kind]
     how = f"This folder is the whole model: the backbone with the adapter folded in{how}."
     if not as_run:

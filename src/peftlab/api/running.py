@@ -294,14 +294,14 @@ def _plan_table(study: Study, made: Any) -> Any:
 
 
 def _findings_table(findings: Any) -> Any:
-    rows = []
+    from peftlab.analysis.words import show, show_interval
+
+    rows, metric = [], findings.plan.metric
     for arm in findings.arms:
-        interval = f" [{arm.interval[0]:.4f}, {arm.interval[1]:.4f}]" if arm.interval else ""
-        mean = f"{arm.mean:.4f}{interval}" if arm.mean is not None else "-"
+        mean = f"{show(arm.mean, metric)} {show_interval(arm.interval, metric)}".strip()
         rows.append(
             (arm.label, arm.n, mean, arm.trainable and int(arm.trainable), _mb(arm.measured_peak_mb), _duration(arm.train_s))
         )
-    metric = findings.plan.metric
     columns = ["arm", "n", f"{metric}, {findings.plan.confidence:.0%} interval", "trainable", "peak memory", "training"]
     table = answers.table(columns, rows, right=("n", "trainable", "peak memory", "training"))
     return answers.lines(findings.question, table, *findings.verdict, *(f"warning: {w}" for w in findings.warnings))

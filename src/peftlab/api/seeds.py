@@ -56,10 +56,13 @@ def power(
 
 
 def _table(made: Any) -> Any:
+    from peftlab.analysis.words import significant
+
     rows, several = [], len({(row.task, row.backbone) for row in made.rows}) > 1
     for row in made.rows:
         about = " · ".join(word for word in (row.arm, *((row.task, row.backbone) if several else ())) if word) or "given"
-        rows.append((about, row.n or "", row.sd, row.sd_upper, row.difference, _needed(row.detect), _needed(row.non_inferiority)))
+        sizes = (significant(size, 2, "") for size in (row.sd, row.sd_upper, row.difference))
+        rows.append((about, row.n or "", *sizes, _needed(row.detect), _needed(row.non_inferiority)))
     columns = ["arm", "pairs", "SD", "SD at most", "matters", "to find it", "to show within"]
     table = answers.table(columns, rows, right=columns[1:])
     many = f", {1 - made.alpha * made.comparisons:.0%} confidence"
@@ -70,7 +73,7 @@ def _table(made: Any) -> Any:
         "standard deviation at its upper 80 % limit, which a few seeds leave wide."
     )
     reach = made.rows[0].detectable
-    shown = "; ".join(f"{count} seeds: {value:.3g}" for count, value in reach.items())
+    shown = "; ".join(f"{count} seeds: {significant(value, 2)}" for count, value in reach.items())
     return answers.lines(table, said, f"Smallest difference found, {made.rows[0].arm or 'at this SD'}: {shown}", *made.notes)
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure as Canvas
 
 from peftlab.registry import components
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, inline_svg, save, settle, style
+from peftlab.report.style import COLUMN_WIDTH_IN, DARK_LINE, PALETTE, inline_svg, save, settle, style
+
+DARKEST = 0.14  #: luminance that has a contrast of 3 to the page's dark cards (#1b1f25)
 
 
 def figures() -> list[Figure]:
@@ -36,10 +40,27 @@ def draw(figure: Figure, bundle: Bundle, target: Path, suffix: str, eps: bool) -
         "caption": caption,
         "panels": figure.panels,
         "svg": svg,
-        "heat": any(axes.images or any(isinstance(c, QuadMesh) for c in axes.collections) for axes in canvas.axes),
+        "heat": wants_light(canvas),
         "half": canvas.get_figwidth() <= COLUMN_WIDTH_IN,
         "wide": bool(canvas.get_figwidth() > COLUMN_WIDTH_IN),
     }
+
+
+def wants_light(canvas: Canvas) -> bool:
+    """Whether a figure needs a light ground on a dark page too: it has cells, or lines in dark colours that stand for a quantity.
+
+    Other dark colours are the page's own there (:func:`peftlab.report.style.inline_svg`).
+    """
+    own = {color.lower() for color in (*PALETTE, DARK_LINE, "#000000")}
+    cells = any(axes.images or any(isinstance(c, QuadMesh) for c in axes.collections) for axes in canvas.axes)
+    colors = {to_hex(line.get_color()) for axes in canvas.axes for line in axes.lines}
+    return cells or any(luminance(color) < DARKEST for color in colors - own)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of WCAG 2 of a colour ``#rrggbb``."""
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in to_rgb(color))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def draw_unclaimed(

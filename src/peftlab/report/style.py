@@ -12,10 +12,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from peftlab.report.opaque import opaque
 
@@ -26,6 +28,8 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 
 COLUMN_WIDTH_IN = 5.5  #: text width of a single-column paper
 WIDE_IN = 7.2
 MOST_OVERHANG = 0.05  #: of a label, as a share of the figure, for which room is made
+DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its text, which can be seen on a dark ground too
+LARGEST_SCALE = 1.05  #: of a figure on the page
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
 LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF")
@@ -122,7 +126,7 @@ def short(text: str, most: int = 34) -> str:
 
 
 def legend_below(figure: Figure, looks_used: Sequence[Look], *, lines: bool = False, most: int = 21) -> None:
-    """One legend for the whole figure, under it."""
+    """One legend for the whole figure, under it: an entry per look."""
     unique = list({look.legend: look for look in looks_used}.values())
     handles = [
         Line2D(
@@ -132,10 +136,24 @@ def legend_below(figure: Figure, looks_used: Sequence[Look], *, lines: bool = Fa
     ]
     if len(unique) > most:
         handles.append(Line2D([], [], linestyle="none", label=f"and {len(unique) - most} more"))
-    longest = max((len(short(k.legend)) for k in unique), default=1)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / (CHARACTER_IN * longest + HANDLE_IN))))
-    figure.set_figheight(figure.get_figheight() + ROW_IN * (-(-len(handles) // columns) - 1))  # at no cost to what is drawn
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=1.2)
+    entries_below(figure, handles)
+
+
+def entries_below(figure: Figure, handles: Sequence[Artist], *, handle_length: float = 2.0) -> None:
+    """The legend of a whole figure, under it, in as few rows as its width allows, and those as equal as they can be."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    fit = max(1, int(figure.get_figwidth() / (CHARACTER_IN * longest + HANDLE_IN)))
+    rows = -(-len(handles) // fit)
+    figure.set_figheight(figure.get_figheight() + ROW_IN * max(0, rows - 1))  # at no cost to what is drawn
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=max(1, -(-len(handles) // max(1, rows))), handletextpad=0.4,
+        handlelength=handle_length, columnspacing=1.2,
+    )  # fmt: skip
+
+
+def even_ticks(most: int, *, integer: bool = False) -> MaxNLocator:
+    """At most so many intervals between ticks, at steps that a person counts in: 1, 2, 5, 10, and not 1.5 or 8."""
+    return MaxNLocator(most, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=2 if not integer else 1)
 
 
 def thousands(value: float, _: Any = None) -> str:
@@ -155,7 +173,9 @@ def log_counts(axes: Axes, values: Sequence[float]) -> None:
     else:
         axes.set_xscale("log")
         low, high = min(values), max(values)
-        if high / low < 30:
+        if high / low < 4:  # a logarithmic locator would name every even step
+            axes.xaxis.set_major_locator(even_ticks(3))
+        elif high / low < 30:
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -223,7 +243,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg).replace('href="#', f'href="#{name}-')
-    svg = svg.replace("#000000", "currentColor")
+    svg = svg.replace("#000000", "currentColor").replace(DARK_LINE.lower(), "currentColor")
     for index, color in enumerate(PALETTE):
         svg = svg.replace(color.lower(), f"var(--c{index})")
     svg = _compact(svg)
@@ -245,8 +265,8 @@ def _compact(svg: str) -> str:
 
 
 def _limited_width(match: re.Match[str]) -> str:
-    """As wide as the page allows, but not blown up."""
-    return f'{match[1]} style="max-width:{1.3 * float(match[2]):.0f}pt"'
+    """As wide as the page allows, but no larger than its letters, of 12 points, are beside the page's."""
+    return f'{match[1]} style="max-width:{LARGEST_SCALE * float(match[2]):.0f}pt"'
 
 
 def _attribute(text: str) -> str:

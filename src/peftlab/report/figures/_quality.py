@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.words import is_share, show_difference, show_margin
 from peftlab.report.figures.contract import Bundle
+from peftlab.report.style import short
 
 
 def axis_name(metric: str, split: str = "") -> str:
@@ -63,8 +64,19 @@ def draw_baseline(axes: Axes, bundle: Bundle, *, words: bool = True) -> None:
     axes.axhline(base.mean, color="#7F7F7F", linewidth=1.2, zorder=1)
     axes.axhline(limit, color="#7F7F7F", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     if words:
-        text = f"{show_margin(bundle.margin, bundle.findings.plan.metric)} margin"
-        axes.annotate(
-            text, (1, limit), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-            ha="right", va="bottom", fontsize=9.5, color="#000000", alpha=0.65,
-        )  # fmt: skip
+        name_line(axes, limit, f"{show_margin(bundle.margin, bundle.findings.plan.metric)} margin")
+        name_line(axes, base.mean, short(base.label, 24), left=True)
+
+
+def name_line(axes: Axes, height: float, text: str, *, left: bool = False) -> None:
+    """What a line across stands for, written just above one of its ends."""
+    axes.annotate(
+        text, (0 if left else 1, height), xycoords=("axes fraction", "data"), xytext=(3 if left else -2, 3),
+        textcoords="offset points", ha="left" if left else "right", va="bottom", fontsize=9.5, color="#000000", alpha=0.65,
+    )  # fmt: skip
+
+
+def difference_name(metric: str, baseline: str | None) -> str:
+    """``accuracy: difference`` and, on a line of its own, ``from full (points)``."""
+    against = f"\nfrom {short(baseline, 20)}" if baseline else ""
+    return f"{metric.replace('_', ' ')}: difference{against}{' (points)' if is_share(metric) else ''}"

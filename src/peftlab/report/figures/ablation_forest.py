@@ -6,14 +6,14 @@ import dataclasses
 from typing import ClassVar
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.arms import Effect
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import tick
 from peftlab.report.figures._rows import MOST_ROWS, ends, rows_canvas
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import MARKERS, PALETTE, WIDE_IN, short
+from peftlab.report.style import DARK_LINE, MARKERS, PALETTE, WIDE_IN, even_ticks, short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AblationForest(Figure):
         canvas, (axes,) = rows_canvas([e.arm for e in effects], width=WIDE_IN)
         axes.set_yticks(range(len(effects)), [short(name, 46) for name in _names(effects)])
         factors = list(dict.fromkeys(e.factor for e in effects))
-        axes.axvline(0, color="#3A3A3A", linewidth=1.2, zorder=1)
+        axes.axvline(0, color=DARK_LINE, linewidth=1.2, zorder=1)
         for row, effect in enumerate(effects):
             place = factors.index(effect.factor)
             color, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
@@ -47,7 +47,7 @@ class AblationForest(Figure):
         values = [v for e in inside for v in (e.difference, *(e.interval or ()))] + [0.0]
         room = 0.05 * (max(values) - min(values)) or 0.01
         axes.set_xlim(min(values) - room, max(values) + room)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(even_ticks(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, metric)))
         axes.set_xlabel(f"{metric.replace('_', ' ')}: difference{' (points)' if is_share(metric) else ''}")
         return canvas

@@ -13,13 +13,15 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from peftlab.analysis.layers import ModuleMap
-from peftlab.analysis.words import plural
+from peftlab.analysis.words import plural, significant
 from peftlab.report.figures._modules import Grid, axes_of, cells, grid_of, ink, scale, ticks
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, short
+from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, short
 
 MOST_ARMS = 6
 MOST_BLOCKS = 8  #: more, and numbers no longer fit into the cells
+SHORT = 14  #: letters of a name, at most, that fits over one of two panels in the width of a column
+NARROW = 6  #: blocks, at most, of which two panels fit side by side
 SPAN = 1e4  #: what lies further below the largest has the colour of the end
 
 
@@ -43,18 +45,25 @@ class AdapterNorms(Figure):
         maps = _maps(bundle)[:MOST_ARMS]
         grids = [grid_of(m) for m in maps]
         blocks, _ = axes_of(grids)
-        rows = [axes_of([grid])[1] for grid in grids]
+        columns = 2 if len(blocks) <= NARROW and len(maps) > 2 else 1
+        rows = [axes_of(grids[i : i + columns])[1] for i in range(0, len(grids), columns)]
         known = [module.mean for grid in grids for module in grid.values() if module.mean > 0]
         high = max(known)
         colors, norm = scale("cividis"), LogNorm(max(min(known), high / SPAN) * (1 - 1e-9), high * (1 + 1e-9), clip=True)
         heights = [len(roles) + 1.2 for roles in rows]
-        figure = Canvas(figsize=(COLUMN_WIDTH_IN, 0.3 * sum(heights) + 0.7), layout="constrained")
-        panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True, height_ratios=list(map(len, rows)))[:, 0]
-        for panel, found, grid, roles in zip(panels, maps, grids, rows, strict=True):
-            _panel(panel, grid, (blocks, roles), colors, norm)
-            panel.set_title(f"{short(found.arm)} (n = {found.n})", loc="left", fontsize=11)
-        panels[-1].set_xlabel("block")
-        bar = figure.colorbar(ScalarMappable(norm, colors), ax=list(panels), fraction=0.04, pad=0.02)
+        wide = columns == 2 and max(len(found.arm) for found in maps) > SHORT
+        figure = Canvas(figsize=(WIDE_IN if wide else COLUMN_WIDTH_IN, 0.3 * sum(heights) + 0.7), layout="constrained")
+        panels = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey="row", height_ratios=list(map(len, rows)))
+        for place, (found, grid) in enumerate(zip(maps, grids, strict=True)):
+            panel = panels.flat[place]
+            _panel(panel, grid, (blocks, rows[place // columns]), colors, norm)
+            panel.set_title(f"{short(found.arm, 44 // columns)} (n = {found.n})", loc="left", fontsize=11)
+        for panel in panels.flat[len(maps) :]:
+            panel.set_visible(False)
+        for panel in panels.flat[max(0, len(maps) - columns) : len(maps)]:
+            panel.set_xlabel("block")
+            panel.tick_params(labelbottom=True)
+        bar = figure.colorbar(ScalarMappable(norm, colors), ax=panels, fraction=0.04, pad=0.02)
         bar.set_label("‖ΔW‖ / ‖W₀‖, mean over seeds")
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -89,7 +98,8 @@ def _panel(axes: Axes, grid: Grid, shape: tuple[list[int], list[str]], colors: C
     for (block, role), module in grid.items():
         if module.mean > 0:
             place = (blocks.index(block) + 0.5, roles.index(role) + 0.5)
-            axes.text(*place, f"{module.mean:.2g}", ha="center", va="center", fontsize=8, color=ink(colors, norm, module.mean))
+            number, color = significant(module.mean, 2), ink(colors, norm, module.mean)
+            axes.text(*place, number, ha="center", va="center", fontsize=8, color=color)
 
 
 def _value(grid: Grid, block: int, role: str) -> float:

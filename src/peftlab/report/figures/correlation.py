@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.arms import Scatter
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import axis_name
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, legend_below
+from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, even_ticks, legend_below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,11 @@ class Correlation(Figure):
             panel.set_xlabel(
                 axis_name(plan.metric, "validation") if scatter.kind == "validation" else f"{base}, same seed{_unit(plan.metric)}"
             )
-            panel.set_ylabel(axis_name(plan.metric, plan.split) if scatter.kind == "validation" else f"arm{_unit(plan.metric)}")
+            panel.set_ylabel(
+                axis_name(plan.metric, plan.split) if scatter.kind == "validation" else f"each arm, same seed{_unit(plan.metric)}"
+            )
             for axis in (panel.xaxis, panel.yaxis):
-                axis.set_major_locator(MaxNLocator(4))
+                axis.set_major_locator(even_ticks(4))
                 if is_share(plan.metric):
                     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         drawn = dict.fromkeys(arm for scatter in scatters for arm in scatter.arm)

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure as Canvas
 from peftlab.analysis.arms import Ranking
 from peftlab.analysis.words import equation_p, listed
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, short
+from peftlab.report.style import CHARACTER_IN, DARK_LINE, WIDE_IN, short
 
-LINE = "#3A3A3A"
 STEP = 0.25  #: inches between names
+RANK_IN = 0.5  #: inches of a mean rank beside its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,32 +85,38 @@ def _levels(ranking: Ranking) -> dict[int, int]:
     return levels
 
 
+def _side(ranking: Ranking, places: list[int]) -> float:
+    """Inches beside the line that the longest name of one side takes, with its rank."""
+    return 0.3 + CHARACTER_IN * max((len(short(ranking.arms[i], 20)) for i in places), default=0) + RANK_IN
+
+
 def _draw(
     axes: Axes, bundle: Bundle, ranking: Ranking, order: list[int], groups: dict[int, int], room: tuple[float, float]
 ) -> None:
     arms, (top, bottom) = len(order), room
-    left, right = 2.6, WIDE_IN - 2.6
+    left, right = (_side(ranking, these) for these in (order[: -(-arms // 2)], order[-(-arms // 2) :]))
+    right = WIDE_IN - right
 
     def place(rank: float) -> float:
         return left + (rank - 1) / (arms - 1) * (right - left)
 
-    axes.plot([left, right], [top, top], color=LINE, linewidth=1.2)
+    axes.plot([left, right], [top, top], color=DARK_LINE, linewidth=1.2)
     step = next(s for s in (1, 2, 5, 10) if s * (right - left) / (arms - 1) >= 0.3)  # inches between numbers
     for rank in range(1, arms + 1):
         long = (rank - 1) % step == 0
-        axes.plot([place(rank)] * 2, [top, top - (0.08 if long else 0.04)], color=LINE, linewidth=1.2)
+        axes.plot([place(rank)] * 2, [top, top - (0.08 if long else 0.04)], color=DARK_LINE, linewidth=1.2)
         if long:
             axes.text(place(rank), top - 0.11, str(rank), ha="center", va="bottom", fontsize=11)
     width = (ranking.critical_difference or 0.0) / (arms - 1) * (right - left)
-    axes.plot([left, left + width], [0.2, 0.2], color=LINE, linewidth=1.8)
+    axes.plot([left, left + width], [0.2, 0.2], color=DARK_LINE, linewidth=1.8)
     for end in (left, left + width):
-        axes.plot([end, end], [0.15, 0.25], color=LINE, linewidth=1.8)
+        axes.plot([end, end], [0.15, 0.25], color=DARK_LINE, linewidth=1.8)
     axes.text(left + width + 0.08, 0.2, f"CD = {ranking.critical_difference or 0:.2f}", va="center", fontsize=11)
     rank = dict(zip(ranking.arms, ranking.mean_ranks, strict=True))
     for number, level in groups.items():
         first, last = rank[ranking.groups[number][0]], rank[ranking.groups[number][-1]]
         height = top + 0.14 + 0.14 * level
-        axes.plot([place(first) - 0.03, place(last) + 0.03], [height] * 2, color=LINE, linewidth=4.5, solid_capstyle="round")
+        axes.plot([place(first) - 0.03, place(last) + 0.03], [height] * 2, color=DARK_LINE, linewidth=4.5, solid_capstyle="round")
     half = -(-arms // 2)
     for position, index in enumerate(order):
         best = position < half

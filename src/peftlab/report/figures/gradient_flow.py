@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from peftlab.analysis.words import plural
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import DASHES, WIDE_IN, short
+from peftlab.report.style import DASHES, WIDE_IN, entries_below, even_ticks, short
 
 COLUMNS = 3
 MOST_ARMS, MOST_BLOCKS = 6, 4
@@ -59,7 +59,7 @@ class GradientFlow(Figure):
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_title(short(arm, 24), loc="left", fontsize=11)
-            panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            panel.xaxis.set_major_locator(even_ticks(4, integer=True))
             panel.tick_params(labelbottom=True)
         for panel in panels[len(arms) :]:
             panel.set_visible(False)
@@ -68,7 +68,7 @@ class GradientFlow(Figure):
         for panel in panels[: len(arms) : columns]:
             panel.set_ylabel("gradient norm")
         handles = [Line2D([], [], color=c, linestyle=d, label=_word(place)) for place, (c, d) in looks.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.4, columnspacing=1.2)
+        entries_below(figure, handles, handle_length=2.6)
         return figure
 
     def caption(self, bundle: Bundle) -> str:

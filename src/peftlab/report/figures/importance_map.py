@@ -15,9 +15,10 @@ from peftlab.analysis.layers import ModuleMap
 from peftlab.analysis.words import plural
 from peftlab.report.figures._modules import axes_of, cells, grid_of, ink, scale, ticks
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, short
+from peftlab.report.style import CHARACTER_IN, WIDE_IN, short
 
 MOST_ARMS = 4
+LONGEST = 22  #: letters of an arm's name
 LARGEST = 8.0  #: times the average module; what lies beyond has the colour of the end
 
 
@@ -43,7 +44,7 @@ class ImportanceMap(Figure):
         grids = {(arm, metric): grid_of(m) for arm, maps in arms.items() for metric, m in maps.items()}
         blocks, roles = axes_of(list(grids.values()))
         colors, norm = scale("PuOr_r"), LogNorm(1 / LARGEST, LARGEST, clip=True)
-        height = min(2.6, 0.17 * len(blocks) + 0.55)
+        height = max(min(2.6, 0.17 * len(blocks) + 0.55), CHARACTER_IN * max(len(short(arm, LONGEST)) for arm in arms) + 0.1)
         figure = Canvas(figsize=(WIDE_IN, height * len(arms) + 1.25), layout="constrained")
         panels = figure.subplots(len(arms), len(metrics), squeeze=False, sharex=True, sharey=True)
         shown = ticks(blocks, 7)
@@ -60,7 +61,7 @@ class ImportanceMap(Figure):
                 panel.set_yticks(np.array(shown) + 0.5, [str(blocks[i]) for i in shown])
                 if not grid:
                     panel.text(0.5, 0.5, "not\nrecorded", transform=panel.transAxes, ha="center", va="center", fontsize=9)
-            row[0].set_ylabel(f"{short(arm, 22)}\nblock", fontsize=10.5)
+            row[0].set_ylabel(f"{short(arm, LONGEST)}\nblock", fontsize=10.5)
         for panel, metric in zip(panels[0], metrics, strict=True):
             panel.set_title(metric.replace("_", "\n"), fontsize=10.5)
         bar = figure.colorbar(

@@ -7,12 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from peftlab.analysis.agreement import FEWEST_SEEDS
 from peftlab.analysis.layers import Agreement
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import MOST_LABELS, WIDE_IN, legend_below
+from peftlab.report.style import MOST_LABELS, WIDE_IN, even_ticks, legend_below
 
 COLUMNS = 3
 
@@ -51,7 +50,7 @@ class LayerStability(Figure):
                     panel.fill_between(steps, ends[:, 0], ends[:, 1], color=look.color, alpha=0.13, linewidth=0, zorder=2)
             panel.axhline(0, color="#7F7F7F", linewidth=1.0, zorder=1)
             panel.set_title(metric.replace("_", " "), loc="left", fontsize=11)
-            panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            panel.xaxis.set_major_locator(even_ticks(4, integer=True))
             panel.tick_params(labelbottom=True)
         for panel in panels[len(metrics) :]:
             panel.set_visible(False)

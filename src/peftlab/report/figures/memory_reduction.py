@@ -6,14 +6,13 @@ import dataclasses
 from typing import ClassVar
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.arms import Resources
-from peftlab.analysis.words import is_share
-from peftlab.report.figures._quality import margin_limit, tick
+from peftlab.report.figures._quality import difference_name, margin_limit, tick
 from peftlab.report.figures._rows import ends
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, legend_below
+from peftlab.report.style import COLUMN_WIDTH_IN, even_ticks, legend_below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +52,10 @@ class MemoryReduction(Figure):
         room = 0.06 * (max(values) - min(values)) or 0.01
         axes.set_ylim(min(values) - room, max(values) + room)
         axes.margins(x=0.08)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(even_ticks(6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, metric)))
-        axes.set_xlabel("peak memory saved, process apart (%)")
-        axes.set_ylabel(f"{metric.replace('_', ' ')}: difference{' (points)' if is_share(metric) else ''}")
+        axes.set_xlabel("training peak saved (%)")
+        axes.set_ylabel(difference_name(metric, base.label if base else None))
         legend_below(canvas, [bundle.looks[r.arm] for r in rows])
         return canvas
 
@@ -64,8 +63,8 @@ class MemoryReduction(Figure):
         plan, base = bundle.findings.plan, bundle.baseline
         text = (
             f"Every arm against {base.label if base else ''} (the point 0, 0) over the same seeds ({bundle.count}): difference "
-            f"of {plan.metric} with its {bundle.percent} {plan.interval_word}, and share of the measured training peak saved, "
-            f"the bare process apart, with its {bundle.percent} t interval. Dashed, where in sight: the margin."
+            f"of {plan.metric} with its {bundle.percent} {plan.interval_word}, and share of the measured training peak saved "
+            f"(without what the bare process takes), with its {bundle.percent} t interval. Dashed, where in sight: the margin."
         )
         return text + (" Arms with diverged runs may lie below the picture." if any(a.imputed for a in bundle.arms) else "")
 

@@ -7,15 +7,14 @@ from typing import ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.findings import ArmSummary, Finding
 from peftlab.analysis.words import is_share, show
-from peftlab.report.figures._quality import axis_name, margin_limit, tick
+from peftlab.report.figures._quality import axis_name, difference_name, margin_limit, tick
 from peftlab.report.figures._rows import MOST_ROWS, ends, left_out, rows_canvas
 from peftlab.report.figures.contract import Bundle, Figure
-
-DARK = "#3A3A3A"
+from peftlab.report.style import DARK_LINE, even_ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,26 +74,26 @@ def _compared(axes: Axes, arms: list[ArmSummary], differences: dict[str, Finding
     values = [v for f in sound for v in (f.estimate, *(f.interval or ())) if v is not None] + [0.0]
     room = 0.04 * (max(values) - min(values)) or 0.01
     low, high = min(values) - room, max(values) + room
-    axes.axvline(0, color=DARK, linewidth=1.2, zorder=4)
+    axes.axvline(0, color=DARK_LINE, linewidth=1.2, zorder=4)
     for row, arm in enumerate(arms):
         found, look = differences[arm.label], bundle.looks[arm.label]
         estimate = found.estimate or 0.0
         shown = found.verdict in ("better", "worse")
         axes.barh(row, estimate, 0.62, color=look.color, alpha=1.0 if shown else 0.35, zorder=2)
-        axes.errorbar(estimate, row, xerr=ends(estimate, found.interval), color=DARK, linewidth=1.6, capsize=3, zorder=3)
+        axes.errorbar(estimate, row, xerr=ends(estimate, found.interval), color=DARK_LINE, linewidth=1.6, capsize=3, zorder=3)
         axes.annotate(show(arm.mean, metric), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0),
                       textcoords="offset points", va="center", fontsize=10.5)  # fmt: skip
         if not low <= estimate <= high:
             edge, turn = (low, 1) if estimate < low else (high, -1)
             axes.annotate("", (edge, row), xytext=(16 * turn, 0), textcoords="offset points", zorder=5,
-                          arrowprops={"arrowstyle": "-|>", "color": DARK, "linewidth": 1.6})  # fmt: skip
+                          arrowprops={"arrowstyle": "-|>", "color": DARK_LINE, "linewidth": 1.6})  # fmt: skip
     if base is not None and base.mean is not None and limit is not None and low <= limit - base.mean <= high:
         axes.axvline(limit - base.mean, color="#7F7F7F", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(even_ticks(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, metric)))
-    unit = " (points)" if is_share(metric) else ""
-    axes.set_xlabel(f"{metric.replace('_', ' ')}: difference{unit}")
+    axes.set_xlabel(difference_name(metric, base.label if base else None))
+    axes.annotate("mean", (1, 1), xycoords="axes fraction", xytext=(6, 1), textcoords="offset points", va="bottom", fontsize=10.5)
 
 
 def _means(axes: Axes, arms: list[ArmSummary], bundle: Bundle) -> None:
@@ -103,7 +102,7 @@ def _means(axes: Axes, arms: list[ArmSummary], bundle: Bundle) -> None:
     for row, arm in enumerate(arms):
         look, mean = bundle.looks[arm.label], arm.mean or 0.0
         axes.errorbar(mean, row, xerr=ends(mean, arm.interval), color=look.color, marker=look.marker, markersize=7, capsize=3)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(even_ticks(5))
     if is_share(plan.metric):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_xlabel(axis_name(plan.metric, plan.split))

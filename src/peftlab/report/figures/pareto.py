@@ -7,12 +7,11 @@ from typing import ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from peftlab.report.figures._fronts import FRONT, SURE, Point, draw_front
 from peftlab.report.figures._quality import axis_name, quality_limits, scale_quality
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, legend_below, log_counts
+from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, even_ticks, legend_below, log_counts
 
 COSTS = {"trainable": "trainable parameters", "measured_peak_mb": "peak memory (MB)", "train_s": "training time (s)"}
 
@@ -60,5 +59,5 @@ def _draw_panel(axes: Axes, cost: str, bundle: Bundle, limits: tuple[float, floa
     if cost == "trainable":
         log_counts(axes, [p.cost for p in points])
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(even_ticks(4))
     axes.set_xlabel(COSTS[cost])

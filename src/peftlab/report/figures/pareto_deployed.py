@@ -6,12 +6,11 @@ import dataclasses
 from typing import ClassVar
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from peftlab.report.figures._fronts import FRONT, SURE, Point, draw_front
 from peftlab.report.figures._quality import axis_name, quality_limits, scale_quality
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, legend_below
+from peftlab.report.style import COLUMN_WIDTH_IN, even_ticks, legend_below
 
 SAME = 0.05  #: sizes closer than this share tell nothing: a merged adapter adds no byte
 
@@ -40,7 +39,7 @@ class ParetoDeployed(Figure):
         axes, plan = canvas.add_subplot(), bundle.findings.plan
         draw_front(axes, _points(bundle), bundle, quality_limits(bundle, seeds=False))
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(even_ticks(5))
         axes.set_xlabel("model as stored (MB)")
         axes.set_ylabel(axis_name(plan.metric, plan.split))
         scale_quality(axes, plan.metric)

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import axis_name, quality_limits
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, legend_below
+from peftlab.report.style import COLUMN_WIDTH_IN, even_ticks, legend_below
 
 MOST_BANDS = 6  #: arms; bands of more hide one another
 
@@ -50,7 +50,7 @@ class PerformanceProfiles(Figure):
         low, high = quality_limits(bundle)
         axes.set_xlim(max(low, levels[0]), min(high, levels[-1]))
         axes.set_ylim(-0.02, 1.04)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(even_ticks(5))
         if is_share(plan.metric):
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))

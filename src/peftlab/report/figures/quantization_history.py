@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from peftlab.analysis.quantization import Course
 from peftlab.analysis.words import plural
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, looks, short
+from peftlab.report.style import WIDE_IN, entries_below, looks, short
 
 MOST = 8  #: arms
 
@@ -57,8 +57,7 @@ class QuantizationHistory(Figure):
         right.set_ylabel("update / error (balance)")
         for axes in (left, right):
             axes.set_xlabel("optimizer step")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)), handlelength=2.4)
+        entries_below(figure, left.get_legend_handles_labels()[0], handle_length=2.6)
         return figure
 
     def caption(self, bundle: Bundle) -> str:

@@ -17,7 +17,7 @@ from peftlab.analysis.quantization import Effect
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import tick
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import MARKERS, PALETTE, WIDE_IN, short
+from peftlab.report.style import MARKERS, PALETTE, WIDE_IN, entries_below, short
 
 Saving = Callable[[Effect], tuple[float, tuple[float, float] | None] | None]
 
@@ -55,14 +55,7 @@ class QuantizationSavings(Figure):
             handles += [
                 Line2D([], [], color="#7F7F7F", marker=m, linestyle="none", label=short(t, 28)) for t, m in markers.items()
             ]
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=min(5, len(handles)),
-            handletextpad=0.4,
-            handlelength=1,
-            columnspacing=1.2,
-        )
+        entries_below(figure, handles, handle_length=1.0)
         return figure
 
     def caption(self, bundle: Bundle) -> str:

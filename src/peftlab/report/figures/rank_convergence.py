@@ -13,14 +13,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from peftlab.analysis.arms import Convergence
 from peftlab.analysis.words import show
-from peftlab.report.figures._quality import axis_name, scale_quality
+from peftlab.report.figures._quality import axis_name, name_line, scale_quality
 from peftlab.report.figures._rows import ends
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import DASHES, MARKERS, WIDE_IN, short
+from peftlab.report.style import DASHES, MARKERS, WIDE_IN, entries_below, even_ticks, short
 
 MOST = 4  #: families
 
@@ -44,9 +44,7 @@ class RankConvergence(Figure):
         first = next(iter(families.values()))
         handles = _curves(left, first, bundle)
         _arrivals(right, dict(list(families.items())[:MOST]))
-        canvas.legend(
-            handles=handles, loc="outside lower center", ncols=min(6, len(handles)), handlelength=2.6, columnspacing=1.2
-        )
+        entries_below(canvas, handles, handle_length=2.6)
         return canvas
 
     def caption(self, bundle: Bundle) -> str:
@@ -86,9 +84,10 @@ def _curves(axes: Axes, members: list[Convergence], bundle: Bundle) -> list[Line
         axes.plot(over.index, over["mean"], **look)
         handles.append(Line2D([], [], label=f"rank {member.rank}", **look))
     axes.axhline(members[0].goal, color="#7F7F7F", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    name_line(axes, members[0].goal, "goal")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(axis_name(metric, "validation"))
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(even_ticks(4, integer=True))
     scale_quality(axes, metric)
     return handles
 

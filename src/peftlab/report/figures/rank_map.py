@@ -15,10 +15,11 @@ from peftlab.analysis.layers import ModuleMap
 from peftlab.analysis.words import plural
 from peftlab.report.figures._modules import Grid, axes_of, cells, grid_of, ink, scale, ticks
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, short
+from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN, short
 
 MOST_ARMS = 6
 MOST_BLOCKS = 13  #: more, and numbers no longer fit into the cells
+SHORT = 14  #: letters of a name, at most, that fits over one of two panels in the width of a column
 NARROW = 6  #: blocks, at most, of which two panels fit side by side
 
 
@@ -47,15 +48,17 @@ class RankMap(Figure):
         height = 0.36 * len(roles) + 0.42
         columns = 2 if len(blocks) <= NARROW and len(maps) > 2 else 1
         rows = -(-len(maps) // columns)
-        figure = Canvas(figsize=(COLUMN_WIDTH_IN, height * rows + 0.75), layout="constrained")
+        wide = columns == 2 and max(len(found.arm) for found in maps) > SHORT
+        figure = Canvas(figsize=(WIDE_IN if wide else COLUMN_WIDTH_IN, height * rows + 0.75), layout="constrained")
         table = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for panel, found, grid in zip(table.flat, maps, grids, strict=False):
             _panel(panel, grid, (blocks, roles), colors, norm)
             panel.set_title(f"{short(found.arm, 44 // columns)} (n = {found.n})", loc="left", fontsize=11)
         for panel in table.flat[len(maps) :]:
             panel.set_visible(False)
-        for panel in table[-1]:
+        for panel in table.flat[max(0, len(maps) - columns) : len(maps)]:
             panel.set_xlabel("block")
+            panel.tick_params(labelbottom=True)
         bar = figure.colorbar(ScalarMappable(norm, colors), ax=table, fraction=0.04, pad=0.02)
         bar.set_label("final rank, mean over seeds")
         bar.outline.set_visible(False)  # pyright: ignore
@@ -90,7 +93,7 @@ def _panel(axes: Axes, grid: Grid, shape: tuple[list[int], list[str]], colors: C
     for (block, role), module in grid.items():
         x, y, color = blocks.index(block) + 0.5, roles.index(role) + 0.5, ink(colors, norm, module.mean)
         half = (module.interval[1] - module.interval[0]) / 2 if module.interval else 0.0
-        number = f"{module.mean:.1f}".removesuffix(".0")
+        number = f"{module.mean:.1f}" if half else f"{module.mean:.1f}".removesuffix(".0")
         axes.text(x, y - (0.16 if half else 0), number, ha="center", va="center", fontsize=9, color=color)
         if half:
             axes.text(x, y + 0.26, f"±{half:.1f}", ha="center", va="center", fontsize=6.5, color=color)

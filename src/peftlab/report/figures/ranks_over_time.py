@@ -13,13 +13,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from peftlab.analysis.intervals import t_interval
 from peftlab.report.figures._modules import ROLES
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import DASHES, PALETTE, WIDE_IN, short
+from peftlab.report.style import DASHES, PALETTE, WIDE_IN, entries_below, even_ticks, short
 
 MOST_ARMS = 6
 
@@ -52,7 +51,8 @@ class RanksOverTime(Figure):
             for role in present:
                 _line(panel, table[table["role"] == role], looks[role], bundle.findings.plan.confidence)
             panel.set_title(f"{short(arm)} (n = {table['seed'].nunique()})", loc="left", fontsize=11)
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            panel.xaxis.set_major_locator(even_ticks(5, integer=True))
+        panels[0].yaxis.set_major_locator(even_ticks(6, integer=True))
         panels[0].set_ylim(bottom=0)  # last: it ends the scaling that all panels share
         for panel in panels[len(arms) :]:
             panel.set_visible(False)
@@ -61,7 +61,7 @@ class RanksOverTime(Figure):
         for panel in panels[: len(arms) : columns]:
             panel.set_ylabel("mean rank")
         handles = [Line2D([], [], color=color, linestyle=dash, label=role) for role, (color, dash) in looks.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=2.6, columnspacing=1.4)
+        entries_below(figure, handles, handle_length=2.6)
         return figure
 
     def caption(self, bundle: Bundle) -> str:

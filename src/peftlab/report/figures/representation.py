@@ -8,12 +8,11 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from peftlab.analysis.diagnostics import Blocks
 from peftlab.analysis.words import plural
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, Look, looks, short
+from peftlab.report.style import WIDE_IN, Look, entries_below, even_ticks, looks, short
 
 MOST = 8  #: arms
 MEASURES = (("cka", "CKA, before and after"), ("drift", "drift ‖Y − X‖ / ‖X‖"))
@@ -46,11 +45,10 @@ class Representation(Figure):
                 _line(panel, arm, measure, known[arm.arm])
             panel.set_xlabel("block")
             panel.set_ylabel(label)
-            panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            panel.xaxis.set_major_locator(even_ticks(8, integer=True))
         _limit(panels[0], [p.cka.mean for arm in arms for p in arm.points if p.cka], top=1.0)
         _limit(panels[1], [p.drift.mean for arm in arms for p in arm.points if p.drift], bottom=0.0)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(handles)), handlelength=2.4)
+        entries_below(figure, panels[0].get_legend_handles_labels()[0], handle_length=2.6)
         return figure
 
     def caption(self, bundle: Bundle) -> str:

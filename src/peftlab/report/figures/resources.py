@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from peftlab.analysis.arms import Resources as Taken
 from peftlab.analysis.means import Mean
 from peftlab.report.figures._rows import MOST_ROWS, ends, left_out, rows_canvas
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, WIDE_IN
+from peftlab.report.style import COLUMN_WIDTH_IN, DARK_LINE, WIDE_IN, even_ticks
 
 COSTS: tuple[tuple[str, Callable[[Taken], Mean | None]], ...] = (
     ("peak memory (MB)", lambda r: r.peak_mb),
@@ -44,11 +43,11 @@ class Resources(Figure):
             for row, taken in enumerate(rows):
                 if (mean := cost(taken)) is not None:
                     panel.barh(row, mean.mean, 0.62, color=bundle.looks[taken.arm].color, zorder=2)
-                    panel.errorbar(mean.mean, row, xerr=ends(mean.mean, mean.interval), color="#3A3A3A", linewidth=1.4, zorder=3)
+                    panel.errorbar(mean.mean, row, xerr=ends(mean.mean, mean.interval), color=DARK_LINE, linewidth=1.4, zorder=3)
             tops = [m.mean + (m.interval[1] - m.mean if m.interval else 0) for r in rows if (m := cost(r)) is not None]
             panel.set_xlim(0, 1.04 * max([*tops, 1e-9]))
             panel.set_xlabel(title)
-            panel.xaxis.set_major_locator(MaxNLocator(4))
+            panel.xaxis.set_major_locator(even_ticks(4))
         return canvas
 
     def caption(self, bundle: Bundle) -> str:

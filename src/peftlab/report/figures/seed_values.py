@@ -11,13 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.findings import ArmSummary
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import axis_name, quality_limits
 from peftlab.report.figures._rows import MOST_ROWS, left_out, rows_canvas
 from peftlab.report.figures.contract import Bundle, Figure
+from peftlab.report.style import even_ticks
 
 FEWEST = 5  #: runs below which quartiles say no more than the points
 
@@ -56,7 +57,7 @@ class SeedValues(Figure):
                 axes.annotate(text, (place, row), xycoords=("axes fraction", "data"), ha=side, va="center", fontsize=10,
                               color=look.color)  # fmt: skip
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(even_ticks(5))
         if is_share(plan.metric):
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         axes.set_xlabel(axis_name(plan.metric, plan.split))

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from peftlab.analysis.diagnostics import Spectrum
 from peftlab.analysis.words import plural
 from peftlab.report.figures._modules import ROLES
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import DASHES, PALETTE, WIDE_IN, short
+from peftlab.report.style import DASHES, PALETTE, WIDE_IN, entries_below, even_ticks, short
 
 MOST_ARMS = 6
 COLUMNS = 3
@@ -54,7 +54,7 @@ class Spectra(Figure):
                 panel.plot(index, _shown(spectrum.values), color=color, linestyle=dash, marker=".", zorder=3)
                 panel.fill_between(index, _shown(spectrum.low), _shown(spectrum.high), color=color, alpha=0.12, linewidth=0)
             panel.set_title(short(arm, 24), loc="left", fontsize=11)
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+            panel.xaxis.set_major_locator(even_ticks(5, integer=True))
         panels[0].set_yscale("log")
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0].yaxis.set_minor_formatter(NullFormatter())
@@ -63,9 +63,9 @@ class Spectra(Figure):
         for panel in panels[max(0, len(arms) - columns) : len(arms)]:
             panel.set_xlabel("singular value")
         for panel in panels[: len(arms) : columns]:
-            panel.set_ylabel("over the first")
+            panel.set_ylabel("relative to the first")
         handles = [Line2D([], [], color=color, linestyle=dash, label=role) for role, (color, dash) in looks.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=2.4, columnspacing=1.2)
+        entries_below(figure, handles, handle_length=2.6)
         return figure
 
     def caption(self, bundle: Bundle) -> str:

@@ -11,11 +11,10 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from peftlab.report.figures._quality import axis_name, scale_quality
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import MOST_LABELS, WIDE_IN, Look, legend_below
+from peftlab.report.style import MOST_LABELS, WIDE_IN, Look, even_ticks, legend_below
 
 MOST_POINTS = 200
 
@@ -56,7 +55,7 @@ class TrainingCurves(Figure):
             _frame_sound_runs(panel, curves, name)
             panel.set_xlabel("optimizer step")
             panel.set_ylabel(_axis(name, bundle.curves, str(curves["split"].iloc[0])))
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            panel.xaxis.set_major_locator(even_ticks(5, integer=True))
             scale_quality(panel, name)
         legend_below(figure, [bundle.looks[a.label] for a in bundle.arms], lines=True)
         return figure

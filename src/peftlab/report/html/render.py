@@ -50,9 +50,11 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
         words.show_percent,
         words.show_share,
         words.show_share_interval,
+        words.significant,
         number,
     ):
         jinja.globals[function.__name__] = function
+    jinja.filters["unbroken"] = words.unbroken
     code, plan, told = script(), findings.plan, design(findings)
     shown = [{**s, "looks": {label: look(value) for label, value in s["looks"].items()}} for s in settings]
     runs = [_run_row(run, data["keys"]) for run in data["runs"]]
@@ -169,7 +171,7 @@ def _contents(findings: Findings, settings: Sequence[Mapping[str, Any]], facts: 
         ("compare", "Compare", bool(settings) and arms > 1),
         ("runs", "Runs", True), ("layers", "Layers", any(s["layers"] for s in settings)),
         ("gradients", "Gradients", facts["flow"]),
-        ("quantization", "Quantized against float", facts["quantized"]),
+        ("quantization", "Quantized", facts["quantized"]),
         ("diagnostics", "What training changed", facts["diagnosed"]), ("literature", "Literature", facts["beside"]),
         ("statements", "Statements", True), ("racing", "The race", facts["race"]), ("tuning", "Tuning", facts["tuning"]),
         ("problems", "What went wrong", findings.problems), ("plan", "Plan", True), ("environment", "Environment", True),

@@ -96,7 +96,7 @@ function picture(width, spec, marks, chosen, choose) {
   for (const rule of spec.rules || []) {
     if (!known(rule.y) || rule.y < y0 || rule.y > y1) continue;
     grid.append(draw("line", { x1: left, x2: width - 6, y1: sy(rule.y), y2: sy(rule.y), class: rule.dashed ? "rule dashed" : "rule" }));
-    if (rule.text) grid.append(draw("text", { x: width - 10, y: sy(rule.y) - 5, "text-anchor": "end", class: "note" }, rule.text));
+    if (rule.text) grid.append(nameOfLine(rule, left, width, sx, sy, marks));
   }
   if (spec.steps && spec.steps.length) {
     const path = spec.steps.map(([x, y], i) => (i ? `H${sx(x)}V${sy(inside(y))}` : `M${sx(x)} ${sy(inside(y))}`)).join("");
@@ -117,6 +117,22 @@ function picture(width, spec, marks, chosen, choose) {
   root.append(...nodes);
   if (nodes.length) reachable(root, nodes, marks, chosen, choose);
   return root;
+}
+
+// what a line across stands for: above or below one of its ends, else along it, where no mark is
+function nameOfLine(rule, left, width, sx, sy, marks) {
+  const long = 7 * rule.text.length, y = sy(rule.y);
+  const free = ({ x, end, base }) => {
+    const from = end ? x - long : x;
+    return marks.every((m) => {
+      const at = sx(m.x) + (m.shift || 0), top = sy(known(m.high) ? m.high : m.y) - 7, low = sy(known(m.low) ? m.low : m.y) + 7;
+      return at < from - 8 || at > from + long + 8 || low < base - 12 || top > base + 3;
+    });
+  };
+  const ends = [{ x: width - 10, end: true }, { x: left + 6 }], along = [1, 2, 3, 4, 5].map((k) => ({ x: left + (k / 6) * (width - left) }));
+  const spots = [...ends, ...along].flatMap((spot) => [y - 5, y + 15].map((base) => ({ ...spot, base })));
+  const spot = spots.find(free) || spots[0];
+  return draw("text", { x: spot.x, y: spot.base, "text-anchor": spot.end ? "end" : "start", class: "note" }, rule.text);
 }
 
 function markNode(m, first, sx, sy, [y0, y1]) {
