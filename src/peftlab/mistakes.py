@@ -101,7 +101,10 @@ def _remedy(value: Any, errors: list[Mapping[str, Any]], wanted: list[str]) -> s
         return "a share is meant: 5 % is 0.05"
     if "a list" in wanted:
         return f"put it in brackets: [{shown(value)}]" if isinstance(value, int | float) else "write [first, second]"
-    return "write {key: value}" if wanted == ["a mapping of keys"] else "give it such a value"
+    if wanted == ["a mapping of keys"]:
+        return "write {key: value}"
+    bound = wanted[0].split(" ")[0] in ("above", "below", "at")
+    return f"choose a value {wanted[0]}" if bound else f"write {wanted[0]}"
 
 
 def _words(error: Mapping[str, Any]) -> list[str]:

@@ -96,7 +96,7 @@ def test_a_search_that_makes_no_sense_is_refused(changes: Any, what: str, where:
         ({"tune": {"adapter.rank": {"low": 1, "high": 4096}}}, r"lora with .*adapter.rank \d+: rank \d+ is above"),
         ({"tune": {"adapter.rank": {"low": 0, "high": 4}}}, "lora with .*adapter.rank 0: rank must be at least 1"),
         ({"tune": {"adapter.init": ["kaiming", "svd"]}}, "lora with .*adapter.init svd"),
-        ({"tune": {"learning_rate": {"low": -1, "high": 1}}}, "greater than 0"),
+        ({"tune": {"learning_rate": {"low": -1, "high": 1}}}, "above 0"),
         ({"tune": {"batch_size": {"low": 8, "high": 64}}, "train": {"effective_batch_size": 64}}, "not a multiple of"),
     ],
 )

@@ -111,7 +111,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip(
         (b"\xef\xbb\xbf" + b"#" * 1_000_001, "1 MB"),
         ("é".encode() * 600_000, "1 MB"),
         (b"---\nstudy: a\n---\nstudy: b\n", "not valid YAML"),
-        (b"? {a: b}\n: c\n", "unhashable"),
+        (b"? {a: b}\n: c\n", "is not text"),
         (b"null: 1\n", "not text"),
         (HEADER.replace(b"study: s", b"study: ../../etc"), "is no name"),
         (HEADER.replace(b"study: s", b"study: /etc/x"), "is no name"),

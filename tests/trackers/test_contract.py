@@ -20,7 +20,7 @@ from tests.trackers.records import config
         (["tensorbord"], "unknown tracker 'tensorbord'", "trackers[0]"),
         (["tensorboard", {"name": "mlflow", "uri": "x"}], "no option 'uri'", "trackers[1].uri"),
         ([{"name": "wandb", "project": "a/b"}], "no project name", "trackers[0].project"),
-        ([{"name": "mlflow", "tracking_uri": 5}], "valid string", "trackers[0].tracking_uri"),
+        ([{"name": "mlflow", "tracking_uri": 5}], "must be text", "trackers[0].tracking_uri"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(specs: list[Any], what: str, where: str) -> None:

@@ -30,7 +30,7 @@ class LoraXs(OwnLowRank):
     name: ClassVar[str] = "lora-xs"
     citation: ClassVar[str] = """@misc{balazy2024loraxs,
   title = {{LoRA-XS}: Low-Rank Adaptation with Extremely Small Number of Parameters},
-  author = {Ba{\\l}azy, Klaudia and Banaei, Mohammadreza and Aberer, Karl and Tabor, Jacek},
+  author = {Bałazy, Klaudia and Banaei, Mohammadreza and Aberer, Karl and Tabor, Jacek},
   year = {2024}, eprint = {2405.17604}, archivePrefix = {arXiv}
 }"""
 

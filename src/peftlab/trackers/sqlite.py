@@ -45,7 +45,7 @@ class Sqlite(Tracker):
 
     name: ClassVar[str] = "sqlite"
     citation: ClassVar[str] = (
-        "@misc{sqlite, title={{SQLite}}, author={Hipp, D. Richard and others}, year={2000}, url={https://sqlite.org}}"
+        "@misc{sqlite, title={{SQLite}, a self-contained database engine}, author={Hipp, D. Richard and others}, year={2000}, url={https://sqlite.org}}"
     )
     modules: ClassVar[tuple[str, ...]] = ()
 

@@ -85,7 +85,7 @@ def test_a_folder_that_is_not_there_names_its_neighbour(tmp_path):
     with pytest.raises(DataError, match="no images in a form"):
         source_of(str(tmp_path / "flowers"))
     (tmp_path / "flowers" / "rose.jpg").touch()
-    with pytest.raises(DataError, match="holds 1 images themselves, and no folders of classes"):
+    with pytest.raises(DataError, match="1 image lies in the folder itself"):
         source_of(str(tmp_path / "flowers"))
 
 

@@ -36,8 +36,9 @@ def missing(text: str) -> DataError:
         return DataError("a file of a form that is not known here", where=text, remedy=f"use a .npz file, or a folder: {forms}")
     inside = list(itertools.islice(path.iterdir(), 1000))
     if bare := sum(file.suffix.lower() in IMAGE_SUFFIXES for file in inside):
+        said = f"{bare} images lie" if bare > 1 else "1 image lies"
         return DataError(
-            f"{bare} images lie in the folder itself, and nothing says which class they have",
+            f"{said} in the folder itself, and nothing says which class {'they have' if bare > 1 else 'it has'}",
             where=text,
             remedy=f"put them into a folder for each class; if {path.resolve().name!r} is one class, name the folder above it",
         )
