@@ -41,7 +41,12 @@ SHARE = Annotated[float, Field(gt=0, lt=1)]
         (Literal["cosine", "linear"], "step", "must be cosine or linear, not 'step'", "choose one of them"),
         (Literal[4, 8], "4", "must be 4 or 8, not '4'", "write it as a number, without quotes: 4"),
         (COUNT | Literal["auto"], 0, "must be 1 or more or auto, not 0", "choose one of them"),
-        (Annotated[list[int], Field(min_length=1)], [], "must be a list with something in it, not []", "write a list with something in it"),
+        (
+            Annotated[list[int], Field(min_length=1)],
+            [],
+            "must be a list with something in it, not []",
+            "write a list with something in it",
+        ),
         (int | None, "x", "must be a whole number, not 'x'", "write it in digits"),
     ],
 )

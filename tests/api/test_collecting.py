@@ -28,6 +28,7 @@ STUDY = """study: tests
 backbone: bundled:vit-nano
 task: {kind: image-classification, data: digits}
 seeds: [0, 1, 2]
+train: {epochs: 1}
 tune: {learning_rate: [1e-3, 1e-2], seeds: [100]}
 arms:
   lora: {adapter: {name: lora, rank: [4, 8]}}
@@ -227,7 +228,12 @@ def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: Resul
     ):
         config = configuration(**{"train": {"learning_rate": rate}, "tuned": {"learning_rate": rate}, **changed})
         folder.run(config).create(config)
-    [note] = api.verify(folder.path)["notes"]
+    notes = api.verify(folder.path)["notes"]
+    assert sorted(note.partition("but ")[2] for note in notes if "tuning" not in note) == [
+        "the arm is trained otherwise now (epochs 7, now 1)",
+        "the study has no backbone 'another' any more",
+    ]
+    [note] = [note for note in notes if "tuning" in note]
     assert note.endswith("1 run kept, but tuning does not choose learning_rate 0.01 any more")
 
 

@@ -113,7 +113,7 @@ def test_files_of_texts_are_labelled(runs: Trained, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'sentence'"):
         api.predict(tmp_path / "out", [str(tmp_path / "u.csv")])
     (tmp_path / "n.json").write_text('[{"sentence": "fine"}, {"sentence": null}]')
-    with pytest.raises(DataError, match=r"n.json row 2.*NoneType in place of a text"):
+    with pytest.raises(DataError, match=r"n.json row 2.*null in place of a text"):
         api.predict(tmp_path / "out", [str(tmp_path / "n.json")])
     (tmp_path / "t.docx").write_bytes(b"PK")
     for path in (tmp_path, tmp_path / "t.docx"):

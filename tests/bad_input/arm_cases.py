@@ -131,7 +131,7 @@ CASES = [
     stored("bnb of an unknown type", "{name: bnb, type: nf3}"),
     stored("groupwise of groups that do not divide", "{name: groupwise, group_size: 7}"),
     stored("groupwise of groups of zero", "{name: groupwise, group_size: 0}"),
-    stored("groupwise of an unknown type", "{name: groupwise, type: int2}"),
+    stored("groupwise of an unknown type", "{name: groupwise, type: int5}"),
     stored("groupwise with an unknown schedule", "{name: groupwise, schedule: step}"),
     stored("options for no quantizer", "{name: none, bits: 4}"),
     stored("a quantizer that is a number", "4"),

@@ -155,7 +155,7 @@ TEXTS = [
     text("a header only", "text,label\n", "mine.csv"),
     text("a ragged row", ROWS + "one,two,three,four\n", "mine.csv"),
     text("a row too short", ROWS + "one\n", "mine.csv"),
-    text("another delimiter", ROWS.replace(",", ";"), "mine.csv"),
+    text("another delimiter", ROWS.replace(",", "|"), "mine.csv"),
     text("a TSV called .csv", ROWS.replace(",", "\t"), "mine.csv"),
     text("a CSV in latin-1", ROWS.replace("plot", "Stück").encode("latin-1"), "mine.csv"),
     text("a CSV in UTF-16", ROWS.encode("utf-16"), "mine.csv"),

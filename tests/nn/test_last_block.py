@@ -93,7 +93,7 @@ def test_outputs_and_every_gradient_are_those_of_the_whole_block(name: str) -> N
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_saves_output_projection_and_feed_forward_of_the_other_rows(name: str) -> None:
-    """2 B (T - 1) (d^2 + 2 d d_ff) operations of a forward pass."""
+    """2 B (T - 4) (d^2 + 2 d d_ff) operations of a forward pass."""
     model, inputs = family(name).double().eval(), inputs_of(name)
     last = found(model)
     assert isinstance(last, LastBlock)
@@ -104,7 +104,7 @@ def test_it_saves_output_projection_and_feed_forward_of_the_other_rows(name: str
         call(model, inputs)
     with torch.no_grad(), FlopCounterMode(display=False) as read, last.only_read(model):
         call(model, inputs)
-    assert whole.get_total_flops() - read.get_total_flops() == 2 * BATCH * (tokens - 1) * (WIDTH**2 + 2 * WIDTH * HIDDEN)
+    assert whole.get_total_flops() - read.get_total_flops() == 2 * BATCH * (tokens - 4) * (WIDTH**2 + 2 * WIDTH * HIDDEN)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -123,15 +123,15 @@ def test_the_model_is_as_before_afterwards_whatever_happens_inside(name: str) ->
         assert not part._forward_pre_hooks
 
 
-@pytest.mark.parametrize(("batch", "rows"), [(1, 4), (2, 2), (3, 2), (4, 1), (9, 1)])
-def test_products_have_four_rows_at_least(batch: int, rows: int) -> None:
+@pytest.mark.parametrize("batch", [1, 3, 9])
+def test_four_rows_of_an_example_go_on_whatever_the_batch(batch: int) -> None:
     model = timm_model().eval()
     last, seen = found(model), []
     assert isinstance(last, LastBlock)
     model.blocks[-1].mlp.register_forward_hook(lambda _, __, output: seen.append(output))  # pyright: ignore
     with torch.no_grad(), last.only_read(model):
         model(torch.randn(batch, 3, 32, 32))
-    assert seen[0].shape == (batch, rows, WIDTH)
+    assert seen[0].shape == (batch, 4, WIDTH)
 
 
 @pytest.mark.parametrize("width", [32, 192])

@@ -160,7 +160,7 @@ def test_a_schedule_that_an_allocator_cannot_keep_is_refused_whichever_key_bring
 def test_a_tuning_run_has_the_steps_of_its_own_values(backbone: str, cache: Path) -> None:
     plan = planned(backbone, cache, tune={"epochs": [1, 3], "seeds": [100]}, arms={"full": {"adapter": "full"}})
     assert [run.steps for run in plan.tuning] == [17, 51]
-    with pytest.raises(StudyError, match="greater than 0"):
+    with pytest.raises(StudyError, match="above 0"):
         planned(backbone, cache, tune={"learning_rate": [1e-3, -1.0], "seeds": [100]})
 
 

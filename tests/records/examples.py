@@ -10,7 +10,7 @@ from peftlab.records.record import RunConfig, RunError, RunResults
 def configuration(**changed: Any) -> RunConfig:
     values: dict[str, Any] = {
         "study": "tests", "arm": "lora", "label": "lora[rank=8]", "slug": "lora.rank-8", "backbone": "bundled:vit-nano",
-        "backbone_fingerprint": "0", "task": {"kind": "image-classification"}, "data_fingerprint": "0",
+        "backbone_fingerprint": "0", "task": {"kind": "image-classification", "data": "digits"}, "data_fingerprint": "0",
         "adapter": {"name": "lora", "rank": 8}, "quantizer": {"name": "none"}, "train": {"epochs": 1}, "seed": 0,
     }  # fmt: skip
     return RunConfig(**{**values, **changed})

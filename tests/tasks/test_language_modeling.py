@@ -248,7 +248,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"which column is the text\? There are 'title', 'body'"):
         LanguageModeling(data=two).info()
     (tmp_path / "d.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
-    with pytest.raises(DataError, match="int in place of a text") as raised:
+    with pytest.raises(DataError, match="a number in place of a text") as raised:
         LanguageModeling(data=str(tmp_path / "d.jsonl")).info()
     assert "line 2" in str(raised.value)
     empty = str(write_tsv(tmp_path / "e.tsv", [("", 1)], "text\tnumber"))

@@ -227,7 +227,7 @@ def test_texts_that_are_empty_are_counted_and_data_without_any_text_refused(tmp_
 
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"text": "a", "label": 1}\n{"text": 3, "label": 0}\n')
-    with pytest.raises(DataError, match="int in place of a text") as raised:
+    with pytest.raises(DataError, match="a number in place of a text") as raised:
         TextClassification(data=str(tmp_path / "d.jsonl")).info()
     assert "line 2" in str(raised.value)
     data = table(tmp_path, [("a", "0"), ("b", ""), ("c", "1")])

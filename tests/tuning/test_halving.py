@@ -97,7 +97,7 @@ def test_a_value_that_diverges_does_not_go_on(backbone: str, cache: Path, tmp_pa
         ({"learning_rate": {"low": 1e-4, "high": 1e-1}}, "a halving needs a list"),
         ({"epochs": [1, 2, 3, 4]}, "epochs cannot be tried"),
         ({"sampler": "grid", "reduction": 2}, "reduction belongs to sampler: halving"),
-        ({"reduction": 1}, "greater than or equal to 2"),
+        ({"reduction": 1}, "2 or more"),
     ],
 )
 def test_refused(changes: dict[str, Any], what: str) -> None:

@@ -244,7 +244,7 @@ def test_the_plan_says_the_rule_the_worst_case_and_what_can_be_saved(backbone: s
     [
         ({"seeds": [0]}, "nothing is spared"),
         ({"seeds": [0, 1, 2]}, "nothing is spared"),
-        ({"search": {"method": "racing", "minimum": 1}}, "greater than or equal to 2"),
+        ({"search": {"method": "racing", "minimum": 1}}, "2 or more"),
         ({"search": {"method": "race"}}, "'racing'"),
         ({"search": {"method": "racing", "kep": ["full"]}}, "unknown key 'kep'"),
         ({"search": {"method": "racing", "margin": {"relativ": 0.1}}}, "unknown key 'relativ'"),

@@ -1,13 +1,13 @@
-"""The last block of a model whose head reads one row: what comes after its attention, computed for that row alone.
+"""The last block of a model whose head reads one row: what comes after its attention, computed for few rows.
 
 Keys and values of the last block need every token; its output projection, its norms and its feed-forward layers act on each row
 by itself, and where a classifier reads the first token only, nobody ever reads what they make of the others. Their outputs, and
 the gradients that come back through them, are zeros or unread: leaving them out changes nothing but rounding (sums over rows
 lose terms that are zero) and, where there is dropout, which draws it takes. It saves o, up and down of one block in forward and
-backward pass: 0.75 of a block, 6 % of the products of a ViT of twelve blocks, 12 % of a BERT of six.
+backward pass: up to 0.75 of a block, 6 % of the products of a ViT of twelve blocks.
 
 The library's own modules do it: for the time of a call, the block has another ``forward`` and the place behind its attention a
-hook that hands on the first row. Names, weights and classes stay as they are.
+hook that hands on the first rows. Names, weights and classes stay as they are.
 
 Shape legend: B examples, T tokens, d width.
 """
@@ -28,14 +28,15 @@ from peftlab.nn.fused_layers import watched
 #: packages whose modules act on each row by itself unless they are attention; what else stands in a block may look at all rows
 _LIBRARIES = frozenset(("torch", "timm", "transformers"))
 _ADAPTED = frozenset(("peft", "peftlab"))  #: and of what stands in place of a linear layer
-#: rows of a product at least: with fewer, and with rows that are apart in memory, MKL takes other kernels, and the bits of an
-#: example would depend on how many are computed with it (in this run, or in a stack of several)
-FEWEST = 4
+#: rows of an example that go on, the one that is read among them. With fewer than four in all, and with rows that are apart in
+#: memory, MKL takes other kernels; the bits of an example would depend on how many are computed with it (in this run, or in a
+#: stack of several). And it is the same number whatever the batch, because dropout draws for all of them.
+ROWS = 4
 
 
 def _first(rows: torch.Tensor) -> torch.Tensor:
-    """[B, T, d] -> [B, n, d], n = 1, or as many as make :data:`FEWEST` rows of a small batch."""
-    return rows[:, : -(-FEWEST // len(rows))].contiguous()
+    """[B, T, d] -> [B, n, d], n = :data:`ROWS`, or T where that is less."""
+    return rows[:, :ROWS].contiguous()
 
 
 def _first_of_all(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

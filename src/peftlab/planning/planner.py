@@ -264,7 +264,7 @@ def _check_baseline(study: Study, labels: Sequence[str]) -> None:
     if baseline is not None and baseline not in labels:
         grid = [label for label in labels if label.startswith(f"{baseline}[")]
         what = f"{baseline!r} stands for several arms" if grid else f"the study has no arm {baseline!r}"
-        remedy = f"name one of them: {', '.join(grid)}" if grid else nearest(baseline, labels)
+        remedy = f"name one of them: {', '.join(grid)}" if grid else nearest(baseline, set(labels))
         raise StudyError(what, where="analysis.baseline", remedy=remedy)
 
 

@@ -100,7 +100,7 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path: Path) -> None:
         ("t.csv", b'text,label\n"a,1\n', "is no CSV"),
         ("t.csv", b"text,text\na,1\n", "two share one"),
         ("t.csv", b"", "is empty: the first line must name the columns"),
-        ("t.csv", b"a;b\n1;2\n", "line 1.*the columns are parted by ';', not by commas"),
+        ("t.csv", b"a|b\n1|2\n", "line 1.*the columns are parted by '|', not by commas"),
         ("t.tsv", b"a,b\n1,2\n", "line 1.*the columns are parted by ',', not by tabs"),
         ("t.tsv", b"text\tlabel\n", "has no rows"),
         ("t.tsv", b"text\tlabel\ncaf\xe9\t1\n", "byte 0xe9 at 14 is not UTF-8"),
