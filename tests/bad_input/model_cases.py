@@ -98,7 +98,11 @@ BACKBONES = [
     changed("config.json without model_type", keys("config.json", model_type=...)),
     changed("config.json of an unknown model", keys("config.json", model_type="vitt")),
     changed("config.json with a wrong type", keys("config.json", hidden_size="wide")),
-    changed("config.json that asks for code", keys("config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"})),
+    changed(
+        "config.json that asks for code",
+        keys("config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"}),
+        words=("config.json", "custom code"),
+    ),
 ]
 IMPORTS = [
     line("import of what is not there", "import nowhere world/tiny --label theirs", code=3),
@@ -169,6 +173,7 @@ EXPORTS = [
         "predict mine x.png",
         code=6,
         files={"mine": copy("merged", cut("peftlab.json"))},
+        words=("mine/peftlab.json", "damaged: line"),
     ),
     line(
         "predict with a description of another shape",

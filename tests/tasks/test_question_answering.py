@@ -341,7 +341,7 @@ CHANGES = {
     "2 questions have the id 'same'": lambda n, q, p: q.update(id="same") if n < 2 else None,
     "the paragraph is empty": lambda n, q, p: p.update(context=" ") if n == 0 else None,
     "no 'question'": lambda n, q, p: q.pop("question") if n == 7 else None,
-    "int in place of a text": lambda n, q, p: q.update(question=3) if n == 7 else None,
+    "a number in place of a text": lambda n, q, p: q.update(question=3) if n == 7 else None,
     "is_impossible, but has answers": lambda n, q, p: q.update(is_impossible=True),
     "not is_impossible, but has no answers": lambda n, q, p: q.update(is_impossible=False),
     "no `answers`": lambda n, q, p: q.pop("answers") if n == 3 else None,
