@@ -156,3 +156,13 @@ def test_parts_of_a_step_run_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     for ways in (parts.attention(1, 1, 3, 4), parts.masks(4, 5), parts.layer(4, 16, 8, 0.0), parts.layer(4, 16, 8, 0.1)):
         for way in ways.values():
             way()
+
+
+def test_a_step_without_unread_rows_has_fewer_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 B (T - 4) (d^2 + 2 d d_ff) in the forward pass, and again for the gradients of the frozen layers' inputs."""
+    bench = benchmark("unread_rows", monkeypatch)
+    found = bench.measure("bundled:vit-nano", bench.ADAPTERS["lora"], 32, 1)
+    config = bench.Side("bundled:vit-nano", bench.ADAPTERS["lora"], 32, read_rows=True).adapted.backbone.module.config
+    width, hidden, tokens = config.hidden_size, config.intermediate_size, (config.image_size // config.patch_size) ** 2 + 1
+    left_out = 2 * 2 * bench.BATCH * (tokens - 4) * (width**2 + 2 * width * hidden) / 1e9
+    assert found["gflop"]["all"] - found["gflop"]["read"] == pytest.approx(left_out, abs=2e-4)
