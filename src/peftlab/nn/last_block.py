@@ -4,7 +4,7 @@ Keys and values of the last block need every token; its output projection, its n
 by itself, and where a classifier reads the first token only, nobody ever reads what they make of the others. Their outputs, and
 the gradients that come back through them, are zeros or unread: leaving them out changes nothing but rounding (sums over rows
 lose terms that are zero) and, where there is dropout, which draws it takes. It saves o, up and down of one block in forward and
-backward pass: up to 0.75 of a block, 6 % of the products of a ViT of twelve blocks.
+backward pass: up to 0.75 of a block, 5 to 6 % of the products of a ViT of twelve blocks.
 
 The library's own modules do it: for the time of a call, the block has another ``forward`` and the place behind its attention a
 hook that hands on the first rows. Names, weights and classes stay as they are.
