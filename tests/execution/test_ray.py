@@ -19,6 +19,7 @@ from peftlab.errors import LeaseHeld, OptionError, PlanRefused
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener, Outcome
 from peftlab.execution.protocol import Message, Moved, Started, Step, WorkerOptions
+from peftlab.execution.ray.cluster import connect, disconnect
 from peftlab.execution.ray.engine import RayEngine
 from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.place import Place
@@ -246,6 +247,27 @@ def test_from_outside_the_cluster(cluster: Cluster, engine: RayEngine, results_f
     assert run(outside, configs, recorder).counts == {"finished": 3, "failed": 1}
     assert any(isinstance(message, Step) for _, message in recorder.messages)
     assert verify(results_folder) == []
+
+
+def test_a_head_whose_server_for_us_dies_is_asked_again(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    init, died = ray.init, []
+
+    def dies_once(**options: Any) -> Any:  # as seen: the server's port was taken, and Ray looked at it when it was a zombie
+        if died:
+            return init(**options)
+        died.append(options["address"])
+        told = "Traceback (most recent call last):\n  File ...\npsutil.ZombieProcess: PID still exists but it's a zombie\n"
+        raise ConnectionAbortedError(f"Initialization failure from server:\n{told}")
+
+    monkeypatch.setattr(ray, "init", dies_once)
+    ray.shutdown()
+    try:
+        assert connect(f"ray://127.0.0.1:{cluster.client_port}") and len(died) == 1
+        assert sum(node["Alive"] for node in ray.nodes()) == 3
+    finally:
+        disconnect()
 
 
 def test_a_program_without_the_token_is_not_let_in(engine: RayEngine) -> None:

@@ -12,7 +12,7 @@ import pytest
 from peftlab.api.engines import Where
 from peftlab.errors import MissingExtra, OptionError
 from peftlab.execution.here import Here
-from peftlab.execution.ray.cluster import Node, connect, remarks
+from peftlab.execution.ray.cluster import Node, connect, remarks, told
 from peftlab.execution.ray.engine import RayEngine
 from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.passport import differences, passport, survey, watched
@@ -155,6 +155,12 @@ def test_without_ray_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @NEEDS_RAY
+def test_of_a_traceback_of_the_head_its_last_line_is_told() -> None:
+    text = "Initialization failure from server:\nTraceback (most recent call last):\n  File ...\nRuntimeError: Proxy failed\n"
+    assert told(ConnectionAbortedError(text)) == "RuntimeError: Proxy failed"
+    assert told(RuntimeError("Version mismatch\nRay: 2")) == "Version mismatch" and told(OSError()) == "OSError"
+
+
 def test_a_port_where_nobody_listens_is_told_at_once(tmp_path: Path) -> None:
     from peftlab.errors import PlanRefused
 

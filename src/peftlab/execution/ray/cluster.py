@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from peftlab.execution.ray.mailbox import NAMESPACE
 from peftlab.execution.ray.passport import differences, passport, survey, watched
 from peftlab.records.record import RunConfig
 
-#: a head starts a server of its own for each ray:// program, which fails where that is slow or the next port is taken
-_TRIES, _NO_SERVER = 3, re.compile("Starting Ray client server failed")
+#: a head starts a server of its own for each ray:// program, which dies at once where the next port is taken meanwhile; Ray then
+#: says that it failed, or trips over the zombie, according to when it looks: the answer is this, and a traceback of the head's
+_TRIES, _NO_SERVER = 5, "Initialization failure from server"
+_REST_S = 1.0  #: before another try
 _ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _REACH_S, _SURVEY_S = 5.0, 180.0
 
@@ -79,11 +82,18 @@ def connect(address: str) -> bool:
         except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
             with suppress(Exception), _handlers_kept():
                 ray.shutdown()
-            if not left or not _NO_SERVER.search(str(error)):
-                raise _unreachable(address, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+            if not left or _NO_SERVER not in str(error):
+                raise _unreachable(address, told(error)) from error
+            time.sleep(_REST_S)
         else:
             break
     return True
+
+
+def told(error: Exception) -> str:
+    """The line that says what was wrong: the first, of a traceback of the head's the last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if _NO_SERVER in lines[0] else 0].strip()
 
 
 def disconnect() -> None:
