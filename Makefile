@@ -86,16 +86,18 @@ text-backbones: setup-dev  ## real models of texts for studies, into build/backb
 	@$(BIN)/python tools/text_backbones.py
 
 # files in another order, and the tests within each: what a test leaves behind would show in another one
-ORDER = $(if $(SEED),--random-order-bucket=module --random-order-seed=$(SEED))
+ORDER = $(if $(SEED),--random-order-bucket=module --random-order-seed=$(SEED) --no-loadscope-reorder)
+# a file's tests in one process: models that are trained once for all tests of a file are trained once
+BY_FILE = --dist loadfile
 # no test needs a hub, and a test that asks one must fail the same way everywhere
 test test-slow test-gpu: export HF_HUB_OFFLINE = 1
 test test-slow test-gpu: export HF_DATASETS_OFFLINE = 1
 
 test: setup-dev  ## the fast tests; SEED=7 in the seventh random order
-	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not gpu" $(ORDER)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) $(BY_FILE) -m "not slow and not gpu" $(ORDER)
 
 test-slow: setup-dev  ## the tests that train for longer, open a browser or kill processes
-	$(BIN)/python -m pytest -n $(TEST_JOBS) -m "slow and not gpu" $(ORDER)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) $(BY_FILE) -m "slow and not gpu" $(ORDER)
 
 test-gpu: setup-dev  ## the tests that need an accelerator
 	$(BIN)/python -m pytest -m gpu

@@ -73,6 +73,14 @@ def test_the_study_of_accuracy_takes_any_backbone_and_data(monkeypatch: pytest.M
     assert {"lora", "qlora-nf4", "qa-lora-int4", "qa-lora-fp4"} <= {cell.label for cell in found}
 
 
+def test_evaluation_is_compared_with_the_best_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = benchmark("evaluation_batch", monkeypatch)
+    monkeypatch.setattr(evaluation, "SIZES", (1, 16))
+    found = evaluation.measure("bundled:vit-nano", 32, 3, torch.device("cpu"))
+    assert set(found["example_ms"]) == {"1", "16"} and min(found["of_best"].values()) == 1
+    assert min(found["example_ms"].values()) > 0
+
+
 def peer_sides(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> dict[str, Any]:
     """A side of each kind on a ViT-Tiny of 32 px."""
     peers = benchmark("peers", monkeypatch)

@@ -87,6 +87,22 @@ def test_unknown_attribute() -> None:
         _ = peftlab.rnu  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_at_exit_nothing_is_collected_once_more(tmp_path: Path) -> None:
+    code = (
+        "import atexit, gc, sys\n"
+        "from peftlab.cli import main\n"
+        "atexit.register(lambda: print('kept', gc.get_freeze_count()))\n"  # what is registered later runs before
+        "sys.argv = ['peftlab', 'list', 'quantizer', '--json']\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert words[-2] == "kept" and int(words[-1]) > 10_000
+
+
 def test_mistyped_verb_and_option_get_a_suggestion(tmp_path: Path) -> None:
     done = peftlab_process("rnu", folder=tmp_path)
     assert done.returncode == 2

@@ -6,6 +6,8 @@ quick.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import sys
 from typing import Any
@@ -26,6 +28,7 @@ EXIT_INTERRUPTED = 130
 def main() -> None:
     """Run the command line; every error on purpose becomes three lines and its own exit code (see :mod:`peftlab.errors`)."""
     debug = "--debug" in sys.argv[1:]
+    atexit.register(gc.freeze)  # a last collection would look at every object of torch for nothing: over a second
     before = signal.signal(signal.SIGTERM, _terminated)  # while runs are executed, execution/processes.py has handlers of its own
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="peftlab")
