@@ -36,6 +36,7 @@ class Side:
     dropout: float = 0.0
     checkpointing: bool = False
     fused: bool = True  #: of ours
+    scarce: bool = False  #: memory is given back at once
 
 
 class Turns:
@@ -76,6 +77,12 @@ def serve(side: Side, connection: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if side.scarce:
+        from peftlab.training import memory
+
+        memory.HEAP_FACTOR = float("inf")  # no machine has so much to spare
+        if side.who != "ours":
+            memory.allocate_exactly(True)
     with tempfile.TemporaryDirectory() as folder:
         if side.who == "ours":
             run_ours(side, Path(folder), Turns(connection))

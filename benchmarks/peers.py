@@ -7,7 +7,8 @@
 full fine-tuning in eager PyTorch; ViT-Tiny at 224 px and a MiniLM with texts of 32 tokens. Every side has a process and one
 thread of its own; they take turns, one step each. Time is that of the processor, so that other work on the machine counts less.
 
-``memory``: the largest resident size of the same processes, each alone, from the start to the end.
+``memory``: the largest resident size of the same processes, each alone, from the start to the end. Where little memory is free a
+run of ours gives every block back at once (training/memory.py); ``scarce`` are such a run, and PEFT's loop with the same setting.
 
 ``study``: a whole study, ViT-Tiny at 96 px on CIFAR-10, six arms and five seeds, data and evaluation included: ``peftlab run``
 with two workers against one process that loops Hugging Face's Trainer with PEFT (_peers_study.py). Wall clock; wants a quiet
@@ -38,16 +39,21 @@ WARM_UP = 6  #: steps; the first five of ours measure memory, one is there for t
 DROPOUT = 0.05
 PIXELS, IMAGES = 224, 16
 TOKENS, TEXTS = 32, 32
-#: side -> who, dropout
-SIDES: dict[str, tuple[str, float]] = {
-    "full": ("full", 0.0),
-    "peft": ("peft", 0.0),
-    "peft dropout": ("peft", DROPOUT),
-    "ours": ("ours", 0.0),
-    "ours dropout": ("ours", DROPOUT),
+#: side -> what is its own
+SIDES: dict[str, dict[str, Any]] = {
+    "full": {"who": "full"},
+    "peft": {"who": "peft"},
+    "peft dropout": {"who": "peft", "dropout": DROPOUT},
+    "peft scarce": {"who": "peft", "scarce": True},
+    "ours": {"who": "ours"},
+    "ours dropout": {"who": "ours", "dropout": DROPOUT},
+    "ours scarce": {"who": "ours", "scarce": True},
 }
-#: ratio -> sides
+#: ratio -> sides; ``scarce``: blocks are given back at once, as our runs do where little memory is free
 RATIOS = {
+    "ours scarce / peft": ("ours scarce", "peft"),
+    "ours scarce / peft scarce": ("ours scarce", "peft scarce"),
+    "ours scarce / ours": ("ours scarce", "ours"),
     "ours / peft": ("ours", "peft"),
     "ours / peft, dropout": ("ours dropout", "peft dropout"),
     "ours / full": ("ours", "full"),
@@ -168,7 +174,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         else:
             measure = measure_steps if options.part == "step" else measure_memory
             found = {
-                setting: measure({name: made(who=who, dropout=d) for name, (who, d) in SIDES.items()}, options.repeats)
+                setting: measure({name: made(**own) for name, own in SIDES.items()}, options.repeats)
                 for setting, made in settings_of(folder, options).items()
             }
     report = {

@@ -87,7 +87,7 @@ def peer_sides(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) ->
     parser = argparse.ArgumentParser()
     peers.add_settings(parser)
     [made] = peers.settings_of(folder, parser.parse_args(["--tiny", "--only", "ViT"])).values()
-    return {name: made(who=who, dropout=dropout, **options) for name, (who, dropout) in peers.SIDES.items()}
+    return {name: made(**own, **options) for name, own in peers.SIDES.items()}
 
 
 class Stop:

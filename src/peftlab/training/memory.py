@@ -40,7 +40,7 @@ _CLAIMS = ("weights", "adapter", "optimizer", "activations", "process", "gradien
 EXACT_BYTES = 256 * 1024
 SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
 #: a heap is taken to grow to so many times what lives in it, on the safe side; where that is not free the run stays exact
-_HEAP_FACTOR = 4.0
+HEAP_FACTOR = 4.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_THRESHOLD = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
 
@@ -191,7 +191,7 @@ class MemoryMeter:
         self._idle = self._idle if self._idle is not None else self._now()
         if self.exact and not final:
             transient = self._exact_peak - self._idle
-            if _HEAP_FACTOR * transient * MB < psutil.virtual_memory().available:
+            if HEAP_FACTOR * transient * MB < psutil.virtual_memory().available:
                 allocate_exactly(False)
             else:
                 self.notes.append("memory is scarce: freed blocks are given back at once for the whole run, which costs time")
