@@ -76,6 +76,8 @@ AREAS: dict[str, Area] = {
         (
             "tests/allocators/importance/test_*.py",
             "tests/contracts/test_importance.py",
+            "tests/nn/test_triplets.py",
+            "tests/allocators/test_probe.py",
             "tests/allocators/test_adalora.py",
             "tests/allocators/test_empirical.py",
             "tests/allocators/test_gora.py",
