@@ -97,6 +97,7 @@ AREAS: dict[str, Area] = {
             *(f"tests/contracts/test_{name}.py" for name in "adapters adapters_on_quantized".split()),
             "tests/deployment/test_packed.py",
             "tests/api/test_exporting.py",
+            "tests/api/test_merging.py",
             "tests/api/test_deployment.py",
         ),
     ),
