@@ -118,6 +118,34 @@ def test_every_equivalent_is_still_there_and_says_why(tool: Any) -> None:
         assert len(entry["why"].split()) >= 4, entry
 
 
+def test_once_more_only_survivors_are_judged_and_what_was_at_first_is_kept(tool: Any) -> None:
+    def mutant(after: str, status: str, **more: str) -> dict[str, Any]:
+        return {"file": "f", "before": "a", "after": after, "status": status, **more}
+
+    before = [
+        mutant("1", "killed"),
+        mutant("2", "survived"),
+        mutant("3", "not run"),
+        mutant("4", "equivalent"),
+        mutant("5", "timeout"),
+    ]
+    area = {"places": 9, "mutants": before, "summary": {"score": 0.5}, "seconds": 7, "gone": [mutant("0", "survived")]}
+    asked: list[list[str]] = []
+
+    def judged(alive: list[dict[str, Any]]) -> dict[str, Any]:
+        asked.append([each["after"] for each in alive])
+        return {"places": 8, "mutants": [mutant("2", "killed", by="a new test"), mutant("4", "survived")]}
+
+    found = tool.brought_up(area, judged)
+    assert asked == [["2", "3", "4"]]
+    assert [(each["after"], each["status"]) for each in found["mutants"]] == [
+        ("1", "killed"), ("2", "killed"), ("4", "survived"), ("5", "timeout"),
+    ]  # fmt: skip
+    assert [each["after"] for each in found["gone"]] == ["0", "3"] and found["places"] == 8
+    assert found["at first"] == {"score": 0.5}
+    assert tool.brought_up(found | {"summary": {"score": 1.0}}, judged)["at first"] == {"score": 0.5}, "the very first"
+
+
 def live(source: str, path: Path) -> types.ModuleType:
     path.write_text(source)
     specification = importlib.util.spec_from_file_location("made_up", path)
@@ -187,6 +215,19 @@ bench = mutation.Bench(folder / "work", root=folder / "package")
 found = mutation.judge(bench, Area(("src/made_up/*.py",), ("tests/*.py",)), options, None)
 print(json.dumps(found["mutants"]))
 """
+AGAIN = """
+import argparse, functools, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import mutation
+from _mutation_areas import Area
+folder = Path(sys.argv[2])
+mutation.AREAS["sums"] = Area(("src/made_up/*.py",), ("tests/*.py",))
+mutation.Bench = functools.partial(mutation.Bench, root=folder / "package")
+options = argparse.Namespace(areas=["records", "sums"], again=folder / "report.json", output=None, folder=folder / "work")
+options = argparse.Namespace(**vars(options), budget=4.0, limit=3.0, goal=0.99)
+raise SystemExit(mutation.work(options))
+"""
 
 
 @pytest.mark.slow
@@ -216,6 +257,19 @@ def test_a_made_up_package(tool: Any, tmp_path: Path) -> None:
     assert "tests/test_sums.py::test_start" in killers  # the only one that can kill a constant, which needs a new import
     assert killers <= {"tests/test_sums.py::test_total", "tests/test_sums.py::test_start"}
     assert (package / "src/made_up/sums.py").read_text() == PACKAGE["src/made_up/sums.py"]
+
+    report = {
+        "samples": [{"seed": 1, "count": 40, "areas": {"sums": {"places": 9, "mutants": mutants, "summary": {"score": 0.5}}}}]
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    mended = PACKAGE["tests/test_sums.py"].replace("import START, loose", "import START, loose, nobody")
+    (package / "tests/test_sums.py").write_text(mended + "    assert (loose(5), nobody(5)) == (10, 15)\n")
+    once_more = subprocess.run([*command[:2], AGAIN, *command[3:]], capture_output=True, text=True, check=False)
+    assert once_more.returncode == 0, once_more.stdout + once_more.stderr
+    (part,) = json.loads((tmp_path / "report.json").read_text())["samples"]
+    area = part["areas"]["sums"]
+    assert area["at first"] == {"score": 0.5} and area["summary"]["score"] == 1 and part["seed"] == 1
+    assert [m["before"] for m in area["mutants"]] == [m["before"] for m in mutants]
 
     (package / "tests/test_sums.py").write_text(PACKAGE["tests/test_sums.py"].replace("== 7", "== 8"))
     refused = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -76,6 +76,8 @@ AREAS: dict[str, Area] = {
         (
             "tests/allocators/importance/test_*.py",
             "tests/contracts/test_importance.py",
+            "tests/nn/test_triplets.py",
+            "tests/allocators/test_probe.py",
             "tests/allocators/test_adalora.py",
             "tests/allocators/test_empirical.py",
             "tests/allocators/test_gora.py",
@@ -95,6 +97,7 @@ AREAS: dict[str, Area] = {
             *(f"tests/contracts/test_{name}.py" for name in "adapters adapters_on_quantized".split()),
             "tests/deployment/test_packed.py",
             "tests/api/test_exporting.py",
+            "tests/api/test_merging.py",
             "tests/api/test_deployment.py",
         ),
     ),

@@ -2,7 +2,7 @@
 
     python tools/mutation.py                             every area, 60 mutants each, into build/mutation
     python tools/mutation.py statistics --count 100 --seed 2 --output FILE.json
-    python tools/mutation.py statistics --again FILE.json   only what survived there
+    python tools/mutation.py statistics --again FILE.json   only what survived there, also in a file of several samples
 
 Areas, sources and tests are in `_mutation_areas.py`, what counts as a mutant in `_mutants.py`, and which survivors change
 nothing in `mutation_equivalents.json`. cosmic-ray and coverage are put into an environment of their own (`--environment`), which
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,36 +144,47 @@ def main() -> int:
 
 def work(options: argparse.Namespace) -> int:
     target = options.again or options.output
-    kept = json.loads(target.read_text()) if target.exists() else {"areas": {}}
-    if options.again:
-        options.count, options.seed = kept["count"], kept["seed"]
+    kept: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {"areas": {}}
     bench = Bench(options.folder.absolute())
-    for name in options.areas:
-        begun = time.monotonic()
-        earlier = {key(m): m for m in kept["areas"].get(name, {"mutants": []})["mutants"]}
-        only = [mutant for mutant in earlier.values() if mutant["status"] not in KILLED] if options.again else None
-        found = judge(bench, AREAS[name], options, only)
+    scores = []
+    for part in kept["samples"] if options.again and "samples" in kept else [kept]:
         if options.again:
-            now = {key(m): m for m in found["mutants"]}
-            gone = [m for k, m in earlier.items() if m["status"] not in KILLED and k not in now]
-            found["mutants"] = [now.get(k, m) for k, m in earlier.items() if m not in gone]
-            found |= {"gone": kept["areas"][name].get("gone", []) + gone}  # the code was deleted
-            found |= {"at first": kept["areas"][name].get("at first", kept["areas"][name]["summary"])}
-        found["summary"] = summary(found["mutants"])
-        found["seconds"] = round(time.monotonic() - begun)
-        kept["areas"][name] = found
-        kept |= {"seed": options.seed, "count": options.count, "machine": platform.machine(), "python": platform.python_version()}
-        kept["date"] = time.strftime("%Y-%m-%d")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(kept, indent=1) + "\n")
-        print(table({name: found}).splitlines()[-1], flush=True)
-        for mutant in found["mutants"]:
-            if mutant["status"] not in (*KILLED, "equivalent"):
-                print(
-                    f"  {mutant['status']}: {mutant['file']}:{mutant['line']}\n    - {mutant['before']}\n    + {mutant['after']}"
-                )
-    reached = all((kept["areas"][name]["summary"]["score"] or 0) >= options.goal for name in options.areas)
-    return 0 if reached else 1
+            options.count, options.seed = part["count"], part["seed"]
+        for name in [name for name in options.areas if name in part["areas"] or not options.again]:
+            begun = time.monotonic()
+            if options.again:
+                found = brought_up(part["areas"][name], lambda alive, name=name: judge(bench, AREAS[name], options, alive))
+            else:
+                found = judge(bench, AREAS[name], options, None)
+            found["summary"] = summary(found["mutants"])
+            found["seconds"] = round(time.monotonic() - begun)
+            part["areas"][name] = found
+            scores.append(found["summary"]["score"] or 0)
+            if not options.again:
+                kept |= {"seed": options.seed, "count": options.count}
+                kept |= {"machine": platform.machine(), "python": platform.python_version()}
+            kept["date"] = time.strftime("%Y-%m-%d")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(kept, indent=1) + "\n")
+            print(table({name: found}).splitlines()[-1], flush=True)
+            for mutant in found["mutants"]:
+                if mutant["status"] not in (*KILLED, "equivalent"):
+                    print(
+                        f"  {mutant['status']}: {mutant['file']}:{mutant['line']}\n"
+                        f"    - {mutant['before']}\n    + {mutant['after']}"
+                    )
+    return 0 if all(score >= options.goal for score in scores) else 1
+
+
+def brought_up(area: dict[str, Any], judged: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
+    """An area of a report after ``judged`` saw once more what was not killed in it; what is not in the code any more is gone."""
+    alive = [mutant for mutant in area["mutants"] if mutant["status"] not in KILLED]
+    found = judged(alive)
+    now = {key(mutant): mutant for mutant in found["mutants"]}
+    gone = [mutant for mutant in alive if key(mutant) not in now]
+    left = [now.get(key(mutant), mutant) if mutant in alive else mutant for mutant in area["mutants"] if mutant not in gone]
+    first = area.get("at first", area["summary"])
+    return area | {"places": found["places"], "mutants": left, "gone": area.get("gone", []) + gone, "at first": first}
 
 
 def key(mutant: dict[str, Any]) -> str:

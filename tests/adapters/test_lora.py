@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
+from peftlab import registry
 from peftlab.adapters._peft import site_of_layer, target_modules
 from peftlab.adapters.lora import Lora
 from peftlab.adapters.peft_any import PeftTuner
 from peftlab.backbones.contract import Backbone
-from peftlab.errors import OptionError, RecordError
+from peftlab.errors import DidNothing, OptionError, RecordError
 from tests.contracts.conftest import perturb
 from tests.contracts.tiny import CLASSES, make
 
@@ -117,6 +118,38 @@ def test_ranks_that_do_not_fit(ranks: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+class Astray(Lora):
+    """Asks PEFT for other layers than its sites."""
+
+    def config(self, backbone: Backbone, sites: Any, ranks: Any) -> peft.LoraConfig:
+        config = Lora.config(self, backbone, sites, ranks)
+        config.target_modules = self.instead  # pyright: ignore
+        return config
+
+
+@pytest.mark.parametrize(
+    ("instead", "odd"),
+    [
+        (["layers.0.attention.q_proj"], "0.attention.v_proj, 1.attention.q_proj, 1.attention.v_proj"),
+        (["k_proj"], "0.attention.k_proj, 0.attention.q_proj, 0.attention.v_proj, 1.attention.k_proj"),
+        (["q_proj", "v_proj", "fc1"], "0.mlp.fc1, 1.mlp.fc1"),
+    ],
+    ids=["fewer", "others", "more"],
+)
+def test_layers_that_peft_adapts_besides_or_leaves_out_are_noticed(instead: list[str], odd: str) -> None:
+    """Up to four of them are named."""
+    adapter = Astray(rank=2)
+    object.__setattr__(adapter, "instead", instead)
+    with pytest.raises(DidNothing, match="did not adapt exactly the layers") as caught:
+        adapter.attach(backbone(), seed=0)
+    assert caught.value.where == ", ".join(f"vit.layers.{name}" for name in odd.split(", "))
+
+
+def test_the_rank_without_options_is_pefts_own() -> None:
+    """Studies that leave it out were run with it."""
+    assert Lora().rank == peft.LoraConfig().r == registry.create("adapter", "svd").rank == 8
+
+
 @pytest.mark.parametrize("options", [{"rank": 0}, {"rank": 9}, {"dropout": 1.0}, {"alpha": -1.0}, {"alpha_over_rank": 0.0}])
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
@@ -190,6 +223,14 @@ def test_what_was_saved_for_another_backbone_is_refused(tmp_path: Path) -> None:
     lora.save(lora.attach(backbone(3), seed=0), tmp_path)
     with pytest.raises(RecordError):
         lora.load(backbone(2), tmp_path)
+    config = (tmp_path / "adapter_config.json").read_text()
+    (tmp_path / "adapter_config.json").write_text(config.replace(":", "", 1))
+    with pytest.raises(RecordError, match=r"no readable adapter: line 2, column \d+: a colon is missing"):
+        lora.load(backbone(3), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(config)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(RecordError, match=r"no readable adapter: .*adapter_model\.safetensors"):
+        lora.load(backbone(3), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x00")
     with pytest.raises(RecordError, match="no readable adapter"):
         lora.load(backbone(3), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from peftlab.nn.groups import BITS, BOOKS
 from peftlab.nn.packed import PackedLinear
 from peftlab.nn.pooled import PooledLinear
 from peftlab.nn.quantized import dense_weight, make_dense, quantized_layers
+from peftlab.nn.roles import Site
 from peftlab.nn.surgery import slice_fused
 from peftlab.quantizers.groupwise import Groupwise
 from tests.adapters.models import backbone, images, tokens
@@ -150,6 +152,16 @@ def test_on_float_weights_the_update_goes_into_them() -> None:
         assert adapter.update_norms(adapted)[name] == pytest.approx(float(repeated.norm()), rel=1e-5)
 
 
+@pytest.mark.parametrize("spec", [{"name": "pooled", "group_size": SIZE}, {"name": "svd"}, {"name": "lora"}], ids=str)
+def test_a_rank_above_what_a_layer_can_have_is_refused(spec: dict[str, Any]) -> None:
+    adapter = registry.create("adapter", {**spec, "rank": 2})
+    ranks = {site.name: min(site.d_in, site.d_out) for site in adapter.sites(backbone("timm"))}
+    adapter.attach(backbone("timm"), seed=0, ranks=ranks)
+    name = next(iter(ranks))
+    with pytest.raises(OptionError, match=rf"rank {ranks[name] + 1} is above min\(d_in, d_out\) = {ranks[name]} of {name}"):
+        adapter.attach(backbone("timm"), seed=0, ranks={**ranks, name: ranks[name] + 1})
+
+
 @pytest.mark.parametrize("form", ["lora", "svd"])
 def test_ranks_of_an_allocator_survive_saving(form: str, tmp_path: Path) -> None:
     adapter = PooledLora(rank=2, group_size=SIZE, form=form)  # pyright: ignore
@@ -191,6 +203,28 @@ def test_initial_values() -> None:
     for init, bound in (("lora", 32**-0.5), ("xavier", (6 / (4 + 2)) ** 0.5)):
         drawn = torch.cat([p.flatten() for n, p in first[init].trainable().items() if n.endswith(".A")])
         assert 0.8 * bound < drawn.abs().max().item() <= bound
+
+
+@pytest.mark.parametrize(("init", "bound"), [("lora", 1 / math.sqrt(8 * 500)), ("xavier", math.sqrt(6 / (500 + 20)))])
+def test_a_is_uniform_within_its_bound(init: Any, bound: float) -> None:
+    """Of 10,000 numbers the largest is near the end."""
+    site, random = Site(name="up", role="up", block=0, d_in=500, d_out=24), torch.Generator().manual_seed(0)
+    layer: Any = PooledLora(rank=20, group_size=SIZE, init=init).layer(nn.Linear(4000, 24), site, 20, random)
+    assert layer.A.shape == (20, 500) and 0.99 * bound < layer.A.detach().abs().max().item() <= bound
+    assert layer.A.detach().abs().mean().item() == pytest.approx(bound / 2, rel=0.05) and not layer.B.any()
+
+
+def test_triplets_start_small() -> None:
+    site, random = Site(name="up", role="up", block=0, d_in=500, d_out=240), torch.Generator().manual_seed(0)
+    layer: Any = PooledLora(rank=20, group_size=SIZE, form="svd").layer(nn.Linear(4000, 240), site, 20, random)
+    assert layer.Q.shape == (20, 500) and not layer.singular_values.any()
+    for drawn in (layer.P.detach(), layer.Q.detach()):
+        assert drawn.std().item() == pytest.approx(0.02, rel=0.05) and abs(drawn.mean().item()) < 1e-3
+
+
+def test_the_rank_without_options_is_four() -> None:
+    """Studies that leave it out were run with it."""
+    assert PooledLora().rank == 4
 
 
 def test_a_dense_copy_of_the_base_gives_the_same_outputs() -> None:

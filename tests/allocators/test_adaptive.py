@@ -22,6 +22,7 @@ from peftlab.allocators.top_k import TopK, continued
 from peftlab.errors import OptionError
 from peftlab.nn.roles import Site
 from peftlab.study.schema import Train
+from tests.allocators.probing import attached
 
 RULES = (Proportional, Threshold, TopK)
 SITES = [Site(name=f"{b}.{role}", role=role, block=b, d_in=32, d_out=48) for b in range(3) for role in ("q", "v")]
@@ -110,6 +111,28 @@ def test_due_steps() -> None:
     timing = Timing.of(100, 0.1, 0.2, 0.7)
     assert [t for t in range(1, 101) if timing.due(t)] == [10, 30, 50, 70]
     assert [t for t in range(1, 31) if Timing.of(30, 0, 5, 20).due(t)] == [2, 7, 12, 17]
+
+
+def test_an_importance_that_is_not_finite_moves_nothing_and_is_told() -> None:
+    spec = {"name": "proportional", "importance": "weight_gradient", "min_rank": 1, "hysteresis": 0.0}
+    spec |= {"warmup_steps": 2, "every": 1, "last_step": 3}
+    adapted, _ = attached("vit", spec)
+    layers = adapted.adapter.low_rank(adapted)
+    hook = registry.create("allocator", spec).hook(adapted)
+    hook.start(6, torch.optim.AdamW(adapted.trainable().values()))
+    first = next(iter(layers.values()))
+    for factor, layer in enumerate(layers.values(), start=1):
+        layer.A.grad, layer.B.grad = torch.full_like(layer.A, float(factor)), torch.zeros_like(layer.B)
+    kept = first.A.data.clone()
+    first.A.data[0, 0] = float("nan")
+    hook.after_step(0)
+    hook.after_step(1)
+    entry = hook.history[-1]
+    assert (entry["step"], entry["changed"], entry["why"]) == (2, False, "an importance is not finite")
+    assert entry["importance"] == {} and entry["ranks"] == hook.start_ranks == hook.ranks()
+    first.A.data = kept
+    hook.after_step(2)
+    assert hook.history[-1]["changed"] and hook.ranks() != hook.start_ranks, "what was seen later is finite"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ def test_no_tail_no_exponent(values: list[float]) -> None:
 def test_eigenvalues_that_are_rounding_errors_are_not_in_the_tail() -> None:
     values = [8.0, 4.0, 2.0, 1.0]
     assert hill(torch.tensor([*values, 1e-13, 1e-14, 0.0]), 0.5) == hill(torch.tensor(values), 0.5)
+
+
+def test_what_counts_as_a_rounding_error_goes_by_the_largest_eigenvalue() -> None:
+    assert hill(torch.tensor([1e12, 8.0, 4.0, 2.0, 1.0]), 0.5) is None
+    assert hill(torch.tensor([1e12, 101.0, 4.0]), 0.5) == pytest.approx(1 + 1 / math.log(1e12 / 101))
 
 
 def by_hand(weight: torch.Tensor, tail: float) -> float:

@@ -170,6 +170,13 @@ def test_the_end_is_cut_to_the_rank_of_evaluation(backbone: Backbone) -> None:
     assert all(not layer.down._forward_hooks for layer in layers.values())
 
 
+def test_what_never_started_can_be_closed(backbone: Backbone) -> None:
+    """As where another hook fails as a run starts."""
+    _, hook, layers = adapt(backbone)
+    hook.close()
+    assert all(not layer.down._forward_hooks for layer in layers.values())
+
+
 def test_a_run_that_left_nothing_out_is_noticed(backbone: Backbone) -> None:
     adapted, hook, _ = adapt(backbone)
     hook.start(2, torch.optim.SGD(adapted.trainable().values()))

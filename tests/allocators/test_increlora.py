@@ -113,6 +113,13 @@ def test_ranks_of_every_step_equal_the_naive_implementations(backbone: Backbone)
     hook.finish()
 
 
+@pytest.mark.parametrize(("initial", "rounds"), [(0, [10, 20, 30]), (9, [10, 20, 30]), (10, [20, 30])])
+def test_nothing_is_added_up_to_the_end_of_the_initial_steps(initial: int, rounds: list[int]) -> None:
+    """The first addition is in step t > initial_steps; one in the last step but one of 40 would still be trained."""
+    allocator = registry.create("allocator", {**SPEC, "initial_steps": initial, "every": 10})
+    assert allocator.rounds(40) == allocator.rounds(32) == rounds and allocator.rounds(31) == rounds[:-1]
+
+
 def test_the_budget_is_monotone_and_met_and_ranks_really_grow(backbone: Backbone) -> None:
     adapted, hook, layers = adapt(backbone, max_rank=3)
     optimizer = begin(adapted, hook)

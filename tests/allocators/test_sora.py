@@ -187,6 +187,14 @@ def test_schedules_that_do_not_fit_are_errors_when_planned(changes, train, steps
 
 
 @pytest.mark.parametrize(
+    ("changes", "train"), [({}, {"select": "best"}), ({"max_threshold": 1e-1}, {"select": "last"}), ({}, {"select": "last"})]
+)
+def test_the_best_weights_are_refused_for_a_rising_threshold_only(changes, train) -> None:
+    allocator = registry.create("allocator", {**SPEC, **changes})
+    allocator.check(sites(), allocator.initial(sites(), 8), 100, Train(**train))
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"threshold": 0.0},

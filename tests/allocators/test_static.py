@@ -85,6 +85,15 @@ def test_bad_options_are_errors_at_construction(spec, message: str) -> None:
         registry.create("allocator", spec)
 
 
+@pytest.mark.parametrize("options", [{"min_rank": 4, "max_rank": 3}, {"min_rank": -1}, {"budget": {"rank": 3}}], ids=str)
+@pytest.mark.parametrize(
+    "name", ["linear-decay", "linear-growth", "attention-heavy", "feed-forward-heavy", "selective", "alphalora", "empirical"]
+)
+def test_what_static_schedules_share_each_of_them_checks(name: str, options) -> None:
+    with pytest.raises(OptionError):
+        registry.create("allocator", {"name": name, **options})
+
+
 @pytest.mark.parametrize("keep", ["feed-forward", "blocks:7-9"])
 def test_selecting_nothing_is_an_error(keep: str) -> None:
     with pytest.raises(OptionError):

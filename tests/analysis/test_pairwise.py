@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from peftlab.analysis import pairwise as module
 from peftlab.analysis.comparison import paired_difference
 from peftlab.analysis.pairwise import pair_count, pairwise
 from peftlab.analysis.setting import Setting
@@ -87,9 +86,13 @@ def test_what_cannot_be_tested_says_so() -> None:
     assert pairwise([setting(same)], "a1", 0.95) == []
 
 
-def test_too_many_pairs_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 5)
-    assert pairwise([setting(np.random.default_rng(0).normal(size=(3, 4)))], None, 0.95) == []
+def test_twenty_thousand_pairs_are_compared_and_not_one_more() -> None:
+    """Settings of 200, 14, 4 and 3 arms have 20,000 pairs; one of two arms makes it one too many."""
+    random = np.random.default_rng(0)
+    full = [setting(random.normal(size=(3, arms))) for arms in (200, 14, 4, 3)]
+    assert pair_count(full, None) == 20_000
+    assert sum(len(found.first) for found in pairwise(full, None, 0.95)) == 20_000
+    assert pairwise([*full, setting(random.normal(size=(3, 2)))], None, 0.95) == []
 
 
 def test_family_wise_error_under_the_null_stays_below_five_percent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import peft
@@ -10,6 +11,7 @@ import torch
 
 from peftlab import registry
 from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.nn.triplets import TripletLinear
 from tests.contracts.conftest import Bench, Sample, perturb, samples, update
 
 
@@ -96,6 +98,19 @@ def test_plain_peft_loads_it(adapter: Adapter, adapted: Adapted, bench: Bench, t
         pytest.skip("not a PEFT method")
     loaded = peft.PeftModel.from_pretrained(bench.backbone().module, str(tmp_path))  # pyright: ignore
     assert close(bench.outputs(loaded), bench.outputs(adapted.module))
+
+
+def test_what_is_saved_in_pefts_format_names_its_backbone(adapter: Adapter, adapted: Adapted, tmp_path: Path) -> None:
+    adapter.save(adapted, tmp_path)
+    if not (tmp_path / "adapter_config.json").is_file():
+        pytest.skip("not a PEFT method")
+    found = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    assert found["base_model_name_or_path"] == adapted.backbone.name
+
+
+def test_triplets_are_declared_where_there_are_some(adapter: Adapter, adapted: Adapted) -> None:
+    """Allocators that switch triplets off are let act on adapters that say they have them."""
+    assert adapter.has_triplets == any(isinstance(module, TripletLinear) for module in adapted.module.modules())
 
 
 def test_every_trainable_tensor_moves_and_nothing_else(adapted: Adapted, bench: Bench) -> None:

@@ -239,6 +239,16 @@ def test_nothing_observed_is_no_importance_and_no_error(importance: Importance) 
     assert {s.module for s in importance.meter(parts).scores().values()} == {0.0}
 
 
+def test_without_any_gradient_there_is_no_importance_and_no_error(importance: Importance) -> None:
+    """Weights of the base that no loss reached."""
+    if importance.of_update:
+        pytest.skip("a property of the update, which the base has not")
+    meter = importance.meter(base_parts())
+    meter.observe()
+    assert {s.module for s in meter.scores().values()} == {0.0}
+    assert {len(s.directions) for s in meter.scores().values()} == {0}
+
+
 def test_options_survive_the_way_to_a_study_file_and_back(importance: Importance) -> None:
     assert registry.create("importance", importance.spec()) == importance
     assert importance.summary()

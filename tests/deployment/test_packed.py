@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from peftlab.deployment.packed import CONFIG, WEIGHTS, packed_layers, read_packed, write_packed
 from peftlab.errors import RecordError
 from peftlab.nn.groups import stored_bytes
 from peftlab.nn.packed import PackedLinear
+from peftlab.nn.quantized import make_dense, restore_conv1d
 
 KINDS = ("int4", "int8", "nf4", "fp4")
 
@@ -47,6 +49,18 @@ def test_read_back_to_the_bit(kind: str, merged: bool, tmp_path: Path) -> None:
         assert (layer.kind, layer.group_size, layer.transposed) == (wanted.kind, wanted.group_size, wanted.transposed)
         assert torch.equal(layer.codes(), wanted.codes()) and layer.stored_bytes() == wanted.stored_bytes()
     assert not any(p.requires_grad for p in found.parameters())
+
+
+@pytest.mark.parametrize("transposed", [[True, False, True], [False, True, False]])
+def test_what_stands_for_a_conv1d_is_read_back_as_one(transposed: list[bool], tmp_path: Path) -> None:
+    model = packed("int4")
+    for layer, turned in zip(packed_layers(model).values(), transposed, strict=True):
+        layer.transposed = turned
+    write_packed(model, tmp_path)
+    found = read_packed(tmp_path, plain())
+    assert [layer.transposed for layer in packed_layers(found).values()] == transposed
+    dense = restore_conv1d(make_dense(found))
+    assert [type(dense.get_submodule(str(i))) for i in range(3)] == [Conv1D if turned else nn.Linear for turned in transposed]
 
 
 @pytest.mark.parametrize("kind", KINDS)

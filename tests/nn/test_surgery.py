@@ -40,6 +40,8 @@ def test_there_and_back_is_bit_equal_and_draws_no_random_number(fused: nn.Module
     assert torch.equal(torch.random.get_rng_state(), state)
     back = holder.get_submodule("attn.qkv")
     assert type(back) is type(fused)
+    sizes = ("in_features", "out_features", "nf", "nx")
+    assert [getattr(back, size, None) for size in sizes] == [getattr(fused, size, None) for size in sizes]
     assert back.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in back.state_dict().items())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import resource
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from peftlab.errors import RecordError
 from peftlab.records import commit
 from peftlab.records.commit import commit_folder, settle_folder, sweep, write_atomic
 from peftlab.records.manifest import verify_folder
-from peftlab.records.temporaries import REPLACED, beside
+from peftlab.records.temporaries import REPLACED, beside, parse_name
 from tests.records.disk import Told
 
 #: kills itself with SIGKILL before the n-th call that changes the disk or flushes it; prints the number of calls if it survives
@@ -184,6 +186,31 @@ def test_a_full_disk_is_a_typed_error_and_the_old_content_stays(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "weights.bin").read_text() == "old"
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_a_disk_that_does_not_keep_what_was_written_gets_the_old_folder_back(tmp_path: Path, monkeypatch, removes: bool) -> None:
+    """What was lost is named even where the disk also refuses to remove what is left of it."""
+    commit_folder(tmp_path / "folder", fill("old"))
+    moved = commit._move_into_place
+
+    def losing(source: Path, target: Path) -> Path | None:
+        replaced = moved(source, target)
+        (target / "weights.bin").write_text("")
+        return replaced
+
+    def refusing(*_, **__) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(commit, "_move_into_place", losing)
+    if not removes:
+        monkeypatch.setattr(os, "unlink", refusing)
+    with pytest.raises(RecordError, match=r"weights\.bin") as caught:
+        commit_folder(tmp_path / "folder", fill("new"))
+    assert caught.value.remedy == "the disk does not keep what is written; check it"
+    assert (tmp_path / "folder" / "weights.bin").read_text() == "old" and verify_folder(tmp_path / "folder") == []
+    left = [path.name for path in tmp_path.iterdir() if path.name != "folder"]
+    assert [parse_name(name)[1] for name in left] == ([] if removes else [REPLACED]), "no name that a reader takes for the run's"
 
 
 def test_a_folder_that_is_a_file_is_a_typed_error(tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def test_another_hosts_heartbeat_out_of_time_is_watched_not_trusted(tmp_path: Pa
         thread.join()
 
 
+@pytest.mark.parametrize("age_s", [1.0, 1000.0])
+def test_where_nothing_can_be_made_our_own_clock_tells_how_old_a_heartbeat_is(tmp_path: Path, age_s: float) -> None:
+    left_by(tmp_path, Holder("far-away", 1, "another-boot"), age_s)
+    # even root can make no file through a link into a folder that is not there
+    (tmp_path / f".clock.tmp-{os.getpid():08x}").symlink_to(tmp_path / "nowhere" / "file")
+    found = holder(tmp_path)
+    assert (found is not None and found.host == "far-away") == (age_s < 100)
+
+
 def test_ourselves_before_a_restart_of_the_machine_hold_nothing(tmp_path: Path) -> None:
     left_by(tmp_path, Holder(os.uname().nodename, os.getpid(), "the-boot-before"), age_s=1)
     assert holder(tmp_path) is None

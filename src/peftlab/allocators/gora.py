@@ -102,8 +102,7 @@ class Gora(Allocator):
             count, seconds = backward(base, self.batches)
             importance, gradients = {}, {}
             for name, weight in weights.items():
-                mean = (weight.grad if weight.grad is not None else torch.zeros_like(weight)) / count
-                weight.grad = None
+                mean = weight.grad.div_(count) if weight.grad is not None else torch.zeros_like(weight)  # held once
                 importance[name] = float((weight.detach() * mean).abs().mean())
                 gradients[name] = mean.T if is_conv1d(base.backbone.module.get_submodule(name)) else mean
         held = gradient_bytes(weights)

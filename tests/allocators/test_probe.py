@@ -1,0 +1,45 @@
+"""What a look at the base asks gradients of, and what is kept of it when a run goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from peftlab.allocators._probe import trainable_weights
+from peftlab.errors import RecordError
+from peftlab.registry import create
+from tests.adapters import models
+from tests.allocators.probing import attached, probe
+
+SPEC = {"name": "gora", "batches": 2}
+
+
+def test_a_run_goes_on_with_what_the_first_look_took() -> None:
+    first, again = (attached("vit", SPEC)[0].hooks[0] for _ in range(2))
+    kept = json.loads(json.dumps(first.state()))
+    kept["probe"]["seconds"] = 1234.5
+    again.load_state({})
+    assert again.report()["ranks.json"]["probe"]["seconds"] != 1234.5
+    again.load_state(kept)
+    assert again.report()["ranks.json"]["probe"] == kept["probe"]
+    assert again.report()["ranks.json"]["ranks"] == first.report()["ranks.json"]["ranks"]
+
+
+def test_a_look_that_gives_other_ranks_than_the_first_is_refused() -> None:
+    (hook,) = attached("vit", SPEC)[0].hooks
+    name, rank = next(iter(hook.report()["ranks.json"]["ranks"].items()))
+    kept = hook.state()
+    with pytest.raises(RecordError, match="other ranks now than when the run began"):
+        hook.load_state({**kept, "ranks": {**kept["ranks"], name: rank + 1}})
+
+
+def test_gradients_are_asked_of_the_adapted_weights_alone() -> None:
+    backbone = models.backbone("vit")
+    sites = create("adapter", "lora").sites(backbone)
+    before = {name: parameter.requires_grad for name, parameter in backbone.module.named_parameters()}
+    with trainable_weights(probe(backbone, "vit"), sites) as weights:
+        asked = {name for name, parameter in backbone.module.named_parameters() if parameter.requires_grad}
+        assert asked == {f"{site.name}.weight" for site in sites} == {f"{name}.weight" for name in weights}
+    assert {name: parameter.requires_grad for name, parameter in backbone.module.named_parameters()} == before
+    assert sum(before.values()) > len(sites), "there was something to be left out"
