@@ -21,7 +21,7 @@ import typer
 
 from peftlab import cli
 from peftlab.planning.arms import of_arm
-from peftlab.registry import create
+from peftlab.registry import components, create
 from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
 from peftlab.study.plain_yaml import parse_yaml
@@ -174,3 +174,23 @@ def test_a_path_that_is_wrong_is_seen() -> None:
     page = ROOT / "README.md"
     assert not is_there("studies/digit.yaml", page) and not is_there("tests/test_nothing.py", page)
     assert is_there("studies/NAME.yaml", page) and is_there("nn/last_block.py", page)
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"),
+    [
+        ("backbone", "components.md"),
+        ("adapter", "components.md"),
+        ("allocator", "components.md"),
+        ("allocator", "rank-allocation.md"),
+        ("importance", "rank-allocation.md"),
+        ("quantizer", "components.md"),
+        ("data", "components.md"),
+        ("text", "texts.md"),
+        ("tracker", "trackers.md"),
+        ("figure", "gallery.md"),
+    ],
+)
+def test_every_component_is_named_on_its_page(kind: str, page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert not [name for name in components(kind) if not re.search(rf"[`/{{ ]{re.escape(name)}\b", text)]
