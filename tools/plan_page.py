@@ -229,7 +229,7 @@ def section(name: str, plan: Plan, names: Mapping[str, str]) -> str:
         f"## {name}",
         f"*{plan.question}*",
         f"`studies/{name}.yaml`: {len(configurations)} configurations x {seeds} seeds = {len(runs)} runs, {total / 3600:,.0f} "
-        f"core-hours in all, on one thread each. {len(refused)} configurations are refused on this machine.",
+        f"core-hours in all, on one thread each. {_refused(len(refused))} refused on this machine.",
     ]
     for chosen in dict.fromkeys(run.backbone for run in runs):
         of_it = [run for run in runs if run.backbone == chosen]
@@ -237,6 +237,10 @@ def section(name: str, plan: Plan, names: Mapping[str, str]) -> str:
     told = [f"- {note}" for note in plan.notes]
     told += [f"- refused: {label} on {names.get(b, b)}: {reason}" for (b, _, label), reason in refused.items()]
     return "\n\n".join([*parts, *(["\n".join(told)] if told else [])])
+
+
+def _refused(number: int) -> str:
+    return {0: "None is", 1: "One configuration is"}.get(number, f"{number} configurations are")
 
 
 def page(studies: Sequence[str], folder: Path, machine: str) -> str:

@@ -211,6 +211,13 @@ TEXTS = [
         code=2,
     ),
     study(
+        "no metric is named, and the task lacks the usual one",
+        ("kind: image-classification, data: digits", "kind: language-modeling, data: mine.txt, context: 16"),
+        ("bundled:vit-nano", "world/gpt2"),
+        ("metric: accuracy, ", ""),
+        files={"mine.txt": "the plot was good . " * 400},
+    ),
+    study(
         "texts on a backbone of images",
         ("kind: image-classification, data: digits", "kind: text-classification, data: mine.csv"),
         code=4,

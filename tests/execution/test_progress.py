@@ -94,6 +94,12 @@ def test_plain_lines_say_it_all() -> None:
     ]
 
 
+def test_one_run_needs_no_word_on_how_many_at_a_time() -> None:
+    stream = io.StringIO()
+    PlainListener(stream).begin(1, 1)
+    assert stream.getvalue() == "1 run\n"
+
+
 def test_json_lines_are_json() -> None:
     stream = io.StringIO()
     listener = JsonListener(stream)

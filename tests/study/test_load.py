@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peftlab.errors import StudyError
+from peftlab.errors import OptionError, StudyError
 from peftlab.study.expand import cells
-from peftlab.study.load import apply_overrides, dump, load_study, parse_yaml, validate_study
+from peftlab.study.load import apply_overrides, dump, load_study, of_file, parse_yaml, validate_study
 from peftlab.study.schema import Study
 
 TEXT = """\
@@ -126,6 +126,28 @@ def test_what_is_no_mapping(tmp_path: Path, text: str) -> None:
         load(tmp_path, text)
     with pytest.raises(StudyError, match="mapping"):
         load(tmp_path, text, ("train.epochs=1",))
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("arms.lora.adapter.rnk", "s.yaml: arms.lora.adapter.rnk"),
+        ("arms.lora, blocks.0.attn", "s.yaml: arms.lora, blocks.0.attn"),
+        ("analysis.baseline", "s.yaml: analysis.baseline"),
+        ("--stack", "--stack"),
+        ("photos/train/ants", "photos/train/ants"),
+    ],
+)
+def test_a_key_that_is_wrong_later_on_is_told_with_its_file(where: str, told: str) -> None:
+    with pytest.raises(StudyError) as error, of_file("s.yaml"):
+        raise OptionError("is wrong", where=where)
+    assert error.value.where == told
+
+
+def test_an_overridden_key_may_stand_in_either_place() -> None:
+    with pytest.raises(StudyError) as error, of_file("s.yaml", ["arms.lora.adapter.rnk=2"]):
+        raise OptionError("is wrong", where="arms.lora.adapter.rnk")
+    assert error.value.where == "s.yaml and --set: arms.lora.adapter.rnk"
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

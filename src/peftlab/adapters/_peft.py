@@ -169,15 +169,16 @@ def site_of_layer(adapted: Adapted) -> dict[str, nn.Module]:
     return {site.name: adapted.module.get_submodule(f"base_model.model.{site.name}") for site in adapted.sites}
 
 
-def check_ranks(sites: Sequence[Site], ranks: Mapping[str, int], where: str) -> None:
-    """Ranks between 1 and min(d_in, d_out)."""
+def check_ranks(sites: Sequence[Site], ranks: Mapping[str, int], where: str, group: int = 1) -> None:
+    """Ranks between 1 and min(d_in, d_out); ``group``: inputs of a layer that count as one in d_in."""
+    smaller = f" or group_size: d_in counts groups of {group} inputs" if group > 1 else ""
     for site in sites:
         rank = ranks[site.name]
         if rank > min(site.d_in, site.d_out):
             raise OptionError(
                 f"rank {rank} is above min(d_in, d_out) = {min(site.d_in, site.d_out)} of {site.name}",
                 where=where,
-                remedy="lower the rank",
+                remedy=f"lower the rank{smaller}",
             )
 
 

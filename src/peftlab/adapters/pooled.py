@@ -94,7 +94,7 @@ class PooledLora(OwnLayers):
         for site in select(backbone.roles, self.targets, where="adapter.targets"):
             check_group_size(site.d_in, g, f"adapter.group_size, {site.name}")
             sites.append(dataclasses.replace(site, d_in=site.d_in // g))
-        check_ranks(sites, dict.fromkeys((s.name for s in sites), self.rank), "adapter.rank")
+        check_ranks(sites, dict.fromkeys((s.name for s in sites), self.rank), "adapter.rank", group=g)
         return sites
 
     def _group(self) -> int:

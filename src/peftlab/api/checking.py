@@ -20,13 +20,20 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
     Raises:
         DataError: data that cannot be read, which no arm can help.
     """
+    from peftlab.study.load import load_study, of_file
+
+    overrides = [*overrides]
+    parsed = load_study(study, overrides)
+    with of_file(study, overrides):
+        return _checked(parsed, only)
+
+
+def _checked(parsed: Study, only: Sequence[str]) -> Answer:
     from peftlab.api.running import cache_folder
     from peftlab.execution.check import check_cell
     from peftlab.planning.budgets import resolve_budgets
     from peftlab.study.expand import cells, select_cells
-    from peftlab.study.load import load_study
 
-    parsed = load_study(study, overrides)
     known = cells(parsed)
     wanted = resolve_budgets(select_cells(known, only), known)
     told = [f"data: {found}" for found in prepare_first(((cell.backbone, cell.task) for cell in wanted), cache_folder())]

@@ -17,7 +17,7 @@ from peftlab.api._seed_notes import with_seed_notes
 from peftlab.api.answers import Answer
 from peftlab.api.engines import Where
 from peftlab.errors import StudyError
-from peftlab.study.load import dump, load_study
+from peftlab.study.load import dump, load_study, of_file
 from peftlab.study.schema import Study
 
 RESULTS = Path("results")
@@ -242,7 +242,8 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
 
     from peftlab.trackers.contract import trackers_of
 
-    trackers_of(parsed.trackers)  # so is one that is not installed
+    with of_file(study, overrides):
+        trackers_of(parsed.trackers)  # so is one that is not installed
 
     from peftlab.planning.begun import begun_batches
     from peftlab.planning.plan import PlanOptions
@@ -252,11 +253,12 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
     from peftlab.study.expand import cells
     from peftlab.tuning.search import follow
 
-    probes_of(parsed.probes)
     folder = ResultsFolder(output / parsed.study)
-    begun = begun_batches(folder) if any(cell.train.batch_size == "auto" for cell in cells(parsed)) else {}
-    planner = Planner(parsed, PlanOptions(cache=cache_folder(), begun=begun, **narrowed))
-    return folder, parsed, planner, follow(folder, parsed, planner)
+    with of_file(study, overrides):
+        probes_of(parsed.probes)
+        begun = begun_batches(folder) if any(cell.train.batch_size == "auto" for cell in cells(parsed)) else {}
+        planner = Planner(parsed, PlanOptions(cache=cache_folder(), begun=begun, **narrowed))
+        return folder, parsed, planner, follow(folder, parsed, planner)
 
 
 def _shown_plan(folder: Any, study: Study, made: Any) -> Answer:
@@ -266,6 +268,8 @@ def _shown_plan(folder: Any, study: Study, made: Any) -> Answer:
 
 def _plan_table(study: Study, made: Any) -> Any:
     """One row per arm (its seeds together), then refusals, notes and totals."""
+    from peftlab.analysis.words import plural
+
     groups: dict[tuple[str, str, str, str], list[Any]] = {}
     for item in (*made.tuning, *made.runs):
         groups.setdefault((item.label, item.backbone, item.task, item.purpose), []).append(item)
@@ -288,8 +292,9 @@ def _plan_table(study: Study, made: Any) -> Any:
     table = answers.table(columns, rows, right=columns[1:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
     number = sum(not item.refusal for item in (*made.tuning, *made.runs))
-    summary = f"{number} runs, {_duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
+    summary = f"{plural(number, 'run')}, {_duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
     said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
+    refused = dict.fromkeys(refused)  # the tuning runs of an arm are refused for what its other runs are
     return answers.lines(study.question, table, *refused, *said, pending, summary)
 
 

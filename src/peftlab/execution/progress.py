@@ -106,7 +106,7 @@ class PlainListener(NullListener):
 
     def begin(self, total: int, jobs: int) -> None:
         self.done, self.total = 0, total
-        self._line(f"{total} runs, {jobs} at a time")
+        self._line(f"{total} runs, {jobs} at a time" if total != 1 else "1 run")
 
     def message(self, config: RunConfig, message: Message) -> None:
         if isinstance(message, Started):

@@ -71,11 +71,7 @@ class Arms:
         weights = self.fingerprints.get(cell.backbone) or self.fingerprints.setdefault(
             cell.backbone, ingredients.source.fingerprint(cell.backbone)
         )
-        metric = self.study.analysis.metric
-        if metric not in info.higher_is_better:
-            raise StudyError(
-                f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, info.higher_is_better)
-            )
+        self._check_metric(info)
 
         def predict_at(batch: int) -> Forecast:
             return forecast(ingredients, info, cell.train, batch, self.machine, detailed=self.options.predict)
@@ -129,6 +125,16 @@ class Arms:
                 for item, e in zip(items, effective, strict=True)
             )
         return [self._settled(item, batches.get((item.cell.backbone, task_name(item.cell.task)))) for item in ready]
+
+    def _check_metric(self, info: TaskInfo) -> None:
+        metric, known = self.study.analysis.metric, info.higher_is_better
+        if metric in known:
+            return
+        if "metric" in self.study.analysis.model_fields_set:
+            raise StudyError(f"the task has no metric {metric!r}", where="analysis.metric", remedy=nearest(metric, known))
+        what = f"the task has no {metric}, by which a study is judged unless it names another metric"
+        remedy = f"write analysis: {{metric: {info.primary_metric}}}, or one of {', '.join(sorted(known))}"
+        raise StudyError(what, where="analysis.metric", remedy=remedy)
 
     def _settled(self, item: Ready, batch: int | None) -> Ready:
         if item.cell.train.batch_size != "auto" or batch is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,22 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
         raise StudyError("there is no such study file", where=str(path), remedy=remedy)
     overrides = [*overrides]
     raw = apply_overrides(parse_yaml(_text_of(path), where=str(path)), overrides)
-    return validate_study(raw, where=f"{path} and --set" if overrides else str(path))
+    return validate_study(raw, where=_file(path, overrides))
+
+
+def _file(path: str | Path, overrides: Sequence[str]) -> str:
+    return f"{path} and --set" if overrides else str(path)
+
+
+@contextlib.contextmanager
+def of_file(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """A mistake that is found after the study was read, and that names a key of it, gets the file in which that key stands."""
+    try:
+        yield
+    except StudyError as error:
+        if re.match(r"\w*", error.where)[0] in Study.model_fields:  # pyright: ignore[reportOptionalSubscript]
+            error.where = f"{_file(path, overrides)}: {error.where}"
+        raise
 
 
 def _text_of(path: Path) -> str:
