@@ -157,7 +157,7 @@ def test_columns_that_are_not_named_or_not_there(tmp_path: Path) -> None:
         InstructionTuning(data=data, instruction="ask").info()
     with pytest.raises(DataError, match="no column 'sai'"):
         InstructionTuning(data=data, instruction="ask", response="sai").info()
-    with pytest.raises(DataError, match="int in place of a text"):
+    with pytest.raises(DataError, match="a number in place of a text"):
         InstructionTuning(data=data, instruction="ask", response="id").info()
     task = InstructionTuning(data=data, instruction="ask", response="say", input="more")
     assert task.columns() == ["ask", "more"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api._amounts import parse_memory_mb, parse_share
 from peftlab.api._data_first import prepare_first, unfinished
 from peftlab.api._seed_notes import with_seed_notes
+from peftlab.api._study_tables import findings_table, plan_table
 from peftlab.api.answers import Answer
 from peftlab.api.engines import Where
-from peftlab.errors import StudyError
 from peftlab.study.load import dump, load_study, of_file
 from peftlab.study.schema import Study
 
@@ -180,7 +180,7 @@ def analyze(folder: str | Path) -> Answer:
     from peftlab.analysis.analyze import analyze as compute
 
     findings = compute(folder)
-    return Answer(findings.model_dump(mode="json"), lambda: _findings_table(findings))
+    return Answer(findings.model_dump(mode="json"), lambda: findings_table(findings))
 
 
 def report(folder: str | Path, *, eps: bool = False) -> Answer:
@@ -191,7 +191,7 @@ def report(folder: str | Path, *, eps: bool = False) -> Answer:
     path = build_report(folder, eps=eps)  # analyses anew
     findings = read_findings(folder)
     data = {"report": str(path), "verdict": findings.verdict}
-    return Answer(data, lambda: answers.lines(_findings_table(findings), f"report: {path}"))
+    return Answer(data, lambda: answers.lines(findings_table(findings), f"report: {path}"))
 
 
 def choose(folder: str | Path, *, memory: str | None = None, margin: str | None = None) -> Answer:
@@ -202,34 +202,6 @@ def choose(folder: str | Path, *, memory: str | None = None, margin: str | None 
     rows = [(other.label, other.why) for other in made.not_chosen]
     table = answers.table(["passed over", "why"], rows) if rows else None
     return Answer(made.model_dump(mode="json"), lambda: answers.lines(made.sentence, table, *made.notes))
-
-
-def parse_memory_mb(text: str | None) -> float | None:
-    """``8GB``, ``8 GiB``, ``500MB`` or bytes -> MB (10^6 bytes)."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if not match or float(match[1]) <= 0:
-        raise StudyError(f"{text!r} is no amount of memory", where="--memory", remedy="write e.g. 8GB or 512MiB")
-    power = " kmgt".index(match[2] or " ")
-    return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
-
-
-def parse_share(text: str | None, where: str = "--margin", example: str = "3%") -> float | None:
-    """``3%`` or ``0.03`` -> 0.03."""
-    if text is None:
-        return None
-    try:
-        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        share = f"{float(example.rstrip('%')) / 100:g}"
-        remedy = f"write e.g. {example} or {share}: above 0, below 100%"
-        if 1 <= value < 100 and "%" not in text:
-            remedy = f"for {value:g} percent write {value:g}%"
-        raise StudyError(f"{text!r} is no share between 0 and 1", where=where, remedy=remedy)
-    return value
 
 
 def _shared(prefix_cache: bool | float) -> dict[str, float]:
@@ -263,65 +235,7 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
 
 def _shown_plan(folder: Any, study: Study, made: Any) -> Answer:
     made = with_seed_notes(made, study, folder)
-    return Answer(made.as_dict(), lambda: _plan_table(study, made))
-
-
-def _plan_table(study: Study, made: Any) -> Any:
-    """One row per arm (its seeds together), then refusals, notes and totals."""
-    from peftlab.analysis.words import plural
-
-    groups: dict[tuple[str, str, str, str], list[Any]] = {}
-    for item in (*made.tuning, *made.runs):
-        groups.setdefault((item.label, item.backbone, item.task, item.purpose), []).append(item)
-    several = len({key[1:3] for key in groups}) > 1
-    rows, refused = [], []
-    for (label, backbone, task, purpose), items in groups.items():
-        first = items[0]
-        name = f"{label} @ {backbone}, {task}" if several else label
-        if first.refusal:
-            refused.append(f"refused: {name}: {first.refusal}")
-            continue
-        peak = first.estimate.peak_mb if first.estimate else None
-        seconds = sum(item.predicted_s or 0.0 for item in items)
-        share = 100 * first.trainable / first.total_parameters
-        name = f"tuning: {name}" if purpose == "tuning" else name
-        fewest, most = min(item.steps for item in items), max(item.steps for item in items)
-        steps = most if fewest == most else f"{fewest}-{most}"
-        rows.append((name, len(items), steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
-    columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
-    table = answers.table(columns, rows, right=columns[1:])
-    pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
-    number = sum(not item.refusal for item in (*made.tuning, *made.runs))
-    summary = f"{plural(number, 'run')}, {_duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
-    said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
-    refused = dict.fromkeys(refused)  # the tuning runs of an arm are refused for what its other runs are
-    return answers.lines(study.question, table, *refused, *said, pending, summary)
-
-
-def _findings_table(findings: Any) -> Any:
-    from peftlab.analysis.words import show, show_interval
-
-    rows, metric = [], findings.plan.metric
-    for arm in findings.arms:
-        mean = f"{show(arm.mean, metric)} {show_interval(arm.interval, metric)}".strip()
-        rows.append(
-            (arm.label, arm.n, mean, arm.trainable and int(arm.trainable), _mb(arm.measured_peak_mb), _duration(arm.train_s))
-        )
-    columns = ["arm", "n", f"{metric}, {findings.plan.confidence:.0%} interval", "trainable", "peak memory", "training"]
-    table = answers.table(columns, rows, right=("n", "trainable", "peak memory", "training"))
-    return answers.lines(findings.question, table, *findings.verdict, *(f"warning: {w}" for w in findings.warnings))
-
-
-def _mb(value: float | None) -> str:
-    return answers.megabytes(value * 1e6) if value is not None else ""
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+    return Answer(made.as_dict(), lambda: plan_table(study, made))
 
 
 __all__ = ["analyze", "cache_folder", "choose", "plan", "report", "run", "status"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api._amounts import parse_share
 from peftlab.api.answers import Answer
-from peftlab.api.running import parse_share
 from peftlab.errors import StudyError
 
 

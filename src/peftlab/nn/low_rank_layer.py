@@ -5,18 +5,16 @@ Shape legend: d_in, d_out of the layer, r the rank of its update.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.nn.quantized import dense_layer
+from peftlab.nn.wrapped import WrappedLinear
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(WrappedLinear):
     """y = base(x) + s B A dropout(x), with A [r, d_in] and B [d_out, r] of :meth:`factors`.
 
     A subclass makes its parameters, and buffers of what is frozen, in ``__init__`` and says in :meth:`factors` how A and B
@@ -38,19 +36,6 @@ class LowRankLinear(nn.Module):
         """Why the update has to be computed by :meth:`adapt` just now; empty where A and B say it all."""
         return ""
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The frozen weight, codes where it is quantized; libraries look at it for its dtype and device."""
-        return cast(torch.Tensor, self.base_layer.weight)
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        return cast("torch.Tensor | None", self.base_layer.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [..., d_in] -> [..., d_out]
-        result = self.base_layer(x)
-        return result + self.adapt(x).to(result.dtype)
-
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         """s B A dropout(x)."""
         down, up = self.factors()
@@ -63,9 +48,5 @@ class LowRankLinear(nn.Module):
 
     def merged(self) -> nn.Module:
         """A copy of the base layer, in float, with the update folded in."""
-        layer = dense_layer(copy.deepcopy(self.base_layer))
         down, up = self.exported()
-        update = self.scale * (up @ down)
-        weight = cast(nn.Parameter, layer.weight)
-        weight.data += (update if isinstance(layer, nn.Linear) else update.T).to(weight.dtype)  # Conv1D keeps [d_in, d_out]
-        return layer
+        return self.with_update(self.scale * (up @ down))

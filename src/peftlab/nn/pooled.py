@@ -5,18 +5,17 @@ Shape legend: d_in, d_out of the layer, g the group size, L = d_in/g groups, r t
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from peftlab.nn.packed import PackedLinear
-from peftlab.nn.quantized import dense_layer, device_of
+from peftlab.nn.quantized import device_of
 from peftlab.nn.roles import linear_shape
 from peftlab.nn.triplets import TripletLinear
+from peftlab.nn.wrapped import WrappedLinear
 
 
 def group_sums(x: torch.Tensor, group_size: int) -> torch.Tensor:
@@ -24,10 +23,9 @@ def group_sums(x: torch.Tensor, group_size: int) -> torch.Tensor:
     return x.unflatten(-1, (-1, group_size)).sum(-1)
 
 
-class Pooled(nn.Module):
+class Pooled(WrappedLinear):
     """What both forms have: a base layer, and an update [d_out, L] of the weight that repeats over the g columns of a group."""
 
-    base_layer: nn.Module
     group_size: int
 
     @property
@@ -51,11 +49,7 @@ class Pooled(nn.Module):
         """
         if isinstance(self.base_layer, PackedLinear) and self.base_layer.group_size == self.group_size:
             return self.base_layer.shifted(self.update())
-        layer = dense_layer(copy.deepcopy(self.base_layer))
-        weight = cast(nn.Parameter, layer.weight)
-        update = self.update().repeat_interleave(self.group_size, dim=1)
-        weight.data += (update if isinstance(layer, nn.Linear) else update.T).to(weight.dtype)  # Conv1D keeps [d_in, d_out]
-        return layer
+        return self.with_update(self.update().repeat_interleave(self.group_size, dim=1))
 
 
 class PooledLinear(Pooled):
@@ -73,19 +67,9 @@ class PooledLinear(Pooled):
         self.A = nn.Parameter(start.to(device))
         self.B = nn.Parameter(torch.zeros(d_out, rank, device=device))
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The frozen weight, codes where it is quantized; libraries look at it for its dtype and device."""
-        return cast(torch.Tensor, self.base_layer.weight)
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        return cast("torch.Tensor | None", self.base_layer.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [..., d_in] -> [..., d_out]
-        result = self.base_layer(x)
+    def adapt(self, x: torch.Tensor) -> torch.Tensor:
         pooled = self.dropout(group_sums(x.to(self.A.dtype), self.group_size))
-        return result + (self.scale * F.linear(F.linear(pooled, self.A), self.B)).to(result.dtype)
+        return self.scale * F.linear(F.linear(pooled, self.A), self.B)
 
     @property
     def rank(self) -> int:

@@ -66,13 +66,9 @@ def describe(splitter: Splitter, notes: tuple[str, ...], *, positive: int | None
     warnings: dict[str, list[int]] = {}
     if len(names) < 2:
         raise DataError(f"{len(names)} class is nothing to tell apart", where="task.data", remedy="two classes or more")
-    for fold in range(folds):
-        splits = splitter.splits(0, fold)
+    for fold, (prefix, splits) in enumerate(splitter.tried()):
         for split in ("train", "validation", "test"):
             counts = np.bincount(splitter.labels[splits[split]], minlength=len(names))
-            prefix = f"fold {fold}: " if folds > 1 else ""
-            if not counts.sum():
-                raise DataError(f"{prefix}the {split} split is empty", where="task.data", remedy="give it examples")
             absent = [names[label] for label in np.flatnonzero(counts == 0)]
             lack = f"no {'training' if split == 'train' else split} example"
             said = prefix + counted(absent, f"class has {lack}", f"classes have {lack}")

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from peftlab import mistakes
 from peftlab.errors import DataError, OptionError
+from peftlab.tasks._copies import overlap
 from peftlab.tasks._split_task import SplitTask, places
 from peftlab.tasks._splits import Splitter
 from peftlab.tasks._tokens import Tokens, cached, longest_text, tokenize, tokenizer_fingerprint
@@ -103,8 +103,7 @@ class LabelledTexts(SplitTask):
         columns, target = _columns(rows, self.text, self.label, self.usual)
         texts, empty = _texts(rows, columns)
         label_names, labels = self.targets(rows, target)
-        unused = [name for name in rows.names() if name not in (*columns, target)]
-        notes = [*rows.notes, *([f"columns that are not used: {', '.join(unused)}"] if unused else [])]
+        notes = rows.notes_beside(*columns, target)
         if empty:
             notes.append(f"{empty} texts are empty")
         names = tuple(label_names)
@@ -133,7 +132,8 @@ class LabelledTexts(SplitTask):
         second = [examples.texts[1][i] for i in used] if len(examples.texts) == 2 else None
         tokens = cached(key, cache, lambda: tokenize(first, second, preprocessing, longest))
         info = self.described(examples)
-        found = (_cut_note(tokens, longest), _overlap(splitter, examples, self.flattered))
+        contents = list(zip(*examples.texts, strict=True))
+        found = (_cut_note(tokens, longest), overlap(splitter, contents, what="texts", flattered=self.flattered))
         info = dataclasses.replace(info, warnings=(*info.warnings, *(note for note in found if note)))
         return PreparedTexts(
             task=self,
@@ -241,15 +241,8 @@ def _texts(rows: Rows, columns: Sequence[str]) -> tuple[list[list[str]], int]:
     Raises:
         DataError: one is no text, or all are empty.
     """
-    texts = [rows.column(name) for name in columns]
-    empty = 0
-    for name, values in zip(columns, texts, strict=True):
-        for index, value in enumerate(values):
-            if not isinstance(value, str):
-                raise DataError(
-                    f"{mistakes.kind(value)} in place of a text", where=f"{rows.where(index)} {name}", remedy="give a text"
-                )
-            empty += not value.strip()
+    texts = [rows.texts(name) for name in columns]
+    empty = sum(not text.strip() for values in texts for text in values)
     if empty and empty == len(rows) * len(columns):
         raise DataError("every text is empty", where=" ".join(columns), remedy="set text: to the column of the texts")
     return texts, empty
@@ -265,18 +258,3 @@ def _in_all_parts(rows: Rows, usual: Sequence[str]) -> None:
 def _cut_note(tokens: Tokens, longest: int) -> str | None:
     count = int(tokens.cut.sum())
     return f"{count:,} of {len(tokens.cut):,} texts are longer than {longest} tokens and were cut" if count else None
-
-
-def _overlap(splitter: Splitter, examples: Examples, flattered: str) -> str | None:
-    """The sentence about test texts that are also among the others, word for word; with folds: about texts that come twice."""
-    texts = [tuple(column[i] for column in examples.texts) for i in range(len(examples.labels))]
-    if splitter.options.folds:
-        used = [texts[i] for i in splitter.used()]
-        twice = len(used) - len(set(used))
-        return f"{twice} texts are copies of others, so folds share texts" if twice else None
-    fixed = splitter.fixed()
-    others = {texts[i] for part in (fixed.pool, fixed.validation) if part is not None for i in part}
-    shared = sum(texts[i] in others for i in fixed.test)
-    if not shared:
-        return None
-    return f"{shared} of {len(fixed.test)} test texts are also in train or validation, word for word: {flattered} is flattered"

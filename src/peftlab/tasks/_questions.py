@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from peftlab import mistakes
 from peftlab.errors import DataError
 from peftlab.tasks._squad_metrics import by_kind, exact_match, f1, words
 from peftlab.tasks._wording import counted
@@ -63,7 +62,7 @@ def read_questions(rows: Rows, columns: Mapping[str, str]) -> Questions:
         DataError: no such column, no text in place of one, an empty paragraph, an id twice, answers in another form, most answers
             not where they should be.
     """
-    questions, contexts = (_texts(rows, columns[name]) for name in ("question", "context"))
+    questions, contexts = (rows.texts(columns[name]) for name in ("question", "context"))
     for index, context in enumerate(contexts):
         if not context.strip():
             where = f"{rows.where(index)} {columns['context']}"
@@ -90,11 +89,8 @@ def read_questions(rows: Rows, columns: Mapping[str, str]) -> Questions:
         why = "left out: no answer lies in the paragraph at its answer_start"
         warnings.append(counted([ids[i] for i in lost], f"question is {why}", f"questions are {why}"))
     blank = sum(not question.strip() for question in questions)
-    used = {*columns.values(), "id", "title"}
-    unused = [name for name in rows.names() if name not in used]
     usable = np.ones(len(ids), dtype=bool)
     usable[lost] = False
-    notes = [*rows.notes, *([f"columns that are not used: {', '.join(unused)}"] if unused else [])]
     return Questions(
         rows=rows,
         ids=ids,
@@ -103,18 +99,9 @@ def read_questions(rows: Rows, columns: Mapping[str, str]) -> Questions:
         answers=[tuple(text for text, _ in found) for found in given],
         gold=gold,
         usable=usable,
-        notes=(*notes, *([f"{blank} questions are empty"] if blank else [])),
+        notes=(*rows.notes_beside(*columns.values(), "id", "title"), *([f"{blank} questions are empty"] if blank else [])),
         warnings=tuple(warnings),
     )
-
-
-def _texts(rows: Rows, column: str) -> list[str]:
-    found = rows.column(column)
-    bad = next((i for i, value in enumerate(found) if not isinstance(value, str)), None)
-    if bad is not None:
-        what = f"{mistakes.kind(found[bad])} in place of a text"
-        raise DataError(what, where=f"{rows.where(bad)} {column}", remedy="give a text")
-    return found
 
 
 def _ids(rows: Rows) -> list[str]:

@@ -125,6 +125,21 @@ class Splitter:
         train, validation = self._cut(fixed.pool, size, seed=seed, purpose=f"validation {fold}")
         return Splits(train=train, validation=validation, test=fixed.test)
 
+    def tried(self, remedy: str = "give it examples") -> list[tuple[str, Splits]]:
+        """The splits of every fold, cut by seed 0, each with what a message about it begins with.
+
+        Raises:
+            DataError: one is empty; says what to do.
+            OptionError: as :meth:`splits`.
+        """
+        folds = self.options.folds or 1
+        found = [(f"fold {fold}: " if folds > 1 else "", self.splits(0, fold)) for fold in range(folds)]
+        for prefix, splits in found:
+            empty = next((name for name in ("train", "validation", "test") if not len(splits[name])), None)
+            if empty:
+                raise DataError(f"{prefix}the {empty} split is empty", where="task.data", remedy=remedy)
+        return found
+
     def _given(self, fold: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         if fold:
             raise OptionError(f"fold {fold} asked for, but the task has no folds", where="folds", remedy="add folds: k")

@@ -13,6 +13,7 @@ import torch
 from peftlab.errors import OptionError
 from peftlab.tasks._augmentation import Augmentation, augment
 from peftlab.tasks._classes import ClassificationTask, PreparedClassification, describe
+from peftlab.tasks._copies import overlap
 from peftlab.tasks._images import UNREADABLE, PreparedImages, corrupt_note, prepare_images
 from peftlab.tasks._metrics import ClassificationMeter
 from peftlab.tasks._normalise import Normalise
@@ -79,7 +80,9 @@ class ImageClassification(ClassificationTask):
         usable[used] = images.digests != UNREADABLE
         splitter = dataclasses.replace(self._splitter(examples), usable=usable)
         info = describe(splitter, examples.notes)
-        found = (corrupt_note(examples, images), _overlap(splitter, images))
+        contents = dict(zip(images.used.tolist(), images.digests.tolist(), strict=True))
+        copies = overlap(splitter, contents, what="images", how="pixel by pixel", flattered="accuracy")
+        found = (corrupt_note(examples, images), copies)
         info = dataclasses.replace(info, warnings=(*info.warnings, *(note for note in found if note)))
         return PreparedImageClassification(
             task=self, info=info, splitter=splitter, images=images, preprocessing=preprocessing, augmentation=self.augmentation
@@ -129,21 +132,3 @@ class PreparedImageClassification(PreparedClassification):
 
     def meter(self, thresholds: Mapping[str, float] | None = None) -> Meter:
         return ClassificationMeter(self.info.label_names)
-
-
-def _overlap(splitter: Splitter, images: PreparedImages) -> str | None:
-    """The sentence about test images that are also among the others, pixel by pixel; with folds: about images that come twice."""
-
-    def digests(indices: np.ndarray) -> np.ndarray:
-        return images.digests[np.searchsorted(images.used, indices)]
-
-    if splitter.options.folds:
-        everything = images.digests[images.digests != UNREADABLE]
-        twice = len(everything) - len(np.unique(everything))
-        return f"{twice} images are copies of others, so folds share images" if twice else None
-    fixed = splitter.fixed()
-    others = fixed.pool if fixed.validation is None else np.concatenate([fixed.pool, fixed.validation])
-    shared = int(np.isin(digests(fixed.test), digests(others)).sum())
-    if not shared:
-        return None
-    return f"{shared} of {len(fixed.test)} test images are also in train or validation, pixel by pixel: accuracy is flattered"

@@ -12,6 +12,7 @@ import torch
 
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._causal import CausalTask, Documents, PreparedCausal, causal_info
+from peftlab.tasks._copies import overlap
 from peftlab.tasks._prompts import Template, tokenize_answered
 from peftlab.tasks._splits import Splitter
 from peftlab.tasks._tokens import Tokens, cached, longest_text, tokenizer_fingerprint
@@ -89,15 +90,10 @@ class InstructionTuning(CausalTask):
         )
 
     def _described(self, examples: _Examples, splitter: Splitter) -> TaskInfo:
-        folds = self.folds or 1
-        for fold in range(folds):
-            splits = splitter.splits(0, fold)
-            for split in ("train", "validation", "test"):
-                if not len(splits[split]):
-                    raise DataError(f"the {split} split is empty", where="data", remedy="give it examples")
-        splits = splitter.splits(0)
+        tried = splitter.tried()
+        splits = tried[0][1]
         sizes = {split: len(splits[split]) for split in ("train", "validation", "test")}
-        return causal_info(sizes, folds=folds, notes=examples.notes)
+        return causal_info(sizes, folds=len(tried), notes=examples.notes)
 
     def prepare(self, preprocessing: TextPreprocessing, cache: Path) -> PreparedInstructions:
         """As the contract says.
@@ -122,7 +118,8 @@ class InstructionTuning(CausalTask):
         }
         tokens = cached(key, cache, lambda: examples.tokens(used, preprocessing, longest))
         info = self._described(examples, splitter)
-        said = (_cut_note(tokens, longest), _overlap(splitter, examples))
+        contents = list(zip(examples.prompts, examples.responses, strict=True))
+        said = (_cut_note(tokens, longest), overlap(splitter, contents, what="examples"))
         info = dataclasses.replace(info, warnings=(*info.warnings, *(warning for warning in said if warning)))
         documents = Documents.of(tokens)
         return PreparedInstructions(
@@ -209,8 +206,8 @@ def _examples(rows: Rows, template: Template, *, instruction: str | None, input:
                 f"which column is the {option}? There are {listed}", where=f"task.{option}", remedy=f"set {option}: to it"
             )
     assert asked is not None and answered is not None
-    instructions, responses = _texts(rows, asked), _texts(rows, answered, empty=True)
-    inputs = _texts(rows, about, empty=True) if about is not None else [""] * len(instructions)
+    instructions, responses = rows.texts(asked), rows.texts(answered, empty=True)
+    inputs = rows.texts(about, empty=True) if about is not None else [""] * len(instructions)
     usable = np.array([bool(text.strip()) for text in responses])
     if not usable.any():
         raise DataError(f"all {len(rows):,} responses are empty", where=answered, remedy="set response: to another column")
@@ -218,11 +215,9 @@ def _examples(rows: Rows, template: Template, *, instruction: str | None, input:
     if with_input and not template.takes_inputs:
         raise OptionError(f"it has no {{input}}, and {with_input:,} examples have one", where="template", remedy="add {input}")
     columns = [name for name in (asked, about) if name is not None]
-    unused = [name for name in there if name not in (*columns, answered)]
     empty = sum(not text.strip() for text in instructions)
     notes = [
-        *rows.notes,
-        *([f"columns that are not used: {', '.join(unused)}"] if unused else []),
+        *rows.notes_beside(*columns, answered),
         *([f"{int((~usable).sum()):,} responses are empty and were left out"] if not usable.all() else []),
         *([f"{empty:,} instructions are empty"] if empty else []),
     ]
@@ -230,18 +225,6 @@ def _examples(rows: Rows, template: Template, *, instruction: str | None, input:
     return _Examples(
         rows=rows, columns=columns, response=answered, prompts=prompts, responses=responses, usable=usable, notes=tuple(notes)
     )
-
-
-def _texts(rows: Rows, column: str, *, empty: bool = False) -> list[str]:
-    """The texts of a column; ``empty``: nothing at all stands for an empty one."""
-    values = rows.column(column)
-    if empty:
-        values = ["" if value is None else value for value in values]
-    wrong = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
-    if wrong is not None:
-        what = "nothing" if values[wrong] is None else type(values[wrong]).__name__
-        raise DataError(f"{what} in place of a text", where=f"{rows.where(wrong)} {column}", remedy="give a text")
-    return values
 
 
 def _cut_note(tokens: Tokens, longest: int) -> str | None:
@@ -252,16 +235,3 @@ def _cut_note(tokens: Tokens, longest: int) -> str | None:
         f"{count:,} of {len(tokens.cut):,} examples are longer than {longest} tokens and were cut: their responses at the end, "
         f"prompts of more than {longest - longest // 2} tokens at the beginning"
     )
-
-
-def _overlap(splitter: Splitter, examples: _Examples) -> str | None:
-    """The sentence about test examples that are also among the others, word for word; with folds: about copies."""
-    texts = list(zip(examples.prompts, examples.responses, strict=True))
-    if splitter.options.folds:
-        used = [texts[i] for i in splitter.used()]
-        twice = len(used) - len(set(used))
-        return f"{twice} examples are copies of others, so folds share examples" if twice else None
-    fixed = splitter.fixed()
-    others = {texts[i] for part in (fixed.pool, fixed.validation) if part is not None for i in part}
-    shared = sum(texts[i] in others for i in fixed.test)
-    return f"{shared} of {len(fixed.test)} test examples are also in train or validation, word for word" if shared else None

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from peftlab import mistakes
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks._cache import cached_arrays
 from peftlab.tasks._causal import (
@@ -245,19 +244,13 @@ def _texts(rows: Rows, column: str | None) -> _Texts:
     if chosen is None:
         listed = ", ".join(map(repr, there))
         raise DataError(f"which column is the text? There are {listed}", where="task.text", remedy="set text: to it")
-    values = rows.column(chosen)
-    bad = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
-    if bad is not None:
-        what = f"{mistakes.kind(values[bad])} in place of a text"
-        raise DataError(what, where=f"{rows.where(bad)} {chosen}", remedy="give a text")
+    values = rows.texts(chosen)
     roles: Sequence[Role] = ("train", "validation", "test")
     parts: dict[Role, list[str]] = {role: [values[i] for i in rows.roles[role]] for role in roles if role in rows.roles}
     for role, texts in parts.items():
         if not any(texts):
             raise DataError(f"all texts of the {role} split are empty", where=chosen, remedy="give it texts, or another column")
-    unused = [name for name in there if name != chosen]
-    notes = (*rows.notes, *((f"columns that are not used: {', '.join(unused)}",) if unused else ()))
-    return _Texts(column=chosen, parts=parts, notes=notes)
+    return _Texts(column=chosen, parts=parts, notes=tuple(rows.notes_beside(chosen)))
 
 
 def _info(sizes: Mapping[str, int], folds: int | None, notes: tuple[str, ...]) -> TaskInfo:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from peftlab.errors import DataError, OptionError
+from peftlab.errors import OptionError
 from peftlab.tasks._answer_meter import AnswerMeter, span_losses
 from peftlab.tasks._questions import Questions, constant_level, guessing_level, read_questions
 from peftlab.tasks._split_task import SplitTask, places
@@ -106,14 +106,8 @@ class QuestionAnswering(SplitTask):
         )
 
     def _described(self, found: Questions, splitter: Splitter) -> TaskInfo:
-        folds = self.folds or 1
-        for fold in range(folds):
-            splits = splitter.splits(0, fold)
-            empty = next((name for name in ("train", "validation", "test") if not len(splits[name])), None)
-            if empty:
-                what = f"fold {fold}: the {empty} split is empty" if folds > 1 else f"the {empty} split is empty"
-                raise DataError(what, where="data", remedy="give it questions; those of one paragraph stay together")
-        splits = splitter.splits(0)
+        tried = splitter.tried("give it questions; those of one paragraph stay together")
+        splits = tried[0][1]
         draws = np.random.PCG64(0).random_raw(2 * len(splits.test))
         uniform = (np.asarray(draws, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) / 2**53
         none = np.empty(0)
@@ -129,7 +123,7 @@ class QuestionAnswering(SplitTask):
             majority=constant_level(found, splits.train, splits.test),
             warnings=(*found.warnings, *_overlap(found, splitter)),
             notes=(*found.notes, *without),
-            folds=folds,
+            folds=len(tried),
         )
 
     def prepare(self, preprocessing: TextPreprocessing, cache: Path) -> PreparedQuestionAnswering:

@@ -55,19 +55,15 @@ class TextRegression(LabelledTexts):
 
     def described(self, examples: Examples) -> TaskInfo:
         splitter = self.splitter(examples)
-        folds = splitter.options.folds or 1
         warnings: list[str] = []
-        for fold in range(folds):
-            splits = splitter.splits(0, fold)
+        tried = splitter.tried()
+        for prefix, splits in tried:
             for split in ("train", "validation", "test"):
                 values = examples.labels[splits[split]]
-                prefix = f"fold {fold}: " if folds > 1 else ""
-                if not len(values):
-                    raise DataError(f"{prefix}the {split} split is empty", where="data", remedy="give it examples")
                 if len(np.unique(values)) < 2:
                     what = f"{prefix}every {split} target is {values[0]:g}: there is no correlation with that"
                     raise DataError(what, where="data", remedy="give it examples with different targets")
-        splits = splitter.splits(0)
+        splits = tried[0][1]
         train = examples.labels[splits.train].astype(np.float64)
         if max(abs(train.mean()), train.std()) > _WIDEST or train.std() < 1 / _WIDEST:
             warnings.append(
@@ -86,7 +82,7 @@ class TextRegression(LabelledTexts):
             majority=chance,
             warnings=tuple(warnings),
             notes=examples.notes,
-            folds=folds,
+            folds=len(tried),
         )
 
     def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:

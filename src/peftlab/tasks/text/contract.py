@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from peftlab import mistakes
 from peftlab.errors import DataError, nearest
 from peftlab.tasks.data._source import Source
 from peftlab.tasks.data.contract import Role, arrange
@@ -50,6 +51,24 @@ class Rows:
                     f"split {part.split!r} has no column {name!r}", where=part.where(0), remedy=nearest(name, list(part.columns))
                 )
         return [value for part in self.parts for value in part.columns[name]]
+
+    def texts(self, name: str, *, empty: bool = False) -> list[str]:
+        """The values of a column of texts; ``empty``: null stands for an empty one.
+
+        Raises:
+            DataError: a part has no such column, or a value is no text.
+        """
+        values = ["" if empty and value is None else value for value in self.column(name)]
+        bad = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
+        if bad is not None:
+            what = f"{mistakes.kind(values[bad])} in place of a text"
+            raise DataError(what, where=f"{self.where(bad)} {name}", remedy="give a text")
+        return values
+
+    def notes_beside(self, *used: str) -> list[str]:
+        """The notes, and one on the columns that are not used."""
+        unused = [name for name in self.names() if name not in used]
+        return [*self.notes, *([f"columns that are not used: {', '.join(unused)}"] if unused else [])]
 
     def names(self) -> tuple[str, ...]:
         """The columns that every part has, in the order of the first."""
