@@ -7,6 +7,9 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import typer
 
 ROOT = Path(__file__).parents[1]
 #: the scorecard and the structure pages are written by tools; the scorecard's commands are run by one
@@ -43,6 +46,21 @@ def _words(line: str) -> Iterator[list[str]]:
     for part in re.split(r" && | \| |; ", line.split(" #")[0]):
         if match := _COMMAND.match(re.sub(r" &$| >>? ?\S+$", "", part.strip())):
             yield shlex.split(match[1] or "")
+
+
+def misread(program: Any, words: list[str], typed: bool) -> str:
+    """What the parser says against a command line. A sentence may leave out an argument (``peftlab export --merged``)."""
+    words = [word for word in words if word != "--debug"]
+    if words and words[0] not in (*program.commands, "--help", "--version"):
+        return f"there is no verb {words[0]!r}"
+    if not words or {"-h", "--help", "--version"} & {*words}:
+        return ""
+    try:
+        program.commands[words[0]].make_context(words[0], words[1:])
+    except typer.TyperException as error:
+        left_out = type(error).__name__ == "MissingParameter" and not typed  # typer does not export the class
+        return "" if left_out else str(error)
+    return ""
 
 
 def options(page: Path) -> list[str]:

@@ -26,7 +26,7 @@ from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
 from peftlab.study.plain_yaml import parse_yaml
 from peftlab.study.schema import Arm, Study
-from tests.documented import NAMES, ROOT, commands, fences, is_there, options, paths, scripts_options
+from tests.documented import NAMES, ROOT, commands, fences, is_there, misread, options, paths, scripts_options
 from tests.report.fixtures import STUDY, Options, write_results
 
 PAGES = {"README.md": "my-first", "docs/first-study.md": "digits"}  #: page -> the study whose results it reads
@@ -90,21 +90,6 @@ def test_a_newcomer_can_type_the_page_from_top_to_bottom(page: str, tmp_path: Pa
 def program() -> Any:
     """The command line as its parser sees it."""
     return typer.main.get_command(cli.app)
-
-
-def misread(program: Any, words: list[str], typed: bool) -> str:
-    """What the parser says against a command line. A sentence may leave out an argument (``peftlab export --merged``)."""
-    words = [word for word in words if word != "--debug"]
-    if words and words[0] not in (*program.commands, "--help", "--version"):
-        return f"there is no verb {words[0]!r}"
-    if not words or {"-h", "--help", "--version"} & {*words}:
-        return ""
-    try:
-        program.commands[words[0]].make_context(words[0], words[1:])
-    except typer.TyperException as error:
-        left_out = type(error).__name__ == "MissingParameter" and not typed  # typer does not export the class
-        return "" if left_out else str(error)
-    return ""
 
 
 @pytest.mark.parametrize("page", NAMES)

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 
-from tests.test_house import check_verb
+from peftlab import cli
+from tests.documented import misread
 
 ROOT = Path(__file__).parents[1]
 #: beside our own tools, what a quick row may call (pinned development tools and what every system has)
@@ -73,7 +75,7 @@ def existing(command: str) -> None:
     elif first == "python":
         assert (ROOT / others[0]).is_file(), command
     elif first == "peftlab":
-        check_verb(others)
+        assert not (said := misread(typer.main.get_command(cli.app), others, True)), f"{command}: {said}"
     elif first == "make":
         assert re.search(rf"^{others[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), command
     else:
