@@ -63,8 +63,9 @@ AREAS: dict[str, Area] = {
     "group-wise": Area(
         (*below("nn", "groups packed quantized weight_error"), *below("quantizers", "groupwise _schedule")),
         (
-            *(f"tests/nn/test_{name}.py" for name in "groups packed weight_error theory".split()),
+            *(f"tests/nn/test_{name}.py" for name in "groups packed quantized weight_error theory".split()),
             "tests/quantizers/test_groupwise.py",
+            "tests/quantizers/test_schedule.py",
             "tests/contracts/test_quantizers.py",
             "tests/training/test_quantization.py",
             "tests/training/test_qa_lora.py",
