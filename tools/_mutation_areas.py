@@ -53,7 +53,7 @@ AREAS: dict[str, Area] = {
         (
             *(
                 f"tests/training/test_{name}.py"
-                for name in "loop selection schedule dynamic adaptive cancellation adalora".split()
+                for name in "checkpoint loop selection schedule dynamic adaptive cancellation adalora".split()
             ),
             "tests/execution/test_agenda.py",
             "tests/execution/test_attempts.py",
