@@ -77,6 +77,7 @@ AREAS: dict[str, Area] = {
         (
             "tests/allocators/importance/test_*.py",
             "tests/contracts/test_importance.py",
+            "tests/nn/test_parts.py",
             "tests/nn/test_triplets.py",
             "tests/allocators/test_probe.py",
             "tests/allocators/test_adalora.py",
