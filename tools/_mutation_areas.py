@@ -53,7 +53,7 @@ AREAS: dict[str, Area] = {
         (
             *(
                 f"tests/training/test_{name}.py"
-                for name in "loop selection schedule dynamic adaptive cancellation adalora".split()
+                for name in "checkpoint loop selection schedule dynamic adaptive cancellation adalora".split()
             ),
             "tests/execution/test_agenda.py",
             "tests/execution/test_attempts.py",
@@ -63,8 +63,9 @@ AREAS: dict[str, Area] = {
     "group-wise": Area(
         (*below("nn", "groups packed quantized weight_error"), *below("quantizers", "groupwise _schedule")),
         (
-            *(f"tests/nn/test_{name}.py" for name in "groups packed weight_error theory".split()),
+            *(f"tests/nn/test_{name}.py" for name in "groups packed quantized weight_error theory".split()),
             "tests/quantizers/test_groupwise.py",
+            "tests/quantizers/test_schedule.py",
             "tests/contracts/test_quantizers.py",
             "tests/training/test_quantization.py",
             "tests/training/test_qa_lora.py",
@@ -76,6 +77,7 @@ AREAS: dict[str, Area] = {
         (
             "tests/allocators/importance/test_*.py",
             "tests/contracts/test_importance.py",
+            "tests/nn/test_parts.py",
             "tests/nn/test_triplets.py",
             "tests/allocators/test_probe.py",
             "tests/allocators/test_adalora.py",

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from peftlab.allocators._probe import trainable_weights
+from peftlab.allocators._probe import note, trainable_weights
 from peftlab.errors import RecordError
+from peftlab.nn.roles import Site
 from peftlab.registry import create
 from tests.adapters import models
 from tests.allocators.probing import attached, probe
@@ -43,3 +44,11 @@ def test_gradients_are_asked_of_the_adapted_weights_alone() -> None:
         assert asked == {f"{site.name}.weight" for site in sites} == {f"{name}.weight" for name in weights}
     assert {name: parameter.requires_grad for name, parameter in backbone.module.named_parameters()} == before
     assert sum(before.values()) > len(sites), "there was something to be left out"
+
+
+def test_a_plan_tells_the_memory_of_the_gradients_in_millions_of_bytes() -> None:
+    sites = [Site(name=name, role="q", block=0, d_in=200_000, d_out=150_000) for name in "ab"]
+    (line,) = note("gora", sites, 8, copies=3)
+    decides = "planned with equal ranks; a probe of 8 batches decides"
+    assert line == f"gora: {decides}, which takes 720000.0 MB for gradients before training starts"
+    assert note("eva", sites, 8, copies=0) == (f"eva: {decides}",)

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from peftlab.errors import RecordError
 from peftlab.records import commit
-from peftlab.records.commit import commit_folder, settle_folder, sweep, write_atomic
+from peftlab.records.commit import commit_folder, disk_errors, fsync_folder, settle_folder, sweep, write_atomic
 from peftlab.records.manifest import verify_folder
 from peftlab.records.temporaries import REPLACED, beside, parse_name
 from tests.records.disk import Told
@@ -110,9 +111,35 @@ def test_where_the_kernel_can_two_folders_change_places_in_one_step(tmp_path: Pa
     assert (commit._renameat2() is not None) == hasattr(ctypes.CDLL(None), "renameat2")
     for name in ("one", "other"):
         commit_folder(tmp_path / name, fill(name))
-    done = commit._exchange(tmp_path / "one", tmp_path / "other")
-    found = [(tmp_path / name / "weights.bin").read_text() for name in ("one", "other")]
-    assert found == (["other", "one"] if done else ["one", "other"])  # some file systems cannot
+    paths = [os.fsencode(tmp_path / name) for name in ("one", "other")]
+    here = -100
+    can = hasattr(ctypes.CDLL(None), "renameat2") and ctypes.CDLL(None).renameat2(here, paths[0], here, paths[1], 2) == 0
+
+    def held() -> list[str]:
+        return [(tmp_path / name / "weights.bin").read_text() for name in ("one", "other")]
+
+    assert held() == (["other", "one"] if can else ["one", "other"])  # some file systems cannot
+    assert commit._exchange(tmp_path / "one", tmp_path / "other") == can
+    assert held() == ["one", "other"]
+
+
+def test_flushing_leaves_no_file_open(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    before = os.open(tmp_path, os.O_RDONLY)
+    os.close(before)
+    fsync_folder(tmp_path)
+    fsync_folder(tmp_path / "file")
+    after = os.open(tmp_path, os.O_RDONLY)
+    os.close(after)
+    assert after == before, "the lowest number that is free"
+
+
+def test_what_safetensors_was_told_by_the_system_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="Permission denied") as caught, disk_errors(tmp_path / "w.safetensors"):
+        raise SafetensorError("I/O error: Permission denied (os error 13)")
+    assert caught.value.where == str(tmp_path / "w.safetensors") and "you may write to" in (caught.value.remedy or "")
+    with pytest.raises(SafetensorError, match="header too small"), disk_errors(tmp_path):
+        raise SafetensorError("header too small")
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "renames"])

@@ -89,3 +89,10 @@ def test_texts_of_similar_length_meet_in_an_order_that_is_drawn_anew() -> None:
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3  # long batches come at any time
     assert all((a == b).all() for a, b in zip(first, epoch(0), strict=True))
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(first, epoch(0, seed=1), strict=True))
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0.01, 1), (0.1, 1), (0.15, 2), (0.5, 5), (1.0, 10), (2.0, 20)])
+def test_a_share_of_an_epoch_between_two_evaluations_is_a_step_at_least(every: float, steps: int) -> None:
+    schedule = Schedule.of(Train(epochs=2, batch_size=4, evaluate_every=every), 40)
+    assert schedule.evaluate_steps == steps
+    assert [t for t in range(1, 21) if schedule.evaluates_after(t)] == sorted({*range(steps, 21, steps), 20})

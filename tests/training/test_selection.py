@@ -85,6 +85,14 @@ def test_patience_counts_validations_without_a_gain_of_more_than_min_delta() -> 
     assert not follow([5.0, 4.8, 4.4], **train)[0].out_of_patience()
 
 
+@pytest.mark.parametrize(
+    "train", [{"select": "best"}, {"select": "best", "early_stopping": {"patience": 9}}], ids=["plain", "stopping"]
+)
+def test_without_min_delta_any_gain_counts(train: dict[str, Any]) -> None:
+    selector, _ = follow([5.0, 4.999, 4.999, 4.998, 6.0], **train)
+    assert (selector.best.step, selector.since) == (4, 1)
+
+
 def test_a_checkpoint_brings_all_of_it_back() -> None:
     selector, parameter = follow([5.0, 2.0, 3.0], select="best")
     tensors, values = flatten({"selection": selector.state()})

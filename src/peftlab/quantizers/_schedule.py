@@ -61,7 +61,6 @@ class QuantizationHook(TrainingHook):
         self.quantizer, self.adapted = quantizer, adapted
         self.layers = packed_layers(adapted.module)
         self.changes_base = any(layer.full is not None for layer in self.layers.values())
-        self.ramp, self.every, self.rho = quantizer.ramp(1), 1, 1.0
         self.history: list[dict[str, Any]] = []
         self.usage: list[dict[str, Any]] = []
         self.first_full = 0  #: the first step at rho = 1

@@ -1,0 +1,28 @@
+"""A module as metrics of importance see it: its directions, and those that are switched on."""
+
+from __future__ import annotations
+
+import torch
+
+from peftlab.nn.parts import Part
+
+D_IN, D_OUT, RANK = 7, 5, 4
+
+
+def test_a_direction_is_on_where_no_gate_is_zero() -> None:
+    a, b = torch.randn(RANK, D_IN), torch.randn(D_OUT, RANK)
+    gates = [torch.tensor([[0.5], [0.0], [-1.0], [2.0]]), torch.tensor([[0.0], [1.0], [1.0], [3.0]])]
+    part = Part(tensors=((b, 1), (gates[0], 0), (a, 0)), d_in=D_IN, d_out=D_OUT)
+    assert (part.directions, part.switched_on) == (RANK, 3)
+    both = Part(tensors=((b, 1), (gates[0], 0), (gates[1], 0), (a, 0)), d_in=D_IN, d_out=D_OUT)
+    assert both.switched_on == 2
+    assert Part(tensors=((a, 0), (b, 1)), d_in=D_IN, d_out=D_OUT).switched_on == RANK, "without gates all are"
+    down, up = both.factors()
+    torch.testing.assert_close(up @ down, b @ torch.diag((gates[0] * gates[1]).flatten()) @ a)
+
+
+def test_a_weight_of_the_base_has_no_directions() -> None:
+    part = Part(tensors=((torch.randn(D_OUT, D_IN), None),), d_in=D_IN, d_out=D_OUT)
+    assert (part.directions, part.switched_on) == (0, 0)
+    column = Part(tensors=((torch.randn(D_OUT, 1), None),), d_in=1, d_out=D_OUT)
+    assert column.switched_on == 0

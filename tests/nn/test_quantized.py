@@ -1,0 +1,38 @@
+"""The way back to float, and layers that stand for quantized ones where only shapes count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from peftlab.nn.packed import PackedLinear
+from peftlab.nn.quantized import PlannedLinear, make_dense
+
+
+def test_what_was_frozen_stays_frozen_in_float() -> None:
+    model = nn.Sequential(
+        PackedLinear.of(nn.Linear(8, 6), 4, "int4"), nn.Linear(6, 2), PackedLinear.of(nn.Linear(2, 2), 2, "nf4")
+    )
+    x = torch.randn(3, 8)
+    before = model(x)
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    dense = make_dense(model)
+    assert all(type(layer) is nn.Linear for layer in dense.children())
+    torch.testing.assert_close(dense(x), before)
+    now = {name: parameter.requires_grad for name, parameter in dense.named_parameters()}
+    assert now == {**asked, "0.weight": False, "2.weight": False}
+
+
+@pytest.mark.parametrize("keeps_input", [False, True])
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_planned_layer_gives_gradients_to_those_that_ask(asks: bool, keeps_input: bool) -> None:
+    stored = [torch.zeros(12, dtype=torch.uint8), torch.zeros(4, 2)]
+    layer = PlannedLinear(nn.Linear(6, 4), "int4-g3", stored, keeps_input)
+    x = torch.zeros(2, 5, 6, requires_grad=asks)
+    y = layer(x)
+    assert y.shape == (2, 5, 4)
+    y.sum().backward()
+    assert (None if x.grad is None else x.grad.shape) == (x.shape if asks else None)
+    assert layer.bias.grad is not None and layer.bias.grad.tolist() == [10.0] * 4
+    assert [tensor.shape for tensor in layer.stored()] == [(12,), (4, 2)] and layer.stored_bytes() == 12 + 32

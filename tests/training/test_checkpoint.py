@@ -1,0 +1,93 @@
+"""What is kept comes back to the bit, the newest first; what is damaged is passed over and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from peftlab.records.commit import commit_folder
+from peftlab.records.manifest import verify_folder
+from peftlab.training.checkpoint import KEEP, Checkpoints
+
+STATE = {
+    "model": {"w": torch.arange(6.0).view(2, 3), "b": torch.zeros(0)},
+    "optimizer": {"0": {"exp_avg": torch.ones(2)}},
+    "n": 3,
+}
+
+
+def kept(folder: Path, *steps: int) -> Checkpoints:
+    found = Checkpoints(folder)
+    for step in steps:
+        found.save(step, {**STATE, "n": step})
+    return found
+
+
+def test_the_newest_comes_back_to_the_bit_and_only_two_stay(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none").latest() is None and kept(tmp_path).latest() is None
+    checkpoints = kept(tmp_path, 5, 40, 300, 1000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000300", "step-00001000"] and KEEP == 2
+    found = checkpoints.latest()
+    assert found is not None
+    step, state, notes = found
+    assert (step, notes, state["n"]) == (1000, [], 1000)
+    for name, tensor in STATE["model"].items():
+        assert torch.equal(state["model"][name], tensor)
+    assert torch.equal(state["optimizer"]["0"]["exp_avg"], torch.ones(2))
+    checkpoints.clear()
+    checkpoints.clear()
+    assert checkpoints.latest() is None and not tmp_path.exists()
+
+
+def test_a_step_that_is_kept_already_stays_as_it_is(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path, 7)
+    checkpoints.save(7, {"n": 8})
+    assert (checkpoints.latest() or (0, {}, []))[1]["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("tensors", "state"),
+    [
+        (b"\x00", None),
+        (None, b"{"),
+        (None, b"[]"),
+        (None, b'{"step": 9}'),
+        (None, b'{"step": 9, "values": 3}'),
+        (None, b"[" * 100_000),
+        (None, b"\xff"),
+    ],
+    ids=["tensors", "json", "list", "no-values", "number", "deep", "no-text"],
+)
+def test_what_cannot_be_read_though_it_is_whole_is_passed_over(
+    tmp_path: Path, tensors: bytes | None, state: bytes | None
+) -> None:
+    """Written whole, by a program that was wrong: the manifest agrees."""
+    checkpoints = kept(tmp_path, 3, 9)
+    newest = tmp_path / "step-00000009"
+    texts = {path.name: path.read_bytes() for path in newest.iterdir()}
+    texts |= {"tensors.safetensors": tensors} if tensors is not None else {}
+    texts |= {"state.json": state} if state is not None else {}
+
+    def write(folder: Path) -> None:
+        for name in ("tensors.safetensors", "state.json"):
+            (folder / name).write_bytes(texts[name])
+
+    commit_folder(newest, write)
+    assert verify_folder(newest) == []
+    found = checkpoints.latest()
+    assert found is not None and found[0] == 3 and found[1]["n"] == 3
+    assert len(found[2]) == 1 and "step-00000009 is damaged and was passed over: " in found[2][0]
+
+
+def test_damage_is_named_and_without_any_whole_one_a_run_begins_anew(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path, 3, 9)
+    for number, step in enumerate((9, 3), start=1):
+        (tmp_path / f"step-{step:08d}" / "state.json").write_text(json.dumps({}))
+        found = checkpoints.latest()
+        assert found is not None
+        assert [note.split(" is ")[0] for note in found[2][:number]] == [f"checkpoint step-0000000{n}" for n in (9, 3)[:number]]
+        assert found[0] == (3 if number == 1 else 0)
+    assert found[1] == {} and found[2][-1] == "no checkpoint was usable: restarted from step 0"
