@@ -23,11 +23,14 @@ def again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "again"
 
 
-def test_a_bundle_reproduces_to_the_bit_and_its_folder_as_well(trained: Trained, tmp_path: Path, again: Path) -> None:
+def test_a_bundle_reproduces_to_the_bit_and_its_folder_as_well(
+    trained: Trained, tmp_path: Path, again: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The recorded runs lie in a folder with a new name and no weights: all that is needed is in the bundle."""
     packed = bundle(trained.folder, output=tmp_path / "tiny.zip")["bundle"].path
     answer = reproduce(packed, only=["lora"], seeds=[1], output=again)
     found = answer.as_dict()
+    assert "1 run that took " in capsys.readouterr().err  # before the libraries are loaded, which may take a while
     assert answer.exit_code == 0 and found["counts"]["bit-equal"] == 1 == len(found["runs"])
     (run,) = found["runs"]
     assert (run["arm"], run["seed"], run["weights_equal"]) == ("lora", 1, True)

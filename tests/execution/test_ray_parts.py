@@ -98,6 +98,11 @@ def test_versions_that_differ_are_told_by_name() -> None:
     assert "numpy 1.0 there" in remarks([other])[1]
 
 
+def test_one_node_is_one_node() -> None:
+    assert remarks([node(cpus=1)])[0].startswith("Ray: 1 node, 1 CPU, 0 GPUs;")
+    assert remarks([node(), node(gpus=1)])[0].startswith("Ray: 2 nodes, 8 CPUs, 1 GPU;")
+
+
 def test_a_survey_loads_no_torch() -> None:
     code = (
         "import sys\nfrom peftlab.execution.ray.passport import survey\nsurvey('/', 'none')\n"

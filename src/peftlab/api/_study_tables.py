@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api.answers import duration
 from peftlab.study.schema import Study
 
 
@@ -29,12 +30,12 @@ def plan_table(study: Study, made: Any) -> Any:
         name = f"tuning: {name}" if purpose == "tuning" else name
         fewest, most = min(item.steps for item in items), max(item.steps for item in items)
         steps = most if fewest == most else f"{fewest}-{most}"
-        rows.append((name, len(items), steps, first.trainable, f"{share:.3g} %", _mb(peak), _duration(seconds)))
+        rows.append((name, len(items), steps, first.trainable, f"{share:.3g} %", _mb(peak), duration(seconds)))
     columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
     table = answers.table(columns, rows, right=columns[1:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
     number = sum(not item.refusal for item in (*made.tuning, *made.runs))
-    summary = f"{plural(number, 'run')}, {_duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
+    summary = f"{plural(number, 'run')}, {duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
     said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
     refused = dict.fromkeys(refused)  # the tuning runs of an arm are refused for what its other runs are
     return answers.lines(study.question, table, *refused, *said, pending, summary)
@@ -47,7 +48,14 @@ def findings_table(findings: Any) -> Any:
     for arm in findings.arms:
         mean = f"{show(arm.mean, metric)} {show_interval(arm.interval, metric)}".strip()
         rows.append(
-            (arm.label, arm.n, mean, arm.trainable and int(arm.trainable), _mb(arm.measured_peak_mb), _duration(arm.train_s))
+            (
+                arm.label,
+                arm.n,
+                mean,
+                arm.trainable and int(arm.trainable),
+                _mb(arm.measured_peak_mb),
+                duration(arm.train_s),
+            )
         )
     columns = ["arm", "n", f"{metric}, {findings.plan.confidence:.0%} interval", "trainable", "peak memory", "training"]
     table = answers.table(columns, rows, right=("n", "trainable", "peak memory", "training"))
@@ -56,11 +64,3 @@ def findings_table(findings: Any) -> Any:
 
 def _mb(value: float | None) -> str:
     return answers.megabytes(value * 1e6) if value is not None else ""
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

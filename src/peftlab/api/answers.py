@@ -122,3 +122,12 @@ def megabytes(count: float | None) -> str:
         if abs(count) >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """``38.5 s``, ``4.99 min``, ``2.5 h``; empty where nothing is known."""
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

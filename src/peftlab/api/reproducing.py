@@ -151,6 +151,8 @@ def _execute(frame: Any, chosen: Sequence[Any], target: Any, jobs: int) -> Any:
     from peftlab.execution.protocol import WorkerOptions
     from peftlab.training.prefix_store import LIMIT_MB
 
+    console = Console(stderr=True)
+    console.print(_expected(chosen, jobs), markup=False, highlight=False, soft_wrap=True)  # libraries alone take a while to load
     warm_up()
     groups: dict[tuple[bool, bool, int, int, bool], list[Any]] = {}
     for record in chosen:
@@ -166,7 +168,7 @@ def _execute(frame: Any, chosen: Sequence[Any], target: Any, jobs: int) -> Any:
             "sharded" in record.results.time,
         )
         groups.setdefault(how, []).append(record.config)
-    listener, endings, stopped = listener_for(Console(stderr=True)), [], None
+    listener, endings, stopped = listener_for(console), [], None
     for (fused, shared, threads, processes, shard), configs in groups.items():
         options = WorkerOptions(
             cache=cache_folder(), threads=threads, fused=fused, prefix_cache_mb=LIMIT_MB if shared else 0.0,
@@ -178,6 +180,14 @@ def _execute(frame: Any, chosen: Sequence[Any], target: Any, jobs: int) -> Any:
         if outcome.interrupted:
             break
     return Outcome(tuple(endings), stopped)
+
+
+def _expected(chosen: Sequence[Any], jobs: int) -> str:
+    from peftlab.analysis.words import plural
+
+    took = sum(float(record.results.time.get("total_s") or 0.0) for record in chosen)
+    how = "one after another; --jobs runs several at once" if jobs == 1 else f"{jobs} at a time"
+    return f"{plural(len(chosen), 'run')} that took {answers.duration(took)} on record, {how}"
 
 
 def _compare(frame: Any, chosen: Sequence[Any], target: Any, skipped: list[str]) -> Any:

@@ -156,6 +156,10 @@ def look(folder: str, witness: str) -> list[Node]:
     return found
 
 
+def number_of(number: float, word: str) -> str:
+    return f"{number:g} {word if number == 1 else word + 's'}"
+
+
 def remarks(nodes: Sequence[Node]) -> list[str]:
     """What the reader should know about the nodes."""
     apart = sum(not node.shared for node in nodes)
@@ -163,7 +167,7 @@ def remarks(nodes: Sequence[Node]) -> list[str]:
     disk = (
         f"{apart} do not see the disk of the results: what runs there is sent back when it ends" if apart else "all on one disk"
     )
-    said = [f"Ray: {len(nodes)} nodes, {cpus:g} CPUs, {gpus:g} GPUs; {disk}"]
+    said = [f"Ray: {number_of(len(nodes), 'node')}, {number_of(cpus, 'CPU')}, {number_of(gpus, 'GPU')}; {disk}"]
     unlike = {node.host: found for node in nodes if (found := differences(watched(), node.watched))}
     return [*said, *(f"{host}: {', '.join(found)}: results may differ in the last bits" for host, found in unlike.items())]
 

@@ -63,7 +63,7 @@ class RayEngine:
             cluster.check_sources(machines.nodes, new)
             self.checked |= {_sources(config) for config in new}
         at_once = max((machines.room(machines.needs(config)) for config in configs), default=0)
-        said = [f"up to {min(at_once, self.jobs or at_once)} runs at once"] if configs else []
+        said = [f"up to {cluster.number_of(min(at_once, self.jobs or at_once), 'run')} at once"] if configs else []
         if machines.gpus_per_run and plan.machine.get("device") == "cpu":
             said.append("memory and time are predicted for a CPU, and the runs get GPUs")
         return said

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peftlab.errors import OptionError, PlanRefused
 from peftlab.execution.ray import cluster
-from peftlab.execution.ray.cluster import Node
+from peftlab.execution.ray.cluster import Node, number_of
 from peftlab.execution.ray.place import Place
 from peftlab.planning.estimate import HEADROOM
 from peftlab.records.commit import disk_errors
@@ -101,7 +101,7 @@ class Machines:
         most = max((node.resources.get("memory", 0.0) for node in self.nodes), default=0.0) / 1e6
         return PlanRefused(
             f"no node fits {config.label}, which needs {', '.join(words)}",
-            where=f"{len(self.nodes)} nodes, the largest with {most:,.0f} MB",
+            where=f"{number_of(len(self.nodes), 'node')}, the largest with {most:,.0f} MB",
             remedy="use a smaller train.batch_size, change --place or --gpus, or add a larger node",
         )
 
