@@ -166,6 +166,20 @@ def test_parts_of_a_step_run_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
             way()
 
 
+def test_the_same_run_with_probes_and_with_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = benchmark("probe_cost", monkeypatch)
+    small = ("train.max_steps=2", "task.train_size=100", "task.test_size=40", "task.validation_size=40")
+    config = bench.config_of(bench.STUDY, "lora[rank=8]", tmp_path / "cache", small)
+    times = {}
+    for probes in (True, False):
+        folder = tmp_path / str(probes) / config.run_id
+        times[probes] = bench.timed(config, folder, tmp_path / "cache", probes=probes)
+        assert (folder / "merge_equivalence.json").exists() == probes and (folder / "parameters.json").exists()
+    assert set(times[True]["hooks_s"]) > set(times[False]["hooks_s"])
+    saved = [path.read_bytes() for path in sorted(tmp_path.glob("*/*/adapter/adapter_model.safetensors"))]
+    assert len(saved) == 2 and saved[0] == saved[1]
+
+
 def test_a_step_without_unread_rows_has_fewer_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 B (T - 4) (d^2 + 2 d d_ff) in the forward pass, and again for the gradients of the frozen layers' inputs."""
     bench = benchmark("unread_rows", monkeypatch)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from peftlab.report.drawing import figures
 from peftlab.report.figures.contract import Figure
+from peftlab.study.load import dump, load_study
 from tools import gallery
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -22,6 +23,13 @@ def test_every_figure_is_there(figure: Figure) -> None:
     assert f"### {figure.title}\n\n**{figure.asks}**\n\n![{figure.title}](gallery/{figure.name}.png)" in PAGE
     with Image.open(DOCS / "gallery" / f"{figure.name}.png") as image:
         assert image.width >= 500
+
+
+def test_a_study_that_was_run_otherwise_says_so(tmp_path: Path) -> None:
+    path = DOCS.parent / "studies" / "digits.yaml"
+    for words in ((), ("seeds=[0, 1]", "train.epochs=1")):
+        (tmp_path / "study.yaml").write_text(dump(load_study(path, words), words))
+        assert gallery.overridden(tmp_path) == " ".join(words)
 
 
 def test_it_is_small() -> None:

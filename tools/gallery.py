@@ -70,7 +70,7 @@ def add(target: Path, name: str, at: str) -> None:
     if reason := figure.absent(bundle):
         raise SystemExit(f"{at} does not show {name}: {reason}")
     picture(figure, bundle, target / "gallery" / f"{name}.png")
-    text = entry(figure, bundle, Path(at).name, target)
+    text = entry(figure, bundle, Path(at), target)
     path.write_text(placed(path.read_text(encoding="utf-8"), figure, text, f"{name}=results/{Path(at).name}"), encoding="utf-8")
 
 
@@ -125,17 +125,24 @@ def page(chosen: Mapping[Figure, Path], gathered: Mapping[Path, Bundle], docs: P
     parts = [INTRO]
     for section, heading in SECTIONS.items():
         here = [figure for figure in chosen if figure.section == section]
-        parts += [f"## {heading}\n", *(entry(f, gathered[chosen[f]], chosen[f].name, docs) for f in here)] if here else []
+        parts += [f"## {heading}\n", *(entry(f, gathered[chosen[f]], chosen[f], docs) for f in here)] if here else []
     parts += ["## How it was made\n", how(words)]
     return "\n".join(parts)
 
 
-def entry(figure: Figure, bundle: Bundle, study: str, docs: Path) -> str:
+def overridden(folder: Path) -> str:
+    """What the study was run with instead of what its file says (study/load.py writes it there)."""
+    first = (folder / "study.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.partition("# overridden on the command line: ")[2]
+
+
+def entry(figure: Figure, bundle: Bundle, folder: Path, docs: Path) -> str:
+    study, changed = folder.name, overridden(folder)
     linked = f"[{study}](studies/{study}.md)" if (docs / "studies" / f"{study}.md").exists() else f"`studies/{study}.yaml`"
     text = figure.caption(bundle).replace("<", "&lt;")
     return (
         f"### {figure.title}\n\n**{figure.asks}**\n\n![{figure.title}](gallery/{figure.name}.png)\n\n{text}\n\n"
-        f"Study: {linked}. File: `report/figures/{figure.name}.pdf`.\n"
+        f"Study: {linked}{f', run with `{changed}`' if changed else ''}. File: `report/figures/{figure.name}.pdf`.\n"
     )
 
 

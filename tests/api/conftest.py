@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def train(study: dict[str, Any], folder: Path, cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """peftlab's cache is the one that the runs were made with."""
+    monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
+
+
+@pytest.fixture
+def study(trained: Trained, tmp_path: Path) -> Trained:
+    """A copy of ``trained`` that a test may add to."""
+    shutil.copytree(trained.folder, tmp_path / "tiny")
+    return Trained(tmp_path / "tiny", trained.backbone)
 
 
 @pytest.fixture(scope="session")

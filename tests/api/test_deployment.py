@@ -55,11 +55,6 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Trained(train(study, root / "tiny", cache), root / "vit")
 
 
-@pytest.fixture
-def in_cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
-
-
 def call(runs: Trained, label: str, module: torch.nn.Module) -> torch.Tensor:
     _, backbone, _ = load_adapted(runs.run(label).config(), runs.run(label).adapter, 10)
     with torch.inference_mode():

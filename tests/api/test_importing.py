@@ -16,17 +16,7 @@ from peftlab.analysis.frame import load_frame
 from peftlab.errors import DataError, PeftlabError, RecordError, StudyError
 from tests.api.conftest import Trained
 
-
-@pytest.fixture
-def study(trained: Trained, tmp_path: Path) -> Trained:
-    """A copy that a test may add to."""
-    shutil.copytree(trained.folder, tmp_path / "tiny")
-    return Trained(tmp_path / "tiny", trained.backbone)
-
-
-@pytest.fixture(autouse=True)
-def _cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
+pytestmark = pytest.mark.usefixtures("in_cache")
 
 
 def test_adapter_of_a_run_scores_as_the_run_did(study: Trained) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from peftlab.registry import create
 from peftlab.tasks.contract import Preprocessing
 from tests.api.conftest import Trained
 
+pytestmark = pytest.mark.usefixtures("in_cache")
 QV = ["q_proj", "v_proj"]
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": QV, "modules_to_save": ["classifier"]}
 
@@ -55,18 +55,6 @@ def plainly(study: Trained, folder: Path) -> tuple[float, float]:
         logits = model(pixel_values=batch["pixel_values"]).logits
     right = (logits.argmax(1) == batch["labels"]).double().mean()
     return float(right), float(nn.functional.cross_entropy(logits, batch["labels"]))
-
-
-@pytest.fixture
-def study(trained: Trained, tmp_path: Path) -> Trained:
-    """A copy that a test may add to."""
-    shutil.copytree(trained.folder, tmp_path / "tiny")
-    return Trained(tmp_path / "tiny", trained.backbone)
-
-
-@pytest.fixture(autouse=True)
-def _cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
 
 
 KINDS: dict[str, peft.PeftConfig] = {

@@ -19,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+pytestmark = pytest.mark.usefixtures("in_cache")
 DOCS = Path(__file__).parents[2] / "docs" / "deployment.md"
 POOLED = {"name": "pooled", "rank": 2, "targets": "all-linear"}
 KINDS = ("int4", "int8", "nf4", "fp4")
@@ -58,11 +59,6 @@ def runs(request: pytest.FixtureRequest, tmp_path: Path, cache: Path) -> Trained
     backbone = make_bert(tmp_path / "model")
     study = study_of(backbone, data, {label: ARMS[label]}, 100)
     return Trained(train(study, tmp_path / "results", cache), backbone)
-
-
-@pytest.fixture(autouse=True)
-def in_cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
 
 
 def documented(folder: Path, texts: list[str]) -> list[tuple[str, float]]:

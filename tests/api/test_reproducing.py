@@ -18,8 +18,7 @@ from tests.api.conftest import Trained
 
 
 @pytest.fixture
-def again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
+def again(tmp_path: Path, in_cache: None) -> Path:
     return tmp_path / "again"
 
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from tests.bad_input.case import arm, study
+from collections.abc import Callable
+
+from tests.bad_input.case import Case, arm, study
 
 LORA = "  lora: {adapter: {name: lora, rank: [2, 8]}}"
 
 
-def svd(name: str, allocator: str, words: tuple[str, ...] = (), code: int = 2):
-    return arm(name, f"{{adapter: svd, allocator: {allocator}}}", words=words, code=code)
+def of_form(form: str) -> Callable[[str, str], Case]:
+    """Arms that differ in what stands for OPTIONS."""
+    return lambda name, options: arm(name, form.replace("OPTIONS", options))
 
 
-def lora(name: str, options: str, words: tuple[str, ...] = (), code: int = 2):
-    return arm(name, f"{{adapter: {{name: lora, {options}}}}}", words=words, code=code)
+lora = of_form("{adapter: {name: lora, OPTIONS}}")
+svd = of_form("{adapter: svd, allocator: OPTIONS}")
+placed = of_form("{adapter: lora, allocator: OPTIONS}")
+stored = of_form("{adapter: lora, quantizer: OPTIONS}")
 
 
-def placed(name: str, allocator: str, words: tuple[str, ...] = (), code: int = 2):
-    return arm(name, f"{{adapter: lora, allocator: {allocator}}}", words=words, code=code)
-
-
-def stored(name: str, quantizer: str, words: tuple[str, ...] = (), code: int = 2):
-    return arm(name, f"{{adapter: lora, quantizer: {quantizer}}}", words=words, code=code)
-
-
-def two(name: str, first: str, second: str, words: tuple[str, ...] = (), code: int = 2):
-    return study(name, (LORA, f"  one: {first}\n  two: {second}"), words=words, code=code)
+def two(name: str, first: str, second: str) -> Case:
+    return study(name, (LORA, f"  one: {first}\n  two: {second}"))
 
 
 CASES = [

@@ -85,6 +85,11 @@ def arm(name: str, text: str, words: tuple[str, ...] = (), code: int = 2, files:
     return study(name, ("  lora: {adapter: {name: lora, rank: [2, 8]}}", f"  mine: {text}"), words=words, code=code, files=files)
 
 
+def line(name: str, command: str, words: tuple[str, ...] = (), code: int = 2, files: Mapping[str, Content] | None = None) -> Case:
+    """A command line as it is."""
+    return Case(name=name, command=command, words=words, code=code, files=files or {})
+
+
 def made(case: Case, folder: Path, world: Path | None) -> None:
     """Write the files of a case into an empty folder."""
     if world is not None:

@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-
-from tests.bad_input.case import Case, Content
+from tests.bad_input.case import Case, line
+from tests.bad_input.changes import Change, cut, drop, keys, put
 from tests.bad_input.world import copy
 
 
-def line(name: str, command: str, words: tuple[str, ...] = (), code: int = 2, files: Mapping[str, Content] | None = None) -> Case:
-    return Case(name=name, command=command, words=words, code=code, files=files or {})
-
-
-def changed(name: str, command: str, *edits, words: tuple[str, ...] = (), code: int = 6) -> Case:
+def changed(name: str, command: str, *changes: Change, words: tuple[str, ...] = (), code: int = 6) -> Case:
     """A command on ``bad``, a changed copy of the results ``world/tiny``."""
-    return Case(name=name, command=command, words=words, code=code, files={"bad": copy("tiny", *edits)})
+    return Case(name=name, command=command, words=words, code=code, files={"bad": copy("tiny", *changes)})
 
 
 def overridden(name: str, words_typed: str, words: tuple[str, ...] = ()) -> Case:
     return line(name, f"plan good.yaml --set {words_typed}", words=words)
 
 
-def first_run(folder: Path) -> Path:
-    return sorted((folder / "runs" / "lora.rank-4").iterdir())[0]
-
-
-def truncated(name: str):
-    def cut(folder: Path) -> None:
-        path = first_run(folder) / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-    return cut
-
-
-def removed(name: str):
-    return lambda folder: (first_run(folder) / name).unlink()
-
-
-def edited(name: str, **values: object):
-    def edit(folder: Path) -> None:
-        path = first_run(folder) / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return edit
-
-
-def written(name: str, text: str):
-    def write(folder: Path) -> None:
-        (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).write_text(text)
-
-    return write
+def of_a_run(change: Change) -> Change:
+    """Of results: the same change to the first of the runs that are looked at."""
+    return lambda folder: change(sorted((folder / "runs" / "lora.rank-4").iterdir())[0])
 
 
 OVERRIDES = [
@@ -161,15 +127,15 @@ VERBS = [
 ]
 
 RESULTS = [
-    changed("a run from the future", "verify bad", edited("config.json", schema_version=99), words=("newer peftlab",)),
-    changed("a config.json that is cut", "verify bad", truncated("config.json"), words=("config.json",)),
-    changed("a results.json that is cut", "verify bad", truncated("results.json"), words=("results.json",)),
-    changed("results.json with other numbers", "verify bad", edited("results.json", steps=7), words=("results.json",)),
-    changed("a missing manifest", "verify bad", removed("MANIFEST.json"), words=("MANIFEST.json",)),
-    changed("a missing config.json", "verify bad", removed("config.json"), words=("config.json",)),
-    changed("a missing file of a run", "verify bad", removed("parameters.json"), words=("parameters.json",)),
-    changed("a study.yaml with a typo", "analyze bad", written("study.yaml", "study: tiny\nbackbon: x\n")),
-    changed("no study.yaml", "report bad", lambda folder: (folder / "study.yaml").unlink()),
+    changed("a run from the future", "verify bad", of_a_run(keys("config.json", schema_version=99)), words=("newer peftlab",)),
+    changed("a config.json that is cut", "verify bad", of_a_run(cut("config.json")), words=("config.json",)),
+    changed("a results.json that is cut", "verify bad", of_a_run(cut("results.json")), words=("results.json",)),
+    changed("results.json with other numbers", "verify bad", of_a_run(keys("results.json", steps=7)), words=("results.json",)),
+    changed("a missing manifest", "verify bad", of_a_run(drop("MANIFEST.json")), words=("MANIFEST.json",)),
+    changed("a missing config.json", "verify bad", of_a_run(drop("config.json")), words=("config.json",)),
+    changed("a missing file of a run", "verify bad", of_a_run(drop("parameters.json")), words=("parameters.json",)),
+    changed("a study.yaml with a typo", "analyze bad", put("study.yaml", "study: tiny\nbackbon: x\n")),
+    changed("no study.yaml", "report bad", drop("study.yaml")),
 ]
 
 CASES = [*OVERRIDES, *VERBS, *RESULTS]

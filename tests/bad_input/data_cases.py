@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.bad_input.case import Case, Content, study
+from tests.bad_input.changes import Change, put
 from tests.tasks.builders import balanced, encoded, pixels, write_class_folders
 
 SHORT = "train_size: 12, validation_size: 3"
@@ -33,7 +33,7 @@ def npz(name: str, words: tuple[str, ...] = (), code: int = 3, **changes: Any) -
     return images(name, write, words=words, code=code, data="mine.npz")
 
 
-def folder(name: str, *changes: Callable[[Path], Any], words: tuple[str, ...] = (), code: int = 3, options: str = "") -> Case:
+def folder(name: str, *changes: Change, words: tuple[str, ...] = (), code: int = 3, options: str = "") -> Case:
     """Three classes of six images, changed."""
 
     def write(path: Path) -> None:
@@ -44,18 +44,10 @@ def folder(name: str, *changes: Callable[[Path], Any], words: tuple[str, ...] = 
     return images(name, write, words=words, code=code, options=options)
 
 
-def broken(name: str, change: Callable[[Path], Any]) -> Case:
+def broken(name: str, change: Change) -> Case:
     """An image that only decoding tells to be none: `run` prepares all data before the first run."""
     words = ("mine/class-0/", "of 6", "images cannot be decoded", "set on_corrupt: skip")
     return dataclasses.replace(folder(name, change), command="run s.yaml --jobs 1", words=words)
-
-
-def put(name: str, content: bytes) -> Callable[[Path], Any]:
-    def write(root: Path) -> None:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-
-    return write
 
 
 def bomb() -> bytes:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-from tests.bad_input.case import Case, Content, study
+from tests.bad_input.case import Case, Content, line, study
+from tests.bad_input.changes import Change, cut, drop, keys, put
 from tests.bad_input.world import copy
 
 
@@ -18,12 +16,12 @@ def backbone(
     return study(name, ("bundled:vit-nano", named), words=words, code=code, files=files)
 
 
-def changed(name: str, *changes: Callable[[Path], Any], words: tuple[str, ...] = (), code: int = 4, source: str = "vit") -> Case:
+def changed(name: str, *changes: Change, words: tuple[str, ...] = (), code: int = 4, source: str = "vit") -> Case:
     folder = name.replace(" ", "-")  # what is known of a backbone is kept in the process by its name
     return backbone(name, f"./{folder}", words=words, code=code, files={folder: copy(source, *changes)})
 
 
-def imported(name: str, *changes: Callable[[Path], Any], words: tuple[str, ...] = (), code: int = 3) -> Case:
+def imported(name: str, *changes: Change, words: tuple[str, ...] = (), code: int = 3) -> Case:
     """Import of a changed copy of an exported adapter."""
     files = {"mine": copy("adapter", *changes), "results": copy("tiny")}
     return Case(name=name, command="import mine results --label theirs", words=words, code=code, files=files)
@@ -34,34 +32,6 @@ def numbers(
 ) -> Case:
     files = {file: text, "results": copy("tiny")}
     return Case(name=name, command=f"import {file} results --label {label}", words=words, code=code, files=files)
-
-
-def line(name: str, command: str, words: tuple[str, ...] = (), code: int = 2, files: Mapping[str, Content] | None = None) -> Case:
-    return Case(name=name, command=command, words=words, code=code, files=files or {})
-
-
-def cut(name: str) -> Callable[[Path], Any]:
-    def change(folder: Path) -> None:
-        path = folder / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-    return change
-
-
-def put(name: str, content: str | bytes) -> Callable[[Path], Any]:
-    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def drop(name: str) -> Callable[[Path], Any]:
-    return lambda folder: (folder / name).unlink()
-
-
-def keys(name: str, **values: Any) -> Callable[[Path], Any]:
-    def change(folder: Path) -> None:
-        raw = {**json.loads((folder / name).read_text()), **values}
-        (folder / name).write_text(json.dumps({key: value for key, value in raw.items() if value is not ...}))
-
-    return change
 
 
 UNREACHED = ("cannot be loaded", "check the name and the connection, or give a local folder")

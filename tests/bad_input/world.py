@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tests.api.conftest import SIZE, study_of, train
+from tests.bad_input.changes import Change
 from tests.tasks.texts import make_bert, make_gpt2, write_sst2
 
 
@@ -40,7 +40,7 @@ def make_world(root: Path, cache: Path) -> Path:
     return root
 
 
-def copy(world_name: str, *changes: Callable[[Path], Any]) -> Callable[[Path], None]:
+def copy(world_name: str, *changes: Change) -> Callable[[Path], None]:
     """A copy of a folder of the world, changed."""
 
     def write(path: Path) -> None:

@@ -432,12 +432,94 @@ def test_tab_order_and_stillness(browser: Any) -> None:
     assert browser.execute_script(behaviour) == "smooth"
 
 
+#: every control that is seen, in the order of the document, with its place on the page
+CONTROLS = """
+scrollTo(0, 0);
+const all = document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]');
+window.controls = [...all].filter((e) => e.getClientRects().length && !e.closest('[hidden]'));
+return controls.map((e) => {
+  const box = e.getBoundingClientRect(), region = e.closest('.scroll'), name = e.getAttribute('aria-label') || e.textContent;
+  const top = region ? Math.min(box.top, region.getBoundingClientRect().bottom) : box.top;  // what stands beyond its edge
+  return {left: box.left, right: box.right, top, name: (name.trim() || e.name).slice(0, 40)};
+});
+"""
+#: which of them has the focus, whether that shows, and whether it is in sight below what sticks to the top
+FOCUS = """
+const e = document.activeElement, box = e.getBoundingClientRect(), ring = e.querySelector('.ring');
+const nav = document.querySelector('#contents'), bar = nav.getBoundingClientRect();
+const top = nav.contains(e) || bar.top > 0 ? 0 : bar.bottom;
+const style = getComputedStyle(ring || e);
+const shows = ring ? style.stroke !== 'none' : style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+return [controls.indexOf(e), shows, box.bottom > top && box.top < innerHeight && box.right > 0 && box.left < innerWidth];
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1300])
+def test_the_keyboard_reaches_every_control_in_reading_order(browser: Any, page: Path, width: int) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(page.as_uri())
+    for fold in all_of(browser, "details"):
+        browser.execute_script("arguments[0].open = true", fold)
+    browser.execute_async_script("setTimeout(arguments[0], 100)")  # figures are drawn for the new width
+    places = browser.execute_script(CONTROLS)
+    back = [
+        (a["name"], b["name"])
+        for a, b in pairwise(places[1:])  # the first lies beyond the edge until it has the focus
+        if b["top"] < a["top"] - 12 and b["left"] < a["right"]
+    ]
+    assert back == []
+    seen = []
+    for place in places:
+        webdriver.ActionChains(browser, duration=0).send_keys(Keys.TAB).perform()
+        number, shows, in_sight = browser.execute_script(FOCUS)
+        assert shows and in_sight, place["name"]
+        seen.append(number)
+    assert seen == list(range(len(places)))
+    webdriver.ActionChains(browser, duration=0).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert browser.execute_script(FOCUS) == [len(places) - 2, True, True]
+
+
+def test_the_focus_goes_where_a_link_leads_and_comes_back(browser: Any) -> None:
+    """To the heading of what it shows; back from a run, to the link that it was opened with."""
+    link = next(a for a in all_of(browser, "#result-table-0 td a") if "full" in a.get_attribute("aria-label"))
+    link.send_keys(Keys.ENTER)
+    browser.execute_async_script("setTimeout(arguments[0], 150)")
+    assert browser.switch_to.active_element.get_attribute("id") == "runs-head"
+    webdriver.ActionChains(browser).send_keys(Keys.TAB).perform()
+    assert browser.switch_to.active_element.get_attribute("type") == "search"  # of the runs
+    run = next(a for a in all_of(browser, "#run-table tbody a") if a.is_displayed())
+    run.send_keys(Keys.ENTER)
+    browser.execute_async_script("setTimeout(arguments[0], 150)")
+    assert browser.switch_to.active_element.get_attribute("id") == "run-title"
+    one(browser, "#run-view nav a").send_keys(Keys.ENTER)
+    browser.execute_async_script("setTimeout(arguments[0], 150)")
+    assert browser.switch_to.active_element == run
+    in_sight = "const box = arguments[0].getBoundingClientRect(); return box.top > 0 && box.bottom < innerHeight"
+    assert browser.execute_script(in_sight, run)
+
+
 def test_printing(browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not one(browser, "#contents").is_displayed() and not one(browser, "form.filter").is_displayed()
     printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert printed.startswith(b"%PDF-") and printed.count(b"/Type /Page\n") > 3
     assert browser.execute_script("return document.querySelectorAll('#statements details:not([open])').length") >= 1  # as before
+
+
+def test_figures_are_drawn_for_the_width_of_paper(browser: Any) -> None:
+    """A figure of a wide screen would be made small with its letters; buttons in headings would not be repeated."""
+    widths = "return [...document.querySelectorAll('[data-plot] svg')].map((svg) => svg.viewBox.baseVal.width)"
+    before = browser.execute_script(widths)
+    assert max(before) > 700
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert max(browser.execute_script(widths)) <= 680
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(widths) == before
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    heads = "return [...document.querySelectorAll('thead button')].map((b) => getComputedStyle(b).display)"
+    assert set(browser.execute_script(heads)) == {"contents"}
 
 
 def test_a_script_that_got_in_would_not_run(chromium: Any, page: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from peftlab.report.figures.contract import Bundle, Figure
@@ -76,6 +78,18 @@ def overlaps(found: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
     ]
 
 
+def odd_steps(figure: Canvas) -> list[float]:
+    """Steps at which some axis would have its ticks, were its values others, and in which nobody counts: 1.5, 3, 8."""
+    found = []
+    for axis in (axis for axes in figure.axes if axes.axison for axis in (axes.xaxis, axes.yaxis)):
+        locator = axis.get_major_locator()
+        for span in (1.3, 2.7, 3.2, 6.1) if isinstance(locator, MaxNLocator) else ():
+            first, second, *_ = locator.tick_values(0, span)
+            step = (second - first) / 10 ** math.floor(math.log10(second - first))
+            found += [] if any(step == pytest.approx(even) for even in (1, 2, 2.5, 5, 10)) else [step]
+    return found
+
+
 @pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
 def test_texts_stay_in_the_picture_and_apart(cls: type[Figure], bundle: Bundle) -> None:
     if cls().absent(bundle):
@@ -90,6 +104,7 @@ def test_texts_stay_in_the_picture_and_apart(cls: type[Figure], bundle: Bundle) 
     ]
     assert beyond == []
     assert overlaps(found) == []
+    assert odd_steps(figure) == []
 
 
 def test_the_check_sees_an_overlap() -> None:
@@ -98,6 +113,12 @@ def test_the_check_sees_an_overlap() -> None:
         axes = figure.add_subplot()
         axes.set_xticks([0.5, 0.51], ["a longer name", "another one"])
         assert ("a longer name", "another one") in overlaps(written(figure))
+
+
+def test_the_check_sees_an_odd_step() -> None:
+    figure = Canvas()
+    figure.add_subplot().xaxis.set_major_locator(MaxNLocator(4))
+    assert odd_steps(figure) == pytest.approx([4, 8, 8])
 
 
 @pytest.mark.parametrize(("low", "high"), [(30_000, 44_000), (970, 460_000), (4_042, 50_122), (5_000, 5_000)])

@@ -37,8 +37,9 @@ METHOD = [
     "Gradients are taken before clipping, at up to 50 points of the run. Explosion: a module's norm above 10 times the median of "
     "its earlier points; vanishing: below a thousandth of it, or zero, at three points in a row; non-finite: at once. A loss "
     "that goes to zero takes all gradients with it: vanishing in every module can be success.",
-    "Stability is the share of the training loss's movement that went down, S = 1 - sum max(0, d) / sum |d| over the differences "
-    "d of the loss (moving average over a tenth of its lines): 1 never rose, 1/2 noise on a plateau. Diverged runs have 0.",
+    "Stability is the share of the training loss's movement that went down, S = 1 − sum of max(0, d) / sum of |d|, over the "
+    "differences d of the loss (moving average over a tenth of its lines): 1 never rose, 1/2 noise on a plateau. Diverged runs "
+    "have 0.",
     "Gradient norm: geometric mean over adapted modules and points, the head apart. First block against last: geometric mean "
     "over points of the ratio of their norms.",
     "Quantized against float: arms that differ in the quantizer only (a tuned learning rate may differ, and is then named), "

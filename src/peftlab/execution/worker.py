@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import signal
 import time
@@ -28,13 +27,12 @@ from peftlab.execution.fused_record import FusedRecord
 from peftlab.execution.protocol import Channel, Finished, WorkerOptions
 from peftlab.execution.stop import StopFlag
 from peftlab.execution.tracking import Tracking
-from peftlab.nn.hooks import TrainingHook
-from peftlab.probes.contract import View, probes_of
+from peftlab.execution.watching import watching
 from peftlab.records.commit import disk_errors
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
 from peftlab.study.schema import Train
-from peftlab.tasks.contract import PreparedTask, Splits
+from peftlab.tasks.contract import PreparedTask
 from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Trainer
@@ -247,9 +245,9 @@ class Run:
         if self.options.shard:
             self.sharded = shard_frozen(adapted, device, team)
         self.fused.write(adapted)
-        hooks: list[TrainingHook] = [*adapted.hooks]
-        hooks += self._watching(ingredients, task, splits, adapted)
-        hooks.append(memory.hook(adapted))
+        probes, notes = watching(ingredients, task, splits, adapted, self.config, self.options, device)
+        self.notes += notes
+        hooks = [*adapted.hooks, *probes, memory.hook(adapted)]
         cut, given = self.prefix.begin(self.attempt, ingredients, task, splits, adapted)
         apart = "its frozen layers are computed once for all runs" if cut is not adapted else ""
         acts = f"{ingredients.allocator.name} moves ranks" if ingredients.allocator and ingredients.allocator.acts else ""
@@ -276,21 +274,6 @@ class Run:
         )
         with memory:
             return adapted, trainer, trainer.fit(), memory
-
-    def _watching(self, ingredients: Ingredients, task: PreparedTask, splits: Splits, adapted: Adapted) -> list[TrainingHook]:
-        """The hooks of the probes, as the study wants them."""
-        view = View(
-            task=task,
-            splits=splits,
-            device=self.attempt.device,
-            zero_at_start=ingredients.zero_at_start,
-            fresh=functools.partial(ingredients.build, task.info.outputs, self.config.seed),
-        )
-        probes = [p for p in probes_of(self.options.probes) if p.in_tuning or self.config.purpose != "tuning"]
-        if self.options.shard and (without := [p.name for p in probes if p.needs_whole]):
-            self.notes.append(f"not with sharded weights: {', '.join(without)}")
-            probes = [p for p in probes if not p.needs_whole]
-        return [hook for probe in probes if (hook := probe.hook(adapted, view)) is not None]
 
     def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
         return {

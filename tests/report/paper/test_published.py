@@ -41,6 +41,8 @@ def test_the_paper_holds_them_and_every_reference_resolves(folder: Path) -> None
     paper = folder / "paper"
     supplement = (paper / "sections" / "supplement.tex").read_text(encoding="utf-8")
     assert r"\label{sec:published}" in supplement and r"\input{tables/published-1}" in supplement
+    after = supplement.split(r"\label{sec:published}")[1]  # tables of a page each would tear the text that follows
+    assert [line for line in after.splitlines() if line.startswith(r"\section")] in ([], [r"\section{Further figures}"])
     assert r"\ref{sec:published}" in (paper / "sections" / "results.tex").read_text(encoding="utf-8")
     known = {e.key for e in entries((paper / "references.bib").read_text(encoding="utf-8"))}
     table = (paper / "tables" / "published-1.tex").read_text(encoding="utf-8")

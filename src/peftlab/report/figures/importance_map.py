@@ -57,7 +57,9 @@ class ImportanceMap(Figure):
                     if module.above or module.below:
                         color = ink(colors, norm, size * module.mean)
                         panel.plot(roles.index(role) + 0.5, blocks.index(block) + 0.5, marker=".", markersize=2.6, color=color)
-                panel.set_xticks(np.arange(len(roles)) + 0.5, roles, fontsize=10, rotation=90 if len(roles) > 4 else 0)
+                panel.set_xticks(np.arange(len(roles)) + 0.5, roles, fontsize=10)
+                for label in panel.get_xticklabels() if len(roles) > 4 else ():
+                    label.set_rotation(90 if len(label.get_text()) > 1 else 0)  # a letter is as narrow either way
                 panel.set_yticks(np.array(shown) + 0.5, [str(blocks[i]) for i in shown])
                 if not grid:
                     panel.text(0.5, 0.5, "not\nrecorded", transform=panel.transAxes, ha="center", va="center", fontsize=9)

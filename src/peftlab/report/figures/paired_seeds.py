@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from peftlab.analysis.findings import Finding
 from peftlab.analysis.words import is_share, listed
 from peftlab.report.figures._quality import axis_name, tick
 from peftlab.report.figures._rows import left_out, rows_canvas
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import WIDE_IN, Look
+from peftlab.report.style import WIDE_IN, Look, even_ticks
 
 INK = "#000000"  #: a page turns it into its own colour of text
 MOST = 16  #: rows
@@ -99,7 +99,7 @@ class PairedSeeds(Figure):
         left.set_xlabel(axis_name(plan.metric, plan.split))
         right.set_xlabel(f"difference{' (points)' if is_share(plan.metric) else ''}")
         for axes in (left, right):
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_locator(even_ticks(5))
             for edge in range(1, len(rows)):
                 axes.axhline(edge - 0.5, color=INK, alpha=0.15, linewidth=0.7, zorder=0)
         canvas.legend(handles=_signs(bundle, rows), loc="outside lower center", ncols=3, handletextpad=0.5, columnspacing=1.3)

@@ -53,7 +53,7 @@ class Resources(Figure):
     def caption(self, bundle: Bundle) -> str:
         return (
             f"Measured peak memory and training time, mean over runs ({bundle.count}); line: {bundle.percent} t interval of the "
-            f"mean. Both were measured on the machine named in the report.{left_out([r.arm for r in _rows(bundle)], 'tables/')}"
+            f"mean. Both were measured on the machine named below.{left_out([r.arm for r in _rows(bundle)], 'tables/')}"
         )
 
 

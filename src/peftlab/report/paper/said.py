@@ -194,7 +194,9 @@ def _machine(material: Material) -> Iterator[tuple[str, str]]:
     dirty = same.get("git.dirty") == "true" or "git.dirty" in differs
     if commit or "git.commit" in differs:
         many = f"{len(differs.get('git.commit', {}))} different commits"
-        yield "software.commit", (commit or many) + (", with changes that were not committed" if dirty else "")
+        yield "software.commit", commit or many
+        if dirty:
+            yield "software.changed", "with changes that were not committed"
 
 
 def _sentences(material: Material) -> Iterator[tuple[str, str]]:

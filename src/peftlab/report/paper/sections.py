@@ -29,6 +29,7 @@ CITED = ("holm1979simple", "loshchilov2019decoupled", "nadeau2003inference", "pa
 MAIN_FIGURES = 2  #: of a setting in the text; the others are in the supplement
 FIRST = 6  #: statements about layers and the like in the text; the others are in the supplement
 MOST_SEEDS = 10  #: columns of a table of single runs
+WIDE, NARROW = 0.94, 0.6  #: of a line: so that two of the usual height share a page with their captions
 
 
 class Paper:
@@ -194,7 +195,7 @@ class Paper:
         """A figure environment; the file is named by us, whatever the record's name is."""
         name = self._stems[str(figure["stem"])]
         self.figures[f"{name}.pdf"] = str(figure["stem"])
-        width = r"\linewidth" if figure.get("wide") else r"0.65\linewidth"
+        width = rf"{WIDE if figure.get('wide') else NARROW}\linewidth"
         title = escape(figure.get("title", ""))
         return Tex(
             "\n\\begin{figure*}[!htbp]\n\\centering\n"

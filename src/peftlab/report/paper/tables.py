@@ -43,7 +43,7 @@ def quality(table: Sequence[Row], findings: Findings) -> str:
     marks = best_arms(findings, table[0].arm.task, table[0].arm.backbone) if table else Best()
     means, halves = [_mean(row, scale, digits, marks) for row in table], [_half(row, scale, digits) for row in table]
     unit = r"\,(\%)" if is_share(plan.metric) else ""
-    columns = rf"\arms r{_column(means)}@{{\,{{$\pm$}}\,}}{_column(halves)}" + ("rrll" if compared else "")
+    columns = rf"\arms r{_column(means)}@{{\,{{$\pm$}}\,}}{_column(halves)}" + ("rrrl" if compared else "")
     head = ["Arm", "$n$", rf"\multicolumn{{2}}{{c}}{{{escape(plan.metric)}{unit}}}"]
     head += [r"$\Delta$", "interval", "$p$", "margin"] if compared else []
     lines = []

@@ -8,11 +8,13 @@ document.querySelectorAll("form[data-filter]").forEach(filterable);
 document.querySelectorAll("button[data-table]").forEach(savable);
 document.querySelectorAll("[data-setting].explore").forEach(figuresOf);
 
+let opener = null; // the link to the run that is shown
 function route() {
   hideTip();
   const address = decodeURIComponent(location.hash.slice(1)), run = byId.get(address.replace(/^run-/, ""));
   const opened = address.startsWith("run-") && run !== undefined;
   const was = !view.hidden;
+  if (opened && !was) opener = document.activeElement.closest("a, .point");
   report.forEach((part) => (part.hidden = opened));
   view.hidden = !opened;
   if (opened) {
@@ -34,9 +36,17 @@ function route() {
     setTimeout(runFilter.filterNow);
   }
   const target = document.getElementById(pair ? "compare" : arm ? "runs" : address);
-  if (!target || !(was || pair || arm)) return;
-  target.scrollIntoView();
-  if (was) setTimeout(() => target.scrollIntoView(), 60); // figures that were hidden may have been drawn anew, higher or lower
+  const back = was && opener && (target || document.body).contains(opener) ? opener : null;
+  if (!(was || pair || arm) || !(back || target)) return;
+  const show = () => (back ? back.scrollIntoView({ block: "center" }) : target.scrollIntoView());
+  land(back || target.querySelector("h2") || target);
+  show();
+  if (was) setTimeout(show, 60); // figures that were hidden may have been drawn anew, higher or lower
+}
+// the focus follows the view, so that Tab goes on from what is seen
+function land(place) {
+  if (place.tabIndex < 0) place.setAttribute("tabindex", -1);
+  place.focus({ preventScroll: true });
 }
 addEventListener("hashchange", route);
 
@@ -51,12 +61,23 @@ dark.addEventListener("change", paint);
 paint();
 document.querySelectorAll(".swatch[data-shape]").forEach((spot) => spot.append(key(Number(spot.dataset.shape), spot.dataset.color)));
 
+// a figure that fits is no stop of the keyboard; one that scrolls sideways is, so that the arrow keys move it
+const fitting = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+  if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", 0);
+  else target.removeAttribute("tabindex");
+}));
+document.querySelectorAll(".plot").forEach((area) => fitting.observe(area));
+
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("header details, #factors details, #statements details, #reproduce details, #run-view details")];
   opened.forEach((part) => (part.open = true));
+  fitPaper(true);
 });
-addEventListener("afterprint", () => opened.forEach((part) => (part.open = false)));
+addEventListener("afterprint", () => {
+  opened.forEach((part) => (part.open = false));
+  fitPaper(false);
+});
 
 if ("IntersectionObserver" in window) {
   const links = new Map([...document.querySelectorAll("#contents a")].map((a) => [a.hash.slice(1), a]));

@@ -55,6 +55,7 @@ function range(values, room, log) {
 
 // spec: title, x {label, log, values, ticks [[value, text]]}, y {label, limits, format}, rules [{y, text, dashed}], steps [[x, y]],
 // lines [{points, color, dash}], marks [{x, y, low, high, color, shape, hollow, small, shift, lines, href}], height
+const drawn = new Map(); // host -> what draws it anew where its width has changed
 function plot(host, spec) {
   let width = 0, chosen = 0;
   const marks = (spec.marks || []).filter((m) => known(m.x) && known(m.y)).sort((a, b) => a.x - b.x || b.y - a.y);
@@ -64,8 +65,15 @@ function plot(host, spec) {
     width = now;
     host.replaceChildren(picture(width, spec, marks, () => chosen, (k) => (chosen = k)));
   }
+  host.classList.add("drawn");
+  drawn.set(host, redraw);
   new ResizeObserver(redraw).observe(host);
   redraw();
+}
+// figures as wide as paper: those of a wide screen, made small, would have letters of two millimetres
+function fitPaper(on) {
+  document.documentElement.classList.toggle("on-paper", on);
+  for (const [host, redraw] of drawn) host.isConnected ? redraw() : drawn.delete(host);
 }
 
 function picture(width, spec, marks, chosen, choose) {
