@@ -12,7 +12,7 @@ STATISTICS = (
 #: beside their own: agreement is tested with importance, means and interactions with quantization, imputing with assess
 GUARDS = (
     "ablation anytime assess comparison correlations crossed efficiency factorial importance intervals over_tasks pairwise "
-    "pareto power profiles quantization racing ranking seeds stability tuning_luck"
+    "pareto power profiles quantization race_tests imputed racing ranking seeds stability tuning_luck"
 )
 
 

@@ -150,6 +150,20 @@ def test_equal_differences_tell_nothing_of_their_variation_unless_the_grid_is_kn
     assert p_above([0.3]) is None
 
 
+def test_one_difference_tells_no_more_than_its_sign() -> None:
+    """The mixture over means above 0 for n = 1: 2 F(scale), with Student's F of one degree of freedom."""
+    for value in (0.3, 7.0):
+        assert log_e([value])[0] == pytest.approx(math.log(2 * stats.t.cdf(SCALE, 1)))
+        assert log_e([-value])[0] == pytest.approx(math.log(2 * stats.t.cdf(-SCALE, 1)))
+
+
+def test_what_varies_by_rounding_alone_does_not_vary() -> None:
+    """By a standard error below 1e-12 of the mean, whatever the unit."""
+    for unit in (1e-6, 1.0, 1e6):
+        assert log_e([unit, unit * (1 + 2.0**-46)])[1] == log_e([unit, unit])[1]
+        assert log_e([unit, unit * (1 + 1e-9)])[1] > 1 + log_e([unit, unit])[1]
+
+
 def test_the_interval_holds_the_means_that_the_test_does_not_reject() -> None:
     d = np.random.default_rng(5).normal(0.4, 1.0, 12)
     found = confidence_sequence(d, 0.95)

@@ -107,3 +107,8 @@ def test_contrasts() -> None:
         "0.1 against 0",
         "0.2 against 0",
     ]  # 0 has no logarithm
+
+
+@pytest.mark.parametrize("levels", [["-1", "2", "4"], ["-4", "-2", "-1"], ["0", "1", "2"], ["nan", "1", "2"], ["1", "2", "inf"]])
+def test_only_positive_levels_have_a_trend(levels: list[str]) -> None:
+    assert [c.words for c in contrasts_of("x", levels)] == [f"{level} against {levels[0]}" for level in levels[1:]]

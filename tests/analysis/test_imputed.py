@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from peftlab.analysis.imputed import WORST, stands_at
+from peftlab.analysis.imputed import WORST, stands_at, unvarying
+from peftlab.analysis.setting import Setting
 
 IMAGES, ANSWERS = "image-classification", "question-answering"
 
@@ -32,3 +33,20 @@ def rows(*runs: tuple[str, float | None, bool]) -> pd.DataFrame:
 )
 def test_where_a_diverged_run_stands(runs: list[tuple[str, float | None, bool]], words: str) -> None:
     assert stands_at(rows(*runs)) == words
+
+
+def table(*columns: list[float], task: str = "t") -> Setting:
+    values = pd.DataFrame({f"a{number}": column for number, column in enumerate(columns)})
+    return Setting(task=task, backbone="b", values=values, runs=pd.DataFrame(), chance=None, higher_is_better=True, folds=1)
+
+
+def test_values_that_do_not_vary_where_they_should_are_warned_of() -> None:
+    nan = float("nan")
+    assert unvarying([table([0.1, 0.2], [0.3, 0.4])], "accuracy") == []
+    assert unvarying([table([0.5, nan], [0.3, 0.4])], "accuracy") == [], "one value alone cannot vary"
+    (same,) = unvarying([table([0.5, 0.5], [0.5, 0.5])], "accuracy")
+    assert same.startswith("The accuracy is the same in every run of every arm: it tells nothing apart")
+    (one,) = unvarying([table([0.5, 0.5, nan], [0.3, 0.4, 0.5])], "accuracy")
+    assert one.startswith("The seeds made no difference to ") and "a0" in one and "a1" not in one
+    (there,) = unvarying([table([0.1, 0.2]), table([0.5, 0.5], task="u")], "accuracy")
+    assert " on u, b: every run has the same accuracy" in there

@@ -77,6 +77,13 @@ def test_verdicts_follow_the_direction_of_the_metric() -> None:
     assert pairwise([setting(values, higher=False)], None, 0.95)[0].verdict == ["worse"]
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e-9, 1e9])
+def test_the_unit_of_the_metric_does_not_matter(unit: float) -> None:
+    values = np.random.default_rng(4).normal(size=(6, 4))
+    (found,), (scaled,) = pairwise([setting(values)], None, 0.95), pairwise([setting(unit * values)], None, 0.95)
+    assert scaled.p == pytest.approx(found.p) and scaled.verdict == found.verdict
+
+
 def test_what_cannot_be_tested_says_so() -> None:
     same = np.array([[0.5, 0.4], [0.5, 0.4], [0.5, 0.4]])
     for values in (same, same[:1], np.array([[0.5, np.nan], [np.nan, 0.4]])):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from scipy import stats
 
-from peftlab.analysis.anytime import p_process
+from peftlab.analysis.anytime import log_e, p_process
 from peftlab.analysis.comparison import holm
 from peftlab.analysis.racing import Race, Rule, chance, race, shortfall
 from peftlab.study.schema import Margin
@@ -212,6 +213,17 @@ def test_the_chance_of_an_answer_is_that_of_races_played_on() -> None:
         answered.append(float(p_process(gap)[-1]) <= np.exp(needed) and float(p_process(gap)[seeds - 1]) > np.exp(needed))
     open_still = [(t, a) for t, a in zip(told, answered, strict=True) if 0.02 < t < 0.98]
     assert np.mean([t for t, _ in open_still]) == pytest.approx(np.mean([a for _, a in open_still]), abs=0.12)
+
+
+@pytest.mark.parametrize("known", [[0.3, 0.9, -0.1], [0.2, 0.25, 0.1, 0.4], [1.0, -0.2, 0.6, 0.1, 0.3]], ids=len)
+def test_the_next_difference_is_predicted_by_students_t(known: list[float]) -> None:
+    """Whose scale is sd sqrt(1 + 1/n), with n - 1 degrees of freedom: the evidence after it, by 40,000 draws of scipy's."""
+    n, asked = len(known), rule(2)
+    spread = float(np.std(known, ddof=1)) * np.sqrt(1 + 1 / n)
+    future = np.mean(known) + spread * stats.t.rvs(n - 1, size=(40_000, 1), random_state=1)
+    evidence = log_e(np.hstack([np.tile(known, (40_000, 1)), future]), scale=asked.scale, resolution=asked.resolution)[:, n]
+    told = [chance(np.array([*known, np.nan]), n, -float(np.quantile(evidence, 1 - share)), asked) for share in (0.15, 0.25)]
+    assert told == pytest.approx([0.15, 0.25], abs=0.03)
 
 
 def test_leaving_undecided_makes_no_error_more_likely() -> None:

@@ -16,7 +16,7 @@ from peftlab.analysis.seeds import ASSURANCE, from_records, from_sd, upper_limit
 from peftlab.cli import app
 from peftlab.errors import StudyError
 from peftlab.study.schema import Margin
-from tests.report.fixtures import LEVELS, Options, write_results
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,13 @@ def test_an_arm_without_a_run_yet_is_one_of_the_comparisons(tmp_path: Path) -> N
     made = from_records(write_results(tmp_path, Options(skip=skip)))
     assert "bitfit" not in {row.arm for row in made.rows}
     assert made.comparisons == len(LEVELS) - 1 and made.alpha == pytest.approx(0.05 / (len(LEVELS) - 1))
+
+
+def test_an_arm_and_its_baseline_are_one_comparison(tmp_path: Path) -> None:
+    study = {**STUDY, "arms": {name: STUDY["arms"][name] for name in ("full", "bitfit")}}
+    made = from_records(write_results(tmp_path, Options(study=study, diverged=(), flags={})))
+    assert [row.arm for row in made.rows] == ["bitfit"]
+    assert made.comparisons == 1 and made.alpha == pytest.approx(0.05)
 
 
 def test_bad_questions_are_typed() -> None:

@@ -50,6 +50,11 @@ def test_early_stopping_is_that_of_a_naive_search(values: list[float | None], pa
     assert stops_at(values, patience, higher_is_better=higher) == expected
 
 
+def test_higher_is_better_unless_it_is_said() -> None:
+    assert stops_at([0.1, 0.2, 0.3], 1) is None and stops_at([0.3, 0.2], 1) == 1
+    assert stops_at([0.3, 0.2, 0.1], 1, higher_is_better=False) is None
+
+
 def test_best_of_leaves_out_what_is_no_number() -> None:
     assert best_of([None, 0.2, float("nan"), 0.1]) == 0.2
     assert best_of([None, 0.2, 0.1], higher_is_better=False) == 0.1

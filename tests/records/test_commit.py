@@ -131,7 +131,7 @@ def test_flushing_leaves_no_file_open(tmp_path: Path) -> None:
     fsync_folder(tmp_path / "file")
     after = os.open(tmp_path, os.O_RDONLY)
     os.close(after)
-    assert after == before, "the lowest number that is free"
+    assert after <= before, "the lowest number that is free"
 
 
 def test_what_safetensors_was_told_by_the_system_is_a_typed_error(tmp_path: Path) -> None:
