@@ -26,6 +26,8 @@ from peftlab.registry import components
 from peftlab.report.bundle import bundles
 from peftlab.report.figures.contract import Bundle, Figure
 from peftlab.report.style import settle, style
+from peftlab.study.expand import cells
+from peftlab.study.load import load_study
 
 DPI = 110  #: enough for a screen; the report has 300
 SECTIONS = {
@@ -138,11 +140,13 @@ def overridden(folder: Path) -> str:
 
 def entry(figure: Figure, bundle: Bundle, folder: Path, docs: Path) -> str:
     study, changed = folder.name, overridden(folder)
+    arms = {cell.label for cell in cells(load_study(folder / "study.yaml"))}
+    part = ", some of its arms" if arms - {arm.label for arm in bundle.arms} else ""
     linked = f"[{study}](studies/{study}.md)" if (docs / "studies" / f"{study}.md").exists() else f"`studies/{study}.yaml`"
     text = figure.caption(bundle).replace("<", "&lt;")
     return (
         f"### {figure.title}\n\n**{figure.asks}**\n\n![{figure.title}](gallery/{figure.name}.png)\n\n{text}\n\n"
-        f"Study: {linked}{f', run with `{changed}`' if changed else ''}. File: `report/figures/{figure.name}.pdf`.\n"
+        f"Study: {linked}{f', run with `{changed}`' if changed else ''}{part}. File: `report/figures/{figure.name}.pdf`.\n"
     )
 
 
