@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 STEPS = 400  #: of the run that a side is in the middle of
 CLASSES = 10
+PACKAGES = ("torch", "transformers", "peft", "timm", "accelerate")  #: whose versions a report names
 LEARNING_RATE, DECAY, CLIP = 1e-3, 0.01, 1.0
 
 
@@ -252,7 +252,3 @@ def sentences(backbone: str, folder: Path, tokens: int) -> str:
     path = folder / "sentences.json"
     path.write_text(json.dumps(rows))
     return str(path)
-
-
-def versions() -> dict[str, str]:
-    return {package: version(package) for package in ("torch", "transformers", "peft", "timm", "accelerate")}

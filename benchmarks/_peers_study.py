@@ -39,16 +39,17 @@ TINY = {"pixels": 32, "train_size": 64, "validation_size": 16, "test_size": 16, 
 
 
 def compare_studies(weights: Path | None, data: Path, folder: Path, *, tiny: bool, seeds: int | None = None) -> dict[str, Any]:
-    """Seconds of both, their ratio, and mean test accuracies; ``seeds``: how many, default those of the setting."""
+    """Seconds of both, their ratio, where ours went, mean test accuracies; ``seeds``: default those of the setting."""
     setting: dict[str, Any] = {
         **(TINY if tiny else SIZES),
         **({"seeds": seeds} if seeds else {}),
         "data": str((data / "images/cifar10").resolve()),
         "backbone": str((weights or data / "weights/vit_tiny_patch16_224").resolve()),
     }
-    began = time.perf_counter()
+    began, at = time.perf_counter(), time.time()
     ours = _ours(setting, folder)
     ours_s = time.perf_counter() - began
+    parts = _parts(folder, at, at + ours_s)
     began = time.perf_counter()
     theirs = _theirs(setting, folder)
     theirs_s = time.perf_counter() - began
@@ -57,6 +58,7 @@ def compare_studies(weights: Path | None, data: Path, folder: Path, *, tiny: boo
         "runs": len(ARMS) * setting["seeds"],
         "seconds": {"ours": round(ours_s, 1), "trainer": round(theirs_s, 1)},
         "ratio": round(ours_s / theirs_s, 3),
+        "ours": parts,
         "accuracy": {arm: {"ours": _summary(ours[arm]), "trainer": _summary(theirs[arm])} for arm in ARMS},
     }
 
@@ -93,10 +95,35 @@ def _ours(setting: dict[str, Any], folder: Path) -> dict[str, list[float]]:
     command = [sys.executable, "-m", "peftlab", "run", str(path), "--output", str(folder / "results"), "--jobs", "2"]
     subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for file in sorted((folder / "results" / "peers" / "runs").glob("*/*/results.json")):
-        arm = json.loads((file.parent / "config.json").read_text())["arm"]
+    for arm, file in _records(folder):
         found[arm].append(json.loads(file.read_text())["metrics"]["test"]["accuracy"])
     return found
+
+
+def _records(folder: Path) -> list[tuple[str, Path]]:
+    """(arm, results.json) of every run of ours."""
+    files = sorted((folder / "results" / "peers" / "runs").glob("*/*/results.json"))
+    return [(json.loads((file.parent / "config.json").read_text())["arm"], file) for file in files]
+
+
+def _parts(folder: Path, began: float, ended: float) -> dict[str, Any]:
+    """Seconds of ours before the first run, with runs and after the last, by the times of files; means of a run of each arm."""
+    records = _records(folder)
+    first = min((file.parent / "config.json").stat().st_mtime for _, file in records)
+    last = max(file.stat().st_mtime for _, file in records)
+    spent: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for arm, file in records:
+        taken = json.loads(file.read_text())["time"]
+        probes = sum(taken["hooks_s"].values())
+        spent[arm].append({**{key: taken[f"{key}_s"] for key in ("total", "train", "evaluate")}, "probes": probes})
+    return {
+        "seconds": {"before": round(first - began, 1), "runs": round(last - first, 1), "after": round(ended - last, 1)},
+        "a run": {
+            arm: {key: round(statistics.fmean(run[key] for run in runs), 1) for key in runs[0]}
+            for arm, runs in spent.items()
+            if runs
+        },
+    }
 
 
 def _theirs(setting: dict[str, Any], folder: Path) -> dict[str, list[float]]:

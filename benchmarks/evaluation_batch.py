@@ -10,16 +10,13 @@ on a GPU seconds on the wall. Prints JSON; ``of_best`` is an example's time by t
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from _report import report
 from _turns import in_turns
 from _vit import vit_tiny
 
@@ -70,7 +67,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    load = [round(value, 1) for value in os.getloadavg()]
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         tiny, weights = vit_tiny(options.weights, Path(folder))
@@ -80,21 +76,8 @@ def main() -> None:
             "bundled:vit-nano, 32 px": ("bundled:vit-nano", 32),
         }
         found = {name: measure(place, pixels, options.repeats, device) for name, (place, pixels) in backbones.items()}
-    report = {
-        "benchmark": "evaluation_batch",
-        "weights": weights,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "timm", "peft", "transformers")},
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "load_average": load,
-        "found": found,
-    }
-    text = json.dumps(report, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    settings = {"weights": weights, "device": device.type}
+    report("evaluation_batch", options.output, ("torch", "timm", "peft", "transformers"), settings, found=found)
 
 
 if __name__ == "__main__":

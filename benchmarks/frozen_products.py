@@ -11,17 +11,14 @@ JSON: of every side the ratio to float32, and of its first outputs and gradients
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from _report import report
 from _vit import ARCHITECTURE, vit_tiny
 
 from peftlab.records.environment import cpu_model
@@ -107,23 +104,13 @@ def main() -> None:
         backbone, weights = vit_tiny(None, Path(folder), options.architecture)
         sizes = {pixels: batch for pixels, batch in SIZES.items() if options.pixels in (None, pixels)}
         found = [measure(backbone, pixels, batch, options.repeats) for pixels, batch in sizes.items()]
-    report = {
-        "benchmark": "frozen_products",
+    settings = {
         "weights": weights,
-        "machine": platform.machine(),
         "processor": cpu_model(),
         "instructions": {"vnni": torch.cpu._is_vnni_supported(), "amx": torch.cpu._is_amx_tile_supported()},
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "timm", "peft")},
-        "threads": 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
         "repeats": options.repeats,
-        "found": found,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    report("frozen_products", options.output, ("torch", "timm", "peft"), settings, found=found)
 
 
 if __name__ == "__main__":

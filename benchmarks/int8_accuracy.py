@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from _report import report
 
 from peftlab import api
 from peftlab.quantizers.int8_dynamic import DynamicInt8Quantizer
@@ -68,19 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = compare(options, Path(folder))
-    report = {
-        "benchmark": "int8_accuracy",
-        "backbone": Path(options.backbone).name,
-        "data": Path(options.data).name if options.data else "digits",
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "timm", "peft", "transformers")},
-        "found": found,
-    }
-    text = json.dumps(report, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    data = Path(options.data).name if options.data else "digits"
+    settings = {"backbone": Path(options.backbone).name, "data": data, "epochs": options.epochs, "targets": options.targets}
+    report("int8_accuracy", options.output, ("torch", "timm", "peft", "transformers"), settings, found=found)
 
 
 if __name__ == "__main__":

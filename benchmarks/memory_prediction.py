@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from _report import report
 from rich.console import Console
 
 from peftlab.execution.local import WorkerOptions, execute
@@ -163,23 +161,16 @@ def main() -> None:
                 made.setdefault(kind, "") or made.update({kind: backbone(kind, folder)})
                 rows += run_set(kind, pixels, arms, folder, made[kind], options.cache or folder / "cache")
     errors = [abs(row["ratio"] - 1) for row in rows]
-    report = {
-        "benchmark": "memory_prediction",
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "transformers", "peft", "timm")},
-        "threads": 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "steps": STEPS,
-        "configurations": rows,
-        "largest_error": round(max(errors), 4),
-        "median_error": round(statistics.median(errors), 4),
-        "median_error_without_process": round(statistics.median(abs(row["ratio_without_process"] - 1) for row in rows), 4),
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    report(
+        "memory_prediction",
+        options.output,
+        ("torch", "transformers", "peft", "timm"),
+        {"steps": STEPS},
+        configurations=rows,
+        largest_error=round(max(errors), 4),
+        median_error=round(statistics.median(errors), 4),
+        median_error_without_process=round(statistics.median(abs(row["ratio_without_process"] - 1) for row in rows), 4),
+    )
 
 
 if __name__ == "__main__":

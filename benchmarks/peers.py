@@ -21,18 +21,16 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
-import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _peers_sides import STEPS, Side, minilm, sentences, serve, versions
+from _peers_sides import PACKAGES, STEPS, Side, minilm, sentences, serve
 from _peers_study import compare_studies
+from _report import report
 from _vit import vit_tiny
 
 WARM_UP = 6  #: steps; the first five of ours measure memory, one is there for the heap
@@ -119,16 +117,16 @@ def spread(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 
 def measure_memory(sides: dict[str, Side], repeats: int) -> dict[str, Any]:
-    """Peaks in processes that run alone."""
-    peaks = {}
+    """Peaks in processes that run alone, and what they hold between two steps."""
+    peaks, between = {}, {}
     for name, side in sides.items():
         process = Process(side)
         process.ready()
         for _ in range(WARM_UP + repeats):
-            process.step()
+            between[name] = round(process.step()["resident_mb"], 1)
         peaks[name] = round(process.stop(), 1)
     found = {name: round(peaks[a] / peaks[b], 3) for name, (a, b) in RATIOS.items() if a in peaks and b in peaks}
-    return {"peak_mb": peaks, "ratios": found}
+    return {"peak_mb": peaks, "between_steps_mb": between, "ratios": found}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -177,24 +175,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 setting: measure({name: made(**own) for name, own in SIDES.items()}, options.repeats)
                 for setting, made in settings_of(folder, options).items()
             }
-    report = {
-        "benchmark": "peers",
+    settings = {
         "part": options.part,
         "targets": options.targets,
         "gradient_checkpointing": options.checkpointing,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "threads": 2 if options.part == "study" else 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
         "repeats": options.repeats,
-        "found": found,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
-    return report
+    threads = 2 if options.part == "study" else 1
+    return report("peers", options.output, PACKAGES, settings, threads=threads, found=found)
 
 
 if __name__ == "__main__":

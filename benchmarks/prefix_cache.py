@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from _report import report
 from _vit import vit_tiny
 
 from peftlab.study.schema import Train
@@ -135,26 +132,16 @@ def main() -> None:
         backbone, weights = vit_tiny(options.weights, Path(folder))
         arms = {name: Arm(backbone, options.data, adapter, options.train, options.epochs) for name, adapter in ARMS.items()}
         found = {name: measure(arm, options.repeats, options.runs) for name, arm in arms.items()}
-    report = {
-        "benchmark": "prefix_cache",
+    settings = {
         "weights": weights,
         "data": Path(options.data).name,
         "pixels": PIXELS,
         "batch": BATCH,
         "train": options.train,
         "epochs": options.epochs,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "timm", "peft")},
-        "threads": 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
         "repeats": options.repeats,
-        "found": found,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    report("prefix_cache", options.output, ("torch", "timm", "peft"), settings, found=found)
 
 
 if __name__ == "__main__":

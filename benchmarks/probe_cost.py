@@ -11,14 +11,13 @@ in turn, one thread; data and hidden states are prepared before. Seconds of the 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from _report import report
 
 from peftlab.execution import watching
 from peftlab.execution.protocol import Channel, WorkerOptions
@@ -99,24 +98,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="keys of the study, as `peftlab run --set`")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    load = [round(value, 1) for value in os.getloadavg()]
     with tempfile.TemporaryDirectory() as cache:
         config = config_of(options.study, options.arm, Path(cache), tuple(options.set))
         found = measure(config, Path(cache), options.turns)
-    report = {
-        "benchmark": "probe_cost",
-        "study": options.study.name,
-        "arm": options.arm,
-        "set": options.set,
-        "versions": {package: version(package) for package in ("torch", "peft", "transformers")},
-        "threads": 1,
-        "load_average": load,
-        **found,
-    }
-    text = json.dumps(report, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    settings = {"study": options.study.name, "arm": options.arm, "set": options.set}
+    report("probe_cost", options.output, ("torch", "peft", "transformers"), settings, **found)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ there and every product uses a mixture of both.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from _report import report
 from _vit import vit_tiny
 
 from peftlab.nn.packed import PackedLinear
@@ -112,21 +109,8 @@ def main() -> None:
         backbone, weights = vit_tiny(options.weights, Path(folder))
         sizes = {pixels: batch for pixels, batch in SIZES.items() if options.pixels in (None, pixels)}
         found = [measure(backbone, pixels, batch, options.repeats, options.only) for pixels, batch in sizes.items()]
-    report = {
-        "benchmark": "qa_lora_step",
-        "weights": weights,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "timm", "peft", "bitsandbytes")},
-        "threads": 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "repeats": options.repeats,
-        "found": found,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    settings = {"weights": weights, "repeats": options.repeats}
+    report("qa_lora_step", options.output, ("torch", "timm", "peft", "bitsandbytes"), settings, found=found)
 
 
 if __name__ == "__main__":

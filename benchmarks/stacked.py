@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
+import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from _report import report
 from _vit import vit_tiny
 
 from peftlab.study.schema import Train
@@ -115,27 +115,19 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {
-        "benchmark": "stacked",
-        "machine": platform.processor() or platform.machine(),
-        "torch": version("torch"),
-        "runs": given.runs,
-        "device": given.device,
-        "threads": 1,
-        "stack / one by one": {},
-    }
+    rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tiny, _ = vit_tiny(given.weights, Path(folder))
+        tiny, weights = vit_tiny(given.weights, Path(folder))
         for backbone, pixels in (("bundled:vit-nano", 32), (tiny, 96)):
             name = "ViT-Tiny" if pixels == 96 else "bundled ViT"
             tokens = 37 if pixels == 96 else 17
             for batch in given.batches:
                 runs = Runs(backbone, pixels, batch, given.runs, torch.device(given.device), Path(folder) / f"{pixels}-{batch}")
                 row = {"tokens a step": batch * tokens, **measure(runs, given.repeats)}
-                found["stack / one by one"][f"{name}, {pixels} px, batch {batch}"] = row
-                print(json.dumps({name: row, "batch": batch}), flush=True)
-    if given.output:
-        given.output.write_text(json.dumps(found, indent=1) + "\n")
+                rows[f"{name}, {pixels} px, batch {batch}"] = row
+                print(json.dumps({name: row, "batch": batch}), file=sys.stderr, flush=True)
+    settings = {"weights": weights, "runs": given.runs, "repeats": given.repeats, "device": given.device}
+    report("stacked", given.output, ("torch", "timm", "peft", "transformers"), settings, **{"stack / one by one": rows})
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _report import report
 from _turns import in_turns
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -99,20 +96,7 @@ def main() -> None:
         part: {way: round(ms, 2) for way, ms in in_turns(ways, options.repeats, time.process_time).items()}
         for part, ways in parts.items()
     }
-    report = {
-        "benchmark": "step_parts",
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch",)},
-        "threads": 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "repeats": options.repeats,
-        "found": found,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    report("step_parts", options.output, ("torch",), {"repeats": options.repeats}, found=found)
 
 
 if __name__ == "__main__":

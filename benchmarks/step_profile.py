@@ -10,17 +10,15 @@ Prints JSON: milliseconds of a step by kind of operation. It is wall-clock time,
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from _peers_sides import Side, run_ours, run_plain, versions
+from _peers_sides import PACKAGES, Side, run_ours, run_plain
+from _report import report
 from peers import WARM_UP, add_settings, settings_of
 
 #: kind -> what names of operations begin with, behind "aten::"; the first kind that fits counts
@@ -119,23 +117,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             }
             for setting, made in settings_of(Path(name), options).items()
         }
-    report = {
-        "benchmark": "step_profile",
-        "targets": options.targets,
-        "unit": "milliseconds a step",
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "threads": 1,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "steps": options.steps,
-        "found": found,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
-    return report
+    settings = {"targets": options.targets, "unit": "milliseconds a step", "steps": options.steps}
+    return report("step_profile", options.output, PACKAGES, settings, found=found)
 
 
 if __name__ == "__main__":

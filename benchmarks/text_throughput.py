@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _report import report
 
 from peftlab.study.schema import Train
 from peftlab.training.assemble import Ingredients
@@ -170,19 +168,7 @@ def main() -> None:
         for model, backbone in causal_models(options.data, folder).items():
             task = {"kind": "instruction-tuning", "data": answers, "max_length": 512, **sizes}
             found[f"Alpaca, {model}"] = measure(backbone, task, CAUSAL, options.steps, folder)
-    report = {
-        "benchmark": "text_throughput",
-        "batch": BATCH,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
-        "load": os.getloadavg()[0],
-        "results": found,
-    }
-    text = json.dumps(report, indent=2)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report("text_throughput", options.output, ("torch", "transformers", "peft"), {"batch": BATCH}, results=found)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from _report import report
 from _turns import in_turns
 from _vit import vit_tiny
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +76,6 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    load = [round(value, 1) for value in os.getloadavg()]
     with tempfile.TemporaryDirectory() as folder:
         tiny, weights = vit_tiny(options.weights, Path(folder))
         backbones = {"ViT-Tiny, 96 px": (tiny, 96), "bundled:vit-nano": ("bundled:vit-nano", 32)}
@@ -88,21 +84,8 @@ def main() -> None:
             for name, (place, pixels) in backbones.items()
             for arm, adapter in ADAPTERS.items()
         }
-    report = {
-        "benchmark": "unread_rows",
-        "weights": weights,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("torch", "timm", "peft", "transformers")},
-        "threads": torch.get_num_threads(),
-        "load_average": load,
-        "batch": BATCH,
-        "found": found,
-    }
-    text = json.dumps(report, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    settings = {"weights": weights, "batch": BATCH}
+    report("unread_rows", options.output, ("torch", "timm", "peft", "transformers"), settings, found=found)
 
 
 if __name__ == "__main__":
