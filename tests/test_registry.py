@@ -109,6 +109,16 @@ def test_what_cannot_be_created(spec: Any, message: str, where: str) -> None:
     assert caught.value.remedy
 
 
+def test_a_text_cut_at_its_comma_is_told_as_such() -> None:
+    with pytest.raises(OptionError, match="no option 'v'") as caught:
+        registry.create("adapter", {"name": "lora", "rank": 4, "targets": "q", "v": None})  # {name: lora, rank: 4, targets: q,v}
+    assert "write targets: 'q,v'" in caught.value.remedy
+    for spec in ({"name": "lora", "v": None}, {"name": "lora", "rank": 4, "v": None}, {"name": "lora", "targets": "q", "rnk": 4}):
+        with pytest.raises(OptionError) as caught:
+            registry.create("adapter", spec)
+        assert "comma" not in caught.value.remedy
+
+
 def test_options_are_filled_in_hashable_and_json_ready() -> None:
     lora = registry.create("adapter", {"name": "lora", "targets": ["q", "v"], "alpha": 16})
     assert lora.targets == ("q", "v")

@@ -128,7 +128,7 @@ def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where
     fields = {f.name for f in dataclasses.fields(cls) if f.init} if dataclasses.is_dataclass(cls) else set()
     for option in options:
         if option not in fields:
-            remedy = nearest(str(option), fields) if fields else f"{name!r} takes no options"
+            remedy = _cut(options, option) or (nearest(str(option), fields) if fields else f"{name!r} takes no options")
             raise OptionError(f"{kind} {name!r} has no option {option!r}", where=f"{where}.{option}", remedy=remedy)
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         if field.init and field.name not in options and field.default is field.default_factory is dataclasses.MISSING:
@@ -139,6 +139,15 @@ def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where
     except OptionError as error:
         error.where = f"{where}.{error.where}" if error.where else where
         raise
+
+
+def _cut(options: Mapping[str, Any], option: str) -> str:
+    """What to write where an "option" is the end of the text before it, ``{targets: q,v}``; empty where it is none."""
+    names = [*options]
+    before = names[names.index(option) - 1] if option in names[1:] else ""
+    if options[option] is not None or not isinstance(options.get(before), str):
+        return ""
+    return f"between braces a comma ends a value; write {before}: '{options[before]},{option}'"
 
 
 def _checked(cls: type[Component], option: str, value: Any, where: str) -> Any:

@@ -193,8 +193,11 @@ def _differences(axes: Axes, place: int, row: Row, look: Look) -> None:
         strong = pair is row.driver
         _point(axes, x, place - ABOVE, look.marker if inside else "x", INK if strong and inside else look.color, look.color)
         if strong:
-            side = "left" if x < low + 0.2 * (high - low) else "right" if x > high - 0.2 * (high - low) else "center"
-            axes.annotate(f"seed {pair.seed}", (x, place - ABOVE), (0, 5), textcoords="offset points", fontsize=9, ha=side)
+            edge = 0.2 * (high - low)
+            rightward = x < low + edge or 0 <= x <= high - edge  # away from the line at zero where there is room
+            aside = (-2, 5) if rightward else (2, 5)
+            side = "left" if rightward else "right"
+            axes.annotate(f"seed {pair.seed}", (x, place - ABOVE), aside, textcoords="offset points", fontsize=9, ha=side)
     if row.finding.interval:
         ends = [_held(axes, end) for end in row.finding.interval]
         axes.plot([x for x, _ in ends], [place + BELOW] * 2, color=INK, linewidth=2, solid_capstyle="butt", zorder=3)
