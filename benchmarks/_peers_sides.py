@@ -34,6 +34,7 @@ class Side:
     batch: int
     targets: str = "standard"
     dropout: float = 0.0
+    dora: bool = False
     checkpointing: bool = False
     fused: bool = True  #: of ours
     scarce: bool = False  #: memory is given back at once
@@ -122,7 +123,7 @@ def run_ours(side: Side, folder: Path, turns: Any) -> None:
         backbone_fingerprint="",
         task=task,
         data_fingerprint="",
-        adapter={"name": "lora", "rank": 8, "targets": side.targets, "dropout": side.dropout},
+        adapter={"name": "lora", "rank": 8, "targets": side.targets, "dropout": side.dropout, "dora": side.dora},
         quantizer={"name": "none"},
         train=train.model_dump(mode="json"),
         seed=0,
@@ -198,8 +199,8 @@ def adapted(model: Any, side: Side, targets: str, head: list[str]) -> Any:
         return model
     import peft
 
-    options = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=side.dropout, target_modules=targets, modules_to_save=head)
-    return peft.get_peft_model(model, options)
+    shared: dict[str, Any] = {"r": 8, "lora_alpha": 16, "lora_dropout": side.dropout, "use_dora": side.dora}
+    return peft.get_peft_model(model, peft.LoraConfig(**shared, target_modules=targets, modules_to_save=head))
 
 
 def _images(side: Side) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Training steps, peak memory and whole studies of ours beside those of others.
 
     python benchmarks/peers.py [--part step|memory|study] [--output FILE] [--repeats N] [--only TEXT] [--targets NAME]
-        [--seeds N] [--tiny]
+        [--dora] [--seeds N] [--tiny]
 
 ``step``: one LoRA step of rank 8 in a real run of ours (every probe and hook in place) against PEFT in a plain loop and against
 full fine-tuning in eager PyTorch; ViT-Tiny at 224 px and a MiniLM with texts of 32 tokens. Every side has a process and one
@@ -133,6 +133,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """What is trained, the same on every side."""
     parser.add_argument("--only", default="", help="settings whose name contains this")
     parser.add_argument("--targets", default="standard", choices=("standard", "fused", "all-linear"))
+    parser.add_argument("--dora", action="store_true", help="with DoRA's magnitudes, on every side that adapts")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on every side")
     parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights (a study wants real ones)")
     parser.add_argument("--encoder", type=Path, default=Path("build/backbones/minilm"))
@@ -142,7 +143,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def settings_of(folder: Path, options: argparse.Namespace) -> dict[str, Callable[..., Side]]:
     """Setting -> what makes a side of it."""
     pixels, images, tokens, rows = (32, 2, 8, 2) if options.tiny else (PIXELS, IMAGES, TOKENS, TEXTS)
-    shared: dict[str, Any] = {"targets": options.targets, "checkpointing": options.checkpointing}
+    shared: dict[str, Any] = {"targets": options.targets, "checkpointing": options.checkpointing, "dora": options.dora}
     found: dict[str, Callable[..., Side]] = {}
     if options.only in (name := f"ViT-Tiny, {pixels} px, batch {images}"):
         backbone, _ = vit_tiny(options.weights, folder)
@@ -178,6 +179,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     settings = {
         "part": options.part,
         "targets": options.targets,
+        "dora": options.dora,
         "gradient_checkpointing": options.checkpointing,
         "repeats": options.repeats,
     }

@@ -2,6 +2,8 @@
 
     python benchmarks/step_parts.py [--output FILE] [--repeats 15]
 
+DoRA's layer is PEFT's own beside ours.
+
 One thread, time of the processor, the ways taking turns. Shapes: ViT-Tiny at 224 and 96 px, batch 16 and 32, and MiniLM with 32
 texts of 32 tokens. Prints JSON: milliseconds of a call.
 """
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from _report import report
 from _turns import in_turns
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peftlab.nn.fused_low_rank import Branch, dropped_places, low_rank_linear
@@ -79,6 +82,23 @@ def layer(rows: int, d_in: int, d_out: int, dropout: float) -> Ways:
     }
 
 
+def dora(rows: int, d_in: int, d_out: int) -> Ways:
+    """Forward and backward of a layer with magnitudes, rank 8."""
+    import peft
+
+    options = peft.LoraConfig(r=8, lora_alpha=16, use_dora=True)
+    theirs: Any = peft.tuners.lora.Linear(nn.Linear(d_in, d_out), "default", options, r=8, lora_alpha=16)
+    base = theirs.base_layer.requires_grad_(False)
+    factors = theirs.lora_A["default"].weight, theirs.lora_B["default"].weight
+    branch = Branch(*factors, 2.0, magnitude=theirs.lora_magnitude_vector["default"].weight)
+    x, gradient = torch.randn(rows, d_in, requires_grad=True), torch.randn(rows, d_out)
+    return {
+        "PEFT's": lambda: theirs(x).backward(gradient),
+        "fused": lambda: low_rank_linear(x, base.weight, base.bias, [branch]).backward(gradient),
+        "frozen": lambda: base(x).backward(gradient),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
@@ -91,12 +111,13 @@ def main() -> None:
         "mask (3152, 192)": masks(3152, 192),
         **{f"layer (3152, 192, 576), dropout {p:g}, forward and backward": layer(3152, 192, 576, p) for p in (0.0, DROPOUT)},
         **{f"layer (1024, 384, 384), dropout {p:g}, forward and backward": layer(1024, 384, 384, p) for p in (0.0, DROPOUT)},
+        **{f"DoRA's layer {shape}, forward and backward": dora(*shape) for shape in PRODUCTS},
     }
     found = {
         part: {way: round(ms, 2) for way, ms in in_turns(ways, options.repeats, time.process_time).items()}
         for part, ways in parts.items()
     }
-    report("step_parts", options.output, ("torch",), {"repeats": options.repeats}, found=found)
+    report("step_parts", options.output, ("torch", "peft"), {"repeats": options.repeats}, found=found)
 
 
 if __name__ == "__main__":

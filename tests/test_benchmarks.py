@@ -161,7 +161,13 @@ def test_the_study_of_peers_is_the_same_on_both_sides(monkeypatch: pytest.Monkey
 
 def test_parts_of_a_step_run_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = benchmark("step_parts", monkeypatch)
-    for ways in (parts.attention(1, 1, 3, 4), parts.masks(4, 5), parts.layer(4, 16, 8, 0.0), parts.layer(4, 16, 8, 0.1)):
+    for ways in (
+        parts.attention(1, 1, 3, 4),
+        parts.masks(4, 5),
+        parts.layer(4, 16, 8, 0.0),
+        parts.layer(4, 16, 8, 0.1),
+        parts.dora(4, 16, 8),
+    ):
         for way in ways.values():
             way()
 

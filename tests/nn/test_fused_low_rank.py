@@ -81,6 +81,58 @@ def test_float32_equals_the_layer_of_peft(
     assert base.weight.grad is None
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    d_in=st.integers(1, 12),
+    d_out=st.integers(1, 12),
+    rank=st.integers(1, 6),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_with_magnitudes_it_equals_the_dora_of_peft(
+    rows: list[int], d_in: int, d_out: int, rank: int, bias: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=0.0, use_dora=True)
+    layer: Any = peft.tuners.lora.Linear(nn.Linear(d_in, d_out, bias=bias), "default", config, r=rank, lora_alpha=3 * rank)
+    layer.base_layer.requires_grad_(False)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    m = layer.lora_magnitude_vector["default"].weight
+    nn.init.normal_(b)
+    nn.init.uniform_(m, 0.5, 2.0)
+    x, base = torch.randn(*rows, d_in, requires_grad=True), layer.base_layer
+    theirs = layer(x)
+    ours = low_rank_linear(x, base.weight, base.bias, [Branch(a, b, 3.0, magnitude=m)])
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+    gradient = torch.randn(theirs.shape)
+    found, wanted = (torch.autograd.grad(y, (x, a, b, m), gradient) for y in (ours, theirs))
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+
+
+def test_magnitudes_of_some_slices_are_the_formula_with_constant_norms() -> None:
+    """Liu et al. 2024, eq. 5 and section 4.3, written naively in float64: two slices scaled, one updated only."""
+    weight, bias, x = leaf(11, 6, seed=0).detach(), leaf(11, seed=1).detach(), leaf(2, 3, 6, seed=2)
+    a, b, m = leaf(2, 6, seed=3), leaf(3, 2, seed=4), leaf(3, seed=5)
+    c, d, n = leaf(1, 6, seed=6), leaf(2, 1, seed=7), leaf(2, seed=8)
+    e, f = leaf(3, 6, seed=9), leaf(3, 3, seed=10)
+    # given in another order than that of their outputs: 0-1 left alone, 2-4 e f, 5-7 a b m, 8-9 c d n, 10 left alone
+    branches = [Branch(c, d, 0.5, start=8, magnitude=n), Branch(e, f, 1.5, start=2), Branch(a, b, 2.0, start=5, magnitude=m)]
+    ours = low_rank_linear(x, weight, bias, branches)
+    updates = {8: 0.5 * d @ c, 2: 1.5 * f @ e, 5: 2.0 * b @ a}
+    whole = torch.cat([weight[:2], *(weight[s : s + len(updates[s])] + updates[s] for s in (2, 5, 8)), weight[10:]])
+    scale = torch.ones(11, dtype=DOUBLE)
+    scale[5:8], scale[8:10] = m / whole[5:8].norm(dim=1).detach(), n / whole[8:10].norm(dim=1).detach()
+    formula = scale * F.linear(x, whole) + bias
+    torch.testing.assert_close(ours, formula)
+    gradient, leaves = leaf(2, 3, 11, seed=11).detach(), (x, a, b, m, c, d, n, e, f)
+    for mine, other in zip(
+        torch.autograd.grad(ours, leaves, gradient), torch.autograd.grad(formula, leaves, gradient), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
+
 @settings(max_examples=25, deadline=None)
 @given(dropout=st.floats(0.01, 0.9), rank=st.integers(1, 4), rows=st.integers(1, 6), seed=st.integers(0, 99))
 def test_with_dropout_it_is_the_formula_with_that_mask(dropout: float, rank: int, rows: int, seed: int) -> None:

@@ -31,6 +31,7 @@ def batch(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:
     [
         {"name": "lora", "dropout": 0.1},
         {"name": "lora", "targets": "all-linear"},
+        {"name": "lora", "dora": True},
         {"name": "svd"},
     ],
     ids=str,

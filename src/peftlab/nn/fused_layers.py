@@ -71,13 +71,16 @@ class FusedLayer(nn.Module):
             if args or options:
                 raise Plain("it is called with options")
             branch = self.branch()
+            seen = self.seen(x)
+            weight = frozen_weight(self.base_layer, branch) if seen is x else None
+            apart = weight is None or not same_type(weight, x)
+            if apart and branch.magnitude is not None:
+                raise Plain("the norms of DoRA want a frozen weight of the inputs' type")
         except Plain as reason:
             self._note(str(reason))
             return super().forward(x, *args, **options)  # pyright: ignore
         self._note("")
-        seen = self.seen(x)
-        weight = frozen_weight(self.base_layer, branch) if seen is x else None
-        if weight is None or not same_type(weight, x):
+        if apart:
             return add_low_rank(self.base_layer(x), seen, branch)
         return low_rank_linear(x, weight, self.base_layer.bias, [branch])
 

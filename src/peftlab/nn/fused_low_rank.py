@@ -5,6 +5,9 @@ over such tensors backward; here the update is added inside the product that exi
 r-wide product and, with dropout, the places that were dropped. The frozen weight is only referred to and gets no gradient; x gets
 one where it needs one.
 
+DoRA (Liu et al. 2024, eq. 5) scales the outputs of that sum, c = m / ||W + s B A|| by rows, with the norms as constants (section
+4.3); c is applied in one pass together with the bias, and the sum without bias is kept besides, for the gradient of m.
+
 Shape legend: d_in, d_out of the layer, n <= d_out the outputs that one update reaches, r its rank, M rows of x.
 """
 
@@ -30,6 +33,7 @@ class Branch:
     start: int = 0
     rows: tuple[int, int] | None = None  #: only of these rows of x (first, behind the last), x taken as [M, d_in]; None: of all
     generator: torch.Generator | None = None  #: of the masks; None: torch's default
+    magnitude: torch.Tensor | None = None  #: DoRA's m [n]; of frozen weights in :func:`low_rank_linear` only, without dropout
 
 
 def low_rank_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, branches: Sequence[Branch]) -> torch.Tensor:
@@ -37,6 +41,11 @@ def low_rank_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
 
     Under autocast every product is in its type, as those of ``nn.Linear`` are. Every branch has a mask of its own.
     """
+    if any(branch.magnitude is not None for branch in branches):
+        plain = [dataclasses.replace(branch, magnitude=None) for branch in branches]
+        product, scale = low_rank_linear(x, weight, None, plain), _output_scale(weight, branches)
+        scaled = product * scale if bias is None else torch.addcmul(bias.to(scale.dtype), product, scale)
+        return scaled.to(product.dtype)
     tensors = [x, weight, bias, *(t for branch in branches for t in (branch.A, branch.B))]
     x, weight, bias, *factors = _as_autocast(tensors, x.device.type)
     return _LowRank.apply(x, weight, bias, None, *_arguments(x, branches, factors))  # pyright: ignore
@@ -48,6 +57,20 @@ def add_low_rank(product: torch.Tensor, x: torch.Tensor, branch: Branch) -> torc
     x = x.to(A.dtype)
     y: torch.Tensor = _LowRank.apply(x, None, None, product.to(A.dtype), *_arguments(x, [branch], [A, B]))  # pyright: ignore
     return y.to(product.dtype)
+
+
+def _output_scale(weight: torch.Tensor, branches: Sequence[Branch]) -> torch.Tensor:
+    """c [d_out]: m / ||W + s B A|| of the outputs of every branch with magnitudes, 1 elsewhere. Gradients reach m alone."""
+    parts, end = [], 0
+    for branch in sorted((b for b in branches if b.magnitude is not None), key=lambda branch: branch.start):
+        m = branch.magnitude
+        assert m is not None and branch.start >= end
+        behind = branch.start + len(m)
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            norms = torch.addmm(weight[branch.start : behind], branch.B, branch.A, alpha=branch.scale).norm(dim=1)
+        parts += [m.new_ones(branch.start - end), m / norms]
+        end = behind
+    return torch.cat([*parts, parts[-1].new_ones(len(weight) - end)])
 
 
 def dropped_places(size: int, share: float, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:

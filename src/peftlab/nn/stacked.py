@@ -128,6 +128,8 @@ class SharedLinear(OneByOne):
         product, branches, pooled = None, [], []
         for seat in self.seats.taken:
             found = _frozen_and_updates(self.layers[seat.member], x)
+            if any(branch.magnitude is not None for branch in found.branches):
+                raise Plain("DoRA scales a member's outputs")
             product = product or found
             rows = seat.first * each, seat.last * each
             branches += [dataclasses.replace(branch, rows=rows, generator=seat.generator) for branch in found.branches]
