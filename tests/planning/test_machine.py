@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from peftlab.errors import PeftlabError
+from peftlab.planning import machine
 from peftlab.planning.machine import Machine
 from peftlab.planning.trace import Operation
 
@@ -31,4 +32,13 @@ def test_a_worker_that_cannot_be_loaded_is_a_typed_error(tmp_path: Path) -> None
     with pytest.raises(PeftlabError, match="no_such_module") as caught:
         Machine.here(tmp_path, device="cpu", worker="peftlab.no_such_module")
     assert "peftlab.planning.calibration" in caught.value.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_measuring_that_does_not_end_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_TIMEOUT_S", 0.01)
+    before = psutil.Process().children()
+    with pytest.raises(PeftlabError, match="timed out"):
+        Machine.here(tmp_path, device="cpu", worker="peftlab.registry")
+    assert psutil.Process().children() == before
     assert not list(tmp_path.iterdir())

@@ -73,14 +73,15 @@ class FusedLayer(nn.Module):
             branch = self.branch()
             seen = self.seen(x)
             weight = frozen_weight(self.base_layer, branch) if seen is x else None
-            apart = weight is None or not same_type(weight, x)
-            if apart and branch.magnitude is not None:
+            if weight is not None and not same_type(weight, x):
+                weight = None
+            if weight is None and branch.magnitude is not None:
                 raise Plain("the norms of DoRA want a frozen weight of the inputs' type")
         except Plain as reason:
             self._note(str(reason))
             return super().forward(x, *args, **options)  # pyright: ignore
         self._note("")
-        if apart:
+        if weight is None:
             return add_low_rank(self.base_layer(x), seen, branch)
         return low_rank_linear(x, weight, self.base_layer.bias, [branch])
 

@@ -21,6 +21,7 @@ from peftlab.nn.memory import memory_mb
 from peftlab.planning.estimate import Estimate, largest_batch, refusal, roofline_s
 from peftlab.planning.trace import Operation
 from peftlab.records.environment import usable_cores
+from peftlab.registry import components
 from peftlab.training.precision import resolve_device
 
 _DECIDES = ("torch", "transformers", "peft", "timm", "scikit-learn", "numpy", "peftlab")
@@ -110,13 +111,20 @@ def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-m", "peftlab.planning.calibration", device, worker]
+    said = ""
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            for kind in ("adapter", "allocator", "quantizer"):
+                components(kind)  # whoever asks is going to plan, and needs what takes as long to import here as there
+            try:
+                printed, said = process.communicate(timeout=_TIMEOUT_S)
+            finally:
+                process.kill()  # where it hangs, or nobody waits any more; has no effect on one that has ended
+        found = json.loads(printed.strip().splitlines()[-1])
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or [""]
+        last = (said.strip() or str(error)).splitlines()
         raise PeftlabError(
-            f"memory and speed of this machine could not be measured: {said[-1][:200]}",
+            f"memory and speed of this machine could not be measured: {last[-1][:200]}",
             where=device,
             remedy=f"see the whole error with `python -m peftlab.planning.calibration {device} {worker}`",
         ) from error
