@@ -3,7 +3,7 @@
     python benchmarks/int8_accuracy.py [--output FILE] [--seeds 5] [--backbone NAME --data FOLDER --pixels 96]
 
 The demo's task and its LoRA of rank 8 (default), or any backbone and data. A study refuses the quantizer on a processor without
-VNNI, where it would be slower; that is put aside here, because the sums are whole numbers and the same on every processor. Prints
+VNNI, where it is slower than float32; that is put aside here, because the sums are the same on every processor. Prints
 JSON: accuracies of both arms, seed by seed, and the paired difference with its 95 % interval as `peftlab analyze` has it.
 """
 

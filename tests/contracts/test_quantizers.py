@@ -19,7 +19,8 @@ SHAPES = [(96, 64), (64, 128), (32, 32)]
 
 
 @pytest.fixture(params=samples("quantizer"), ids=str)
-def quantizer(request: pytest.FixtureRequest) -> Quantizer:
+def quantizer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Quantizer:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)  # what is only slow elsewhere is tested everywhere
     found: Quantizer = registry.create("quantizer", request.param.spec)
     reason = found.refuse("cpu")
     if reason:

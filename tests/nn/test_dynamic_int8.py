@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from peftlab.nn.dynamic_int8 import DynamicInt8, quantize_rows
+from peftlab.nn.dynamic_int8 import DynamicInt8, quantize_rows, sums
 
 
 def made(d_out: int, d_in: int, seed: int = 0, bias: bool = True) -> tuple[DynamicInt8, torch.Tensor]:
@@ -41,6 +41,21 @@ def test_both_products_are_the_integer_sums(rows: int, d_in: int, d_out: int, se
     gradient = (q @ codes) * s
     assert x.grad is not None
     torch.testing.assert_close(x.grad.double(), gradient, rtol=1e-2, atol=1e-2 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+@pytest.mark.parametrize("inputs", [2, 1040, 1041, 3000])
+def test_sums_are_exact_with_instructions_for_them_and_without(
+    inputs: int, instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: instructions)
+    random = torch.Generator().manual_seed(inputs)
+    rows = torch.randint(-127, 128, (5, inputs), dtype=torch.int8, generator=random)
+    codes = torch.randint(-127, 128, (inputs, 4), dtype=torch.int8, generator=random)
+    rows[0], codes[:, 0] = 127, 127  # the largest sum there is
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sums(rows, codes)
+    assert found.dtype == torch.int32 and torch.equal(found.long(), rows.long() @ codes.long())
 
 
 def test_a_batch_of_sequences_is_rows() -> None:

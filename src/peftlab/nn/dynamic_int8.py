@@ -25,7 +25,8 @@ from torch import nn
 from peftlab.nn.quantized import QuantizedLinear, take_place
 
 LARGEST = 127.0
-_product: Any = torch._int_mm  # pyright: ignore  # int8 [n, k] x [k, m] -> int32; k > 1
+_SUMMED = 2**24 // 127**2  #: so many products of two codes have a sum that float32 holds, whatever the order
+_int_mm: Any = torch._int_mm  # pyright: ignore  # int8 [n, k] x [k, m] -> int32; k > 1
 
 
 def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,10 +40,24 @@ def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (values * inverse).round_().to(torch.int8), scale
 
 
+def sums(rows: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """rows [n, k] times codes [k, m], both of int8 from -127 to 127: int32 [n, m], exact.
+
+    Processors without instructions for them do it in float32, which holds these sums exactly: there, torch takes them one by one.
+    """
+    if rows.device.type != "cpu" or torch.cpu._is_vnni_supported():
+        return _int_mm(rows, codes)
+    total = torch.zeros(len(rows), codes.shape[1], dtype=torch.int32)
+    with torch.autocast("cpu", enabled=False):
+        for part, others in zip(rows.split(_SUMMED, 1), codes.split(_SUMMED), strict=True):
+            total += (part.float() @ others.float()).to(torch.int32)
+    return total
+
+
 def _multiplied(rows: torch.Tensor, codes: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """rows [n, k] times codes [k, m] as float32 [n, m], each row times its factor [n, 1]; in the memory of the integers."""
-    sums = _product(rows, codes)
-    return sums.view(torch.float32).copy_(sums).mul_(factors)
+    found = sums(rows, codes)
+    return found.view(torch.float32).copy_(found).mul_(factors)
 
 
 class _Product(torch.autograd.Function):

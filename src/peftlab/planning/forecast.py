@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+from peftlab.backbones.resolve import stamp
 from peftlab.nn.roles import Site
 from peftlab.planning.estimate import Estimate, estimate
 from peftlab.planning.machine import Machine
@@ -72,7 +73,7 @@ def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int,
     """
     key = json.dumps(
         [
-            ingredients.backbone,
+            [ingredients.backbone, stamp(ingredients.backbone)],
             ingredients.task.spec("kind"),  # sizes of its inputs: pixels of images, lengths of texts
             info.outputs,
             ingredients.adapter.spec(),
