@@ -183,3 +183,12 @@ def test_the_bootstrap_has_two_thousand_draws_and_95_percent() -> None:
 
     assert found() == found(resamples=2000, confidence=0.95) != found(resamples=2001)
     assert found(confidence=0.9) != found()
+
+
+def test_what_does_not_exceed_the_rest_is_pooled_with_it() -> None:
+    """Mean squares 0, 4 and 4: a sample whose component is exactly 0 adds nothing of its own."""
+    table = np.array([[2.0, -2.0], [0.0, 0.0]])
+    for x in (table, table.T):
+        found = crossed_mean(x)
+        assert found is not None and found.freedom == 3.0
+        assert found.interval.standard_error == pytest.approx(np.sqrt(8 / 3 / 4))

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import BaseModel, ValidationError
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.power import detectable_effect, power, seeds_needed
-from peftlab.analysis.seeds import ASSURANCE, Needed, Seeds, _higher, from_records, from_sd, plan, upper_limit
+from peftlab.analysis.seeds import ASSURANCE, Needed, Planned, Seeds, _higher, from_records, from_sd, plan, upper_limit
 from peftlab.cli import app
 from peftlab.errors import StudyError
 from peftlab.study.schema import Margin
@@ -220,3 +221,12 @@ def test_the_direction_is_that_of_the_records_and_higher_where_none_says(folder:
     mixed = frame.rows.assign(higher_is_better=False).astype({"higher_is_better": object})
     mixed.loc[mixed.index[: len(mixed) // 2], "higher_is_better"] = None
     assert not _higher(dataclasses.replace(frame, rows=mixed))
+
+
+@pytest.mark.parametrize("form", [Needed, Planned, Seeds])
+def test_an_answer_has_its_fields_alone_and_stays_as_it_is(form: type[BaseModel]) -> None:
+    made = form.model_construct()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(made, next(iter(form.model_fields)), None)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        form.model_validate({"more": 1})

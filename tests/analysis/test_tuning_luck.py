@@ -172,6 +172,17 @@ def test_arms_of_several_settings_and_broken_forms_are_passed_over(tmp_path: Pat
     assert changed(folder, lambda form: form.update(trials=[1, "x"], chosen=[None])) == []
 
 
+def test_an_arm_that_is_passed_over_hides_no_other(tmp_path: Path) -> None:
+    def one_of_two(form: dict[str, Any]) -> None:
+        for trial in form["trials"]:
+            if trial["label"] in ("linear-probe", "lora-all") and trial["values"]["learning_rate"] == 1e-3:
+                trial["value"] = 0.999
+        form["chosen"] += [{**entry, "task": "another"} for entry in form["chosen"] if entry["label"] == "linear-probe"]
+
+    (text,) = changed(write_results(tmp_path), one_of_two)
+    assert text.startswith("lora-all")
+
+
 def test_of_a_seed_that_was_tried_again_the_last_run_counts(tmp_path: Path) -> None:
     def seeds(form: dict[str, Any], named: bool) -> None:
         about = {"label": "lora-all", "values": {"learning_rate": 1e-3}, "backbone": "bundled:vit-nano"}
