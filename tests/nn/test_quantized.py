@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from peftlab.nn.packed import PackedLinear
-from peftlab.nn.quantized import PlannedLinear, device_of, make_dense, parameter_sizes, quantized_layers, stored_tensors
+from peftlab.nn.quantized import (
+    PlannedLinear,
+    dense_layer,
+    device_of,
+    make_dense,
+    parameter_sizes,
+    quantized_layers,
+    stored_tensors,
+)
 
 
 def test_what_was_frozen_stays_frozen_in_float() -> None:
@@ -51,3 +59,17 @@ def test_sizes_are_those_of_the_matrices_that_layers_stand_for() -> None:
     stored = dict(stored_tensors(model))
     assert list(stored) == ["0.stored.0", "0.stored.1", "0.stored.2"]
     assert [tuple(tensor.shape) for tensor in stored.values()] == [(24,), (6, 2), (6, 2)]
+
+
+def test_hooks_and_mode_go_over_to_the_layer_that_takes_the_place() -> None:
+    layer, called = nn.Linear(8, 6).eval(), []
+    layer.register_forward_hook(lambda module, inputs, output: called.append("after"))
+    layer.register_forward_pre_hook(lambda module, inputs: called.append("before"))
+    layer.add_module("beside", nn.Identity())
+    packed = PackedLinear.of(layer, 4, "int4")
+    back = dense_layer(packed)
+    for one in (packed, back):
+        called.clear()
+        one(torch.zeros(1, 8))
+        assert called == ["before", "after"] and not one.training and dict(one.named_children()).keys() == {"beside"}
+    assert PackedLinear.of(nn.Linear(8, 6).train(), 4, "int4").training

@@ -90,6 +90,7 @@ def test_a_layer_that_quantization_left_as_it_was_has_no_balance() -> None:
 def test_float_weights_are_resident_until_the_first_step_at_one(options: dict[str, Any], total: int, full: int) -> None:
     adapted, hook = prepared(**options)
     floats = sum(4 * layer.in_features * layer.out_features for layer in hook.layers.values()) if options else 0
+    assert hook.name == "quantization", "under which its state is kept"
     assert hook.resident == floats and hook.changes_base == bool(options)
     run(adapted, hook, total)
     assert all(layer.full is None and layer.share == 1.0 for layer in hook.layers.values())
