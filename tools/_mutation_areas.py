@@ -9,11 +9,8 @@ STATISTICS = (
     "ablation agreement anytime comparison correlations crossed efficiency factorial imputed interaction intervals means "
     "over_tasks pairwise pareto power profiles race_tests racing ranking seeds stability tuning_luck"
 )
-#: beside their own: agreement is tested with importance, means and interactions with quantization, imputing with assess
-GUARDS = (
-    "ablation anytime assess comparison correlations crossed efficiency factorial importance intervals over_tasks pairwise "
-    "pareto power profiles quantization race_tests imputed racing ranking seeds stability tuning_luck"
-)
+#: beside their own: agreement is also tested with importance, means and interactions with quantization, imputing with assess
+GUARDS = f"{STATISTICS} assess importance quantization"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

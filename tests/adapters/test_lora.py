@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -236,6 +238,21 @@ def test_what_was_saved_for_another_backbone_is_refused(tmp_path: Path) -> None:
         lora.load(backbone(3), tmp_path)
     with pytest.raises(RecordError, match="no readable adapter"):
         lora.load(backbone(3), tmp_path / "nowhere")
+
+
+def test_a_tensor_that_nothing_takes_or_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """PEFT goes on over both; one odd tensor is enough."""
+    lora, weights = Lora(rank=2), tmp_path / "adapter_model.safetensors"
+    lora.save(lora.attach(backbone(), seed=0), tmp_path)
+    tensors = load_file(weights)
+    first, head = (next(name for name in sorted(tensors) if part in name) for part in ("lora_A", "classifier"))
+    save_file({**tensors, "base_model.model.other.lora_A.weight": torch.zeros(1)}, weights)
+    with pytest.raises(RecordError, match=r"the saved adapter does not fit: base_model\.model\.other\.lora_A\.weight"):
+        lora.load(backbone(), tmp_path)
+    for missing in (first, head):
+        save_file({name: tensor for name, tensor in tensors.items() if name != missing}, weights)
+        with pytest.raises(RecordError, match=f"the saved adapter does not fit: {re.escape(missing)}"):
+            lora.load(backbone(), tmp_path)
 
 
 # --- any other PEFT tuner --------------------------------------------------------------------------------------------------

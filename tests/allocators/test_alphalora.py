@@ -134,3 +134,14 @@ def test_the_report_and_the_plan_say_what_decides() -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         create("allocator", {"name": "alphalora", **options})
+
+
+def test_where_no_weight_has_a_tail_all_count_as_one() -> None:
+    rule = create("allocator", {"name": "alphalora", "beta": 2.0})
+    backbone = models.backbone("vit")
+    sites = create("adapter", TARGETS).sites(backbone)
+    for site in sites:
+        weight: Any = backbone.module.get_submodule(site.name).weight
+        weight.data.zero_()
+    found = rule.measure(probe(backbone, "vit"), sites, 4)
+    assert found.importance == dict.fromkeys((site.name for site in sites), 1.0) and found.batches == 0

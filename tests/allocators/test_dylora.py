@@ -216,3 +216,33 @@ def test_ranks_that_do_not_fit_are_errors_when_planned(changes: dict[str, Any], 
 def test_bad_options_are_errors_at_construction(changes: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         registry.create("allocator", {"name": "dylora", **changes})
+
+
+@pytest.mark.parametrize(("total", "steps"), [(3, [1, 2, 3]), (205, [*range(2, 205, 2), 205])])
+def test_about_a_hundred_steps_and_the_last_are_noted(backbone: Backbone, total: int, steps: list[int]) -> None:
+    adapted, hook, layers = adapt(backbone)
+    hook.start(total, torch.optim.SGD(adapted.trainable().values()))
+    drawn = []
+    for step in range(total):
+        hook.before_step(step)
+        drawn.append(hook.b)
+        hook.after_step(step)
+    assert hook.history == [{"step": step, "ranks": dict.fromkeys(layers, drawn[step - 1])} for step in steps]
+    assert hook.state() == {"history": hook.history, "steps_done": total, "draws": {str(b): drawn.count(b) for b in set(drawn)}}
+    _, other, _ = adapt(backbone)
+    other.load_state(hook.state())
+    assert other.state() == hook.state()
+
+
+def test_only_a_whole_run_is_told_that_it_left_nothing_out(backbone: Backbone) -> None:
+    for steps in (1, 2):
+        adapted, hook, _ = adapt(backbone)
+        hook.start(2, torch.optim.SGD(adapted.trainable().values()))
+        for step in range(steps):
+            hook.b = RANK
+            hook.after_step(step)
+        if steps == 2:
+            with pytest.raises(DidNothing, match="full rank"):
+                hook.finish()
+        else:
+            hook.finish()

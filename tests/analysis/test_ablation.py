@@ -110,3 +110,47 @@ def test_allocation_rules_with_one_importance_metric_and_against_none() -> None:
 def test_layers_by_block_and_by_kind() -> None:
     arms = {targets: config({"rank": 8, "targets": targets}) for targets in ("q,v", "q,v,blocks:0-5", "q,v,blocks:6-11")}
     assert told(arms) == [("targets", "q,v,blocks:0-5", "q,v"), ("targets", "q,v,blocks:6-11", "q,v")]
+
+
+def test_thirty_levels_of_one_factor_are_compared_and_not_one_more() -> None:
+    arms = {f"r{r}": config({"rank": r}) for r in range(1, 32)}
+    assert len(told(dict(list(arms.items())[:30]))) == 29 and told(arms) == []
+
+
+def test_how_options_are_written() -> None:
+    def written(*values: Any) -> set[str]:
+        arms = {str(i): config({"rank": 8, "x": value}) for i, value in enumerate(values)}
+        return {step.level for step in steps(arms, None)} | {step.reference for step in steps(arms, None)}
+
+    assert written(None, True, False) == {"none", "yes", "no"}
+    assert written(0.5, 1e-5, 3) == {"0.5", "1e-05", "3"}
+    assert written(["q", 1, 2.0], "q, v") == {"q, 1, 2", "q, v"}
+
+
+def test_options_that_set_a_quantizer_apart_are_named_where_their_value_says_nothing() -> None:
+    def levels(**options: tuple[Any, Any]) -> list[tuple[str, str]]:
+        first, second = ({"name": "q", **{k: v[i] for k, v in options.items()}} for i in (0, 1))
+        found = steps({"a": config({"rank": 8}, first), "b": config({"rank": 8}, second)}, None)
+        assert [step.factor for step in found] == ["quantizer"]
+        return [(step.reference, step.level) for step in found]
+
+    assert levels(type=("e4", "m3")) == [("e4", "m3")], "a letter is enough for a value to speak for itself"
+    assert levels(bits=(4, 8)) == [("bits 4", "bits 8")]
+    assert levels(double=(False, True)) == [("q", "double")]
+    assert levels(end=(None, 3)) == [("q", "end 3")]
+
+
+def test_an_option_that_only_some_have_sets_them_apart() -> None:
+    arms = {"a": config({"rank": 8}, {"name": "q", "bits": 4}), "b": config({"rank": 8}, {"name": "q", "bits": 4, "size": 32})}
+    assert told(arms) == [("quantizer", "size 32", "q")]
+
+
+def test_when_a_model_is_quantized_is_a_factor_of_its_own() -> None:
+    arms = {how: {**config({"rank": 8}, {"name": "q"}), "quantize": how} for how in ("before", "after")}
+    assert told(arms) == [("quantize", "after", "before")]
+
+
+def test_steps_are_in_the_order_of_their_factors() -> None:
+    arms = {"base": config({"rank": 8, "alpha": 1}), "z": config({"rank": 4, "alpha": 1}), "y": config({"rank": 8, "alpha": 2})}
+    arms["x"] = config({"rank": 8, "alpha": 1}, learning_rate=3e-3)
+    assert [step.factor for step in steps(arms, "base")] == ["alpha", "learning_rate", "rank"]

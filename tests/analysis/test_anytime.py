@@ -23,7 +23,9 @@ from peftlab.analysis.anytime import (
     margin_test,
     p_above,
     p_process,
+    p_two_sided,
 )
+from peftlab.analysis.intervals import Interval
 from peftlab.study.schema import Margin
 
 RUNS, SEEDS = 20_000, 15
@@ -205,14 +207,13 @@ def test_comparisons_have_the_form_of_those_of_a_fixed_number() -> None:
     assert equal is not None and equal >= inside.p
 
 
-@pytest.mark.parametrize("higher", [True, False])
 @pytest.mark.parametrize("margin", [Margin(relative=0.1), Margin(absolute=0.08)], ids=["relative", "absolute"])
 @pytest.mark.parametrize("ask", [equivalence_p, comparison.equivalence_p], ids=["at every look", "once"])
-def test_only_within_both_ends_of_the_margin_are_arms_equivalent(ask, margin: Margin, higher: bool) -> None:
+def test_only_within_both_ends_of_the_margin_are_arms_equivalent(ask, margin: Margin) -> None:
     generator = np.random.default_rng(11)
     base = generator.normal(0.8, 0.01, 12)
     for factor, inside in ((0.6, False), (0.85, False), (0.98, True), (1.0, True), (1.02, True), (1.15, False), (1.4, False)):
-        p = ask(factor * base + generator.normal(0, 0.005, 12), base, margin, higher_is_better=higher)
+        p = ask(factor * base + generator.normal(0, 0.005, 12), base, margin)
         assert (p < 0.01) == inside and (inside or p > 0.5), factor
 
 
@@ -233,3 +234,119 @@ def test_equivalence_error_rate_over_all_looks(side: float) -> None:
     assert naive.mean() > 0.13
     equal = [equivalence_p(row - side * 3.0, zeros, margin) or 1.0 for row in d[:100]]
     assert np.mean(np.array(equal) <= 0.05) > 0.95
+
+
+def written_down(d: list[float], scale: float, resolution: float) -> tuple[float, float]:
+    """log E_n and log M_n as the head of the module has them, of differences without a gap."""
+    n, c = len(d), scale**-2
+    k, total = n + c, sum(d)
+    around = max(sum((x - total / n) ** 2 for x in d), (n - 1) * resolution**2)
+    squares = around + total**2 / n
+    rest = squares - total**2 / k
+    log_m = math.log(math.sqrt(c / k)) + n / 2 * math.log(squares / rest)
+    return log_m + math.log(2 * stats.t.cdf(total * math.sqrt(n / k) / math.sqrt(rest), n)), log_m
+
+
+@pytest.mark.parametrize("resolution", [0.0, 0.05, 2.0])
+@pytest.mark.parametrize("scale", [0.7, SCALE])
+def test_every_look_has_the_evidence_of_the_closed_form(scale: float, resolution: float) -> None:
+    d = np.random.default_rng(12).normal(0.3, 0.8, (3, 9))
+    above, both = log_e(d, scale=scale, resolution=resolution), log_e_two_sided(d, scale=scale, resolution=resolution)
+    for i in range(3):
+        expected = np.array([written_down(d[i, :n].tolist(), scale, resolution) for n in range(1, 10)])
+        assert above[i] == pytest.approx(expected[:, 0]) and both[i] == pytest.approx(expected[:, 1])
+        p = [math.exp(-max(0.0, *expected[:n, 0], 0.0)) for n in range(1, 10)]
+        assert p_process(d[i], scale=scale, resolution=resolution) == pytest.approx(p)
+        if scale == SCALE:
+            assert p_above(d[i], resolution=resolution) == pytest.approx(p[-1])
+            assert p_two_sided(d[i], resolution=resolution) == pytest.approx(math.exp(-max(0.0, expected[:, 1].max())))
+
+
+def test_before_the_first_pair_and_without_variation_there_is_no_evidence() -> None:
+    gap = [math.nan, math.nan, 0.4, 0.5]
+    for ask in (log_e, log_e_two_sided):
+        assert list(ask(gap)[:2]) == [0.0, 0.0] and ask(gap)[2] == ask([0.4])[0]
+        assert list(ask(np.full(6, 0.25))[1:]) == [0.0] * 5
+        assert list(ask(np.zeros(4))) == [0.0] * 4
+    assert p_two_sided([0.25] * 6) is None and p_two_sided([0.3]) is None and p_two_sided([]) is None
+    assert p_two_sided([0.3, 0.5]) is not None and p_above([0.3, 0.5]) is not None
+    assert p_above([math.nan, 0.3, math.nan]) is None
+
+
+def test_evidence_against_is_finite_where_students_tail_underflows() -> None:
+    d = np.random.default_rng(13).normal(-600, 1, 400)
+    found = log_e(d)
+    assert np.isfinite(found).all() and found[-1] < -1000 and p_process(d)[-1] == 1.0
+
+
+@pytest.mark.parametrize("confidence", [0.6, 0.95])
+@pytest.mark.parametrize("scale", [1.0, SCALE])
+def test_half_the_width_is_where_the_evidence_is_one_over_alpha(confidence: float, scale: float) -> None:
+    d = np.random.default_rng(14).normal(0, 1, 9)
+    for n in range(3, 10):
+        here, half = d[:n], half_width(n, confidence, scale) * d[:n].std(ddof=1)
+        if math.isfinite(half):
+            for side in (-1, 1):
+                evidence = log_e_two_sided(here - (here.mean() + side * half), scale=scale)[-1]
+                assert evidence == pytest.approx(-math.log(1 - confidence))
+    assert half_width(1, confidence, scale) == math.inf
+    assert half_width(8, 0.95) == half_width(8, 0.95, SCALE) < math.inf
+
+
+def test_the_sequence_is_what_the_intervals_of_all_looks_share() -> None:
+    d = np.random.default_rng(15).normal(0.4, 1.0, 12)
+    for options, confidence in (({}, 0.95), ({"confidence": 0.7}, 0.7), ({"resolution": 3.0}, 0.95), ({"scale": 1.0}, 0.95)):
+        found = confidence_sequence([*d[:5], math.nan, *d[5:]], **options)
+        low, high = -math.inf, math.inf
+        for n in range(2, 13):
+            spread = max(d[:n].std(ddof=1), options.get("resolution", 0.0))
+            half = spread * half_width(n, confidence, options.get("scale", SCALE))
+            low, high = max(low, d[:n].mean() - half), min(high, d[:n].mean() + half)
+        sd = float(d.std(ddof=1))
+        assert found.mean == pytest.approx(d.mean()) and found.n == 12 and found.confidence == confidence
+        assert (found.low, found.high) == pytest.approx((low, high))
+        assert (found.sd, found.standard_error) == pytest.approx((sd, sd / math.sqrt(12)))
+
+
+def test_values_that_change_on_the_way_have_the_interval_of_the_last_look() -> None:
+    random = np.random.default_rng(16)
+    for end in (100.0, -100.0):
+        d = np.concatenate([random.normal(0, 1, 10), random.normal(end, 1, 10)])
+        found, half = confidence_sequence(d), d.std(ddof=1) * half_width(20, 0.95)
+        assert (found.low, found.high) == pytest.approx((d.mean() - half, d.mean() + half))
+
+
+def test_few_values_have_no_interval() -> None:
+    assert confidence_sequence([0.3]) == Interval(0.3, None, None, None, None, 1, 0.95)
+    none = confidence_sequence([math.nan], 0.9)
+    assert math.isnan(none.mean) and (none.n, none.sd, none.low, none.high, none.confidence) == (0, None, None, None, 0.9)
+    two = confidence_sequence([0.3, 0.5])
+    assert (two.n, two.low, two.high) == (2, None, None) and two.sd == pytest.approx(math.sqrt(0.02))
+
+
+def test_the_earliest_look_is_one_of_two_to_a_thousand() -> None:
+    assert earliest(0.9) == 2
+    assert earliest(1e-300, most=5) == 5
+    assert earliest(1e-300, scale=0.01) == 1000
+
+
+def test_half_a_step_of_the_metric_reaches_every_comparison() -> None:
+    """Equal differences say nothing unless the step is known."""
+    base = np.full(6, 0.5)
+    arm, margin = base + 0.25, Margin(absolute=0.5)
+    without, known = difference(arm, base, confidence=0.95), difference(arm, base, confidence=0.95, resolution=0.01)
+    assert without.p is None and known.p == pytest.approx(p_two_sided(arm - base, resolution=0.01))
+    assert (without.interval.low, without.interval.high) == (0.25, 0.25)
+    assert known.interval.low == pytest.approx(0.25 - 0.01 * half_width(6, 0.95))
+    assert margin_test(arm - base, confidence=0.95).p is None
+    test = margin_test(arm - base, confidence=0.8, resolution=0.01)
+    assert test.p == p_above(arm - base, resolution=0.01) and test.p_opposite == p_above(base - arm, resolution=0.01)
+    assert test.bound == test.interval.low == pytest.approx(0.25 - 0.01 * half_width(6, 0.8))
+    assert equivalence_p(arm, base, margin) is None
+    assert equivalence_p(arm, base, margin, resolution=0.01) == p_above(np.full(6, 0.25), resolution=0.01)
+
+
+def test_equivalence_needs_two_pairs() -> None:
+    arm, base = np.random.default_rng(17).normal(0.8, 0.01, (2, 5))
+    margin = Margin(relative=0.05)
+    assert equivalence_p(arm[:1], base[:1], margin) is None and equivalence_p(arm[:2], base[:2], margin) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from peftlab.analysis.comparison import (
+    correlation,
     equivalence_p,
     holm,
     margin_differences,
@@ -20,6 +23,7 @@ from peftlab.analysis.comparison import (
     smallest_sign_flip_p,
     union,
 )
+from peftlab.analysis.intervals import t_interval
 from peftlab.study.schema import Margin
 
 RUNS = 3000
@@ -168,3 +172,96 @@ def test_non_inferiority_error_rate_at_the_margin_above_chance() -> None:
     arms, bases = seeds(np.random.default_rng(9), shift=-0.03 * (0.9 - 0.5))
     p_values = [non_inferiority(margin_differences(a, b, THREE, chance=0.5)).p for a, b in zip(arms, bases, strict=True)]
     assert abs(np.mean([p is not None and p <= 0.05 for p in p_values]) - 0.05) < SLACK
+
+
+def test_confidence_and_folds_are_those_asked_for() -> None:
+    arm, base = np.random.default_rng(10).normal(0.8, 0.02, (2, 6))
+    assert paired_difference(arm, base).interval == t_interval(arm - base, 0.95)
+    found = paired_difference(arm, base, confidence=0.8, folds=3)
+    assert found.interval == t_interval(arm - base, 0.8, 3) and found.p_sign_flip is None, "folds are not exchangeable"
+    t = found.interval.mean / (np.std(arm - base, ddof=1) * np.sqrt(1 / 6 + 1 / 2))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(t), 5))
+    assert paired_difference(arm, base, folds=2).p_sign_flip is None
+    assert paired_difference(arm, base).p_sign_flip == sign_flip_p(arm - base)
+
+
+def test_a_generator_reaches_the_sign_flips() -> None:
+    arm, base = np.random.default_rng(11).normal(0.8, 0.02, (2, 20))
+    assert paired_difference(arm, base).p_sign_flip is None
+    found = paired_difference(arm, base, generator=np.random.default_rng(3)).p_sign_flip
+    assert found == sign_flip_p(arm - base, np.random.default_rng(3))
+
+
+def test_all_patterns_of_sixteen_pairs_are_enumerated_and_not_of_seventeen() -> None:
+    clear = 1 + np.arange(16) / 100
+    assert sign_flip_p(clear) == smallest_sign_flip_p(16) == 2.0**-15
+    assert sign_flip_p([*clear, 1.0]) is None
+    drawn = sign_flip_p(np.ones(40), np.random.default_rng(0))
+    assert drawn == 1 / 10_000, "none of 9,999 patterns is as extreme"
+    assert sign_flip_p([0.3]) is None and sign_flip_p([0.3, 0.4]) == 0.5
+
+
+@pytest.mark.parametrize("pairs", [9, 20])
+def test_ties_count_as_ties_whatever_the_unit(pairs: int) -> None:
+    values = np.random.default_rng(12).integers(-3, 6, pairs)
+    whole, tenths = (sign_flip_p(values * unit, np.random.default_rng(1)) for unit in (1.0, 0.1))
+    assert whole == tenths and whole is not None and whole < 1
+    assert sign_flip_p([0.1, 0.2, -0.3], np.random.default_rng(0)) == 1.0
+
+
+def test_three_pairs_have_a_correlation_and_two_have_none() -> None:
+    first, second = np.array([0.1, 0.4, 0.2]), np.array([0.3, 0.5, 0.45])
+    assert correlation(first, second) == pytest.approx(np.corrcoef(first, second)[0, 1])
+    assert correlation(first[:2], second[:2]) is None
+    assert correlation(np.full(3, 0.1), second) is None and correlation(second, np.full(3, 0.1)) is None
+
+
+def test_one_pair_tests_nothing_and_two_do() -> None:
+    one, two = (paired_difference([0.5, 0.7][:n], [0.4, 0.3][:n]) for n in (1, 2))
+    assert (one.p, one.p_sign_flip, one.interval.n) == (None, None, 1)
+    assert two.p == pytest.approx(stats.ttest_rel([0.5, 0.7], [0.4, 0.3]).pvalue)
+    margin = non_inferiority(np.array([0.3]))
+    assert (margin.bound, margin.p, margin.p_opposite, margin.interval.n) == (None, None, None, 1)
+    assert non_inferiority(np.array([0.3, 0.5])).p == pytest.approx(
+        stats.ttest_1samp([0.3, 0.5], 0, alternative="greater").pvalue
+    )
+    assert equivalence_p([0.5], [0.5], THREE) is None
+    assert equivalence_p([0.51, 0.5], [0.5, 0.52], THREE) is not None
+    assert equivalence_p([0.5, 0.5], [0.5, 0.5], THREE) is None, "nothing varies"
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_bound_is_one_sided_at_the_declared_confidence(confidence: float) -> None:
+    d = np.array([0.01, 0.02, 0.015, 0.03, 0.005])
+    found = non_inferiority(d, confidence=confidence)
+    judge = stats.ttest_1samp(d, 0, alternative="greater")
+    assert found.bound == pytest.approx(judge.confidence_interval(confidence).low)
+    assert found.interval == t_interval(d, confidence)
+    folded = non_inferiority(d, confidence=confidence, folds=5)
+    t = d.mean() / (d.std(ddof=1) * np.sqrt(1 / 5 + 1 / 4))
+    assert folded.p == pytest.approx(stats.t.sf(t, 4)) and folded.interval == t_interval(d, confidence, 5)
+    assert folded.bound == pytest.approx(t_interval(d, 2 * confidence - 1, 5).low)
+
+
+@pytest.mark.parametrize("margin", [THREE, Margin(absolute=0.02)], ids=["relative", "absolute"])
+def test_equivalence_is_the_larger_of_two_one_sided_tests(margin: Margin) -> None:
+    arm, base = 0.5 + np.random.default_rng(13).normal(0, 0.01, (2, 7))
+    m, size = margin.relative or 0.0, margin.absolute
+    low = arm - base + size if size else arm - (1 - m) * base
+    high = base - arm + size if size else (1 + m) * base - arm
+    for folds in (1, 4):
+        error = np.sqrt(1 / 7 + (1 / (folds - 1) if folds > 1 else 0))
+        p = [stats.t.sf(d.mean() / (d.std(ddof=1) * error), 6) for d in (low, high)]
+        assert equivalence_p(arm, base, margin, folds=folds) == pytest.approx(max(p))
+    assert equivalence_p(arm, base, margin) == equivalence_p(arm, base, margin, folds=1)
+    assert list(margin_differences(arm, base, margin)) == list(margin_differences(arm, base, margin, higher_is_better=True))
+
+
+def test_a_union_needs_every_test() -> None:
+    assert union([0.01, math.nan]) is None and union([math.inf]) is None
+    assert union([0.3]) == 0.3 and union([None]) is None
+
+
+def test_holm_stops_at_one_and_never_falls() -> None:
+    assert holm([0.6, 0.02, 0.03, 0.021]) == pytest.approx([0.6, 0.08, 0.08, 0.08])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == [] and holm([None]) == [None]

@@ -67,3 +67,47 @@ def test_the_interval_covers_the_true_correlation(n: int, rho: float) -> None:
         assert found is not None and found.interval is not None
         hits += found.interval[0] <= rho <= found.interval[1]
     assert hits / trials == pytest.approx(0.955, abs=0.005 + 3 * np.sqrt(0.95 * 0.05 / trials))
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9])
+def test_confidence_is_the_one_asked_for(confidence: float) -> None:
+    x = np.array([1.0, 4, 2, 8, 5, 7])
+    y = np.array([2.0, 3, 1, 9, 4, 8])
+    theirs, ours = pearsonr(x, y).confidence_interval(confidence), pearson(x, y, confidence)
+    assert ours is not None and ours.interval == pytest.approx(tuple(theirs))
+    means = between(np.repeat(x, 2), np.repeat(y, 2), [c for c in "abcdef" for _ in "12"], confidence)
+    assert means is not None and means.interval == pytest.approx(tuple(theirs)) and means.n == 6
+    plain = between(np.repeat(x, 2), np.repeat(y, 2), [c for c in "abcdef" for _ in "12"])
+    assert plain is not None and plain.interval == pytest.approx(tuple(pearsonr(x, y).confidence_interval(0.95)))
+
+
+def test_three_points_have_r_four_an_interval() -> None:
+    x, y = np.array([1.0, 2, 4, 3]), np.array([1.0, 3, 2, 5])
+    three, four = pearson(x[:3], y[:3]), pearson(x, y)
+    assert three is not None and three.interval is None and three.n == 3 and three.r == pytest.approx(pearsonr(x[:3], y[:3])[0])
+    assert four is not None and four.interval is not None and four.interval[0] < four.r < four.interval[1]
+
+
+def test_a_perfect_correlation_has_an_interval_of_no_width() -> None:
+    x = np.array([1.0, 2, 4, 8])
+    for sign in (-1, 1):
+        found = pearson(x, sign * x)
+        assert found is not None and (found.r, found.interval) == (sign, (sign, sign))
+
+
+def test_what_varies_by_rounding_alone_does_not_vary() -> None:
+    steps, y = np.array([0.0, 1, 2, 1]), np.array([1.0, 3, 2, 5])
+    for level, small, enough in ((1.0, 1e-13, 1e-11), (1e6, 1e-9, 1e-5), (0.0, 1e-13, 1e-11)):
+        for x, there in ((level + small * steps, False), (level + enough * steps, True)):
+            assert (pearson(x, y) is not None) == there == (pearson(y, x) is not None), (level, there)
+
+
+def test_points_without_one_of_the_two_values_count_nowhere() -> None:
+    x = np.array([1.0, 2, np.nan, 4, 6, 5, 9, 7])
+    y = np.array([2.0, 1, 3, np.nan, 4, 8, 6, 9])
+    groups = list("aabbbccc")
+    kept = np.isfinite(x) & np.isfinite(y)
+    own = [g for g, k in zip(groups, kept, strict=True) if k]
+    for ask in (within, between):
+        assert ask(x, y, groups) == ask(x[kept], y[kept], own)
+    assert pearson(x, y) == pearson(x[kept], y[kept])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from peftlab.analysis.analyze import analyze, read_findings
 from peftlab.analysis.efficiency import efficiency, reference
+from peftlab.analysis.intervals import t_interval
 from peftlab.analysis.setting import Setting
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
@@ -94,3 +96,58 @@ def test_intervals_cover_the_share_and_the_ratio() -> None:
         hits[0] += found.interval[0] <= truth <= found.interval[1]
         hits[1] += found.ratio_interval[0] <= truth / 0.39 <= found.ratio_interval[1]
     assert hits / trials == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / trials))
+
+
+def test_the_reference_is_the_first_arm_that_cost_nothing() -> None:
+    values = {"both": [0.9] * 3, "half": [0.8] * 3, "start": [0.5] * 3, "head": [0.6] * 3}
+    counts = {"both": 9, "half": 9, "start": 0, "head": 9}
+    assert reference(setting(values, counts, higher=True), "both") == "start", "untrained before the head alone"
+    assert reference(setting(values, {**counts, "half": 0}, higher=True), "both") == "half", "the first of two"
+    assert reference(setting(values, {**counts, "start": 9}, higher=True), "both") == "head"
+    assert reference(setting(values, {**counts, "both": 0, "start": 9}, higher=True), "both") == "head", "not the baseline"
+    assert reference(setting(values, counts, higher=True), "other") is None
+    once = setting(values, {**counts, "head": 9, "start": 0}, higher=True)
+    once.runs.loc[once.runs["label"] == "start", "steps"] = [0, 5, 0]
+    assert reference(once, "both") == "head", "an arm of which one run was trained is no start"
+
+
+def test_pairs_with_a_missing_run_are_left_out() -> None:
+    nan = math.nan
+    values = {
+        "start": [0.5, nan, 0.5, 0.5, 0.5],
+        "both": [0.9, 0.9, nan, 0.7, 0.9],
+        "half": [0.8, 0.8, 0.8, 0.6, nan],
+    }
+    here = setting(values, {"start": 0, "both": 9, "half": 9}, higher=True)
+    found = efficiency(here, "half", "both", "start", "accuracy", 0.8)
+    shares = [0.75, 0.5]
+    assert found is not None and found.kept == pytest.approx(np.mean(shares))
+    assert found.interval == pytest.approx(stats.t.interval(0.8, 1, np.mean(shares), stats.sem(shares)))
+    one = setting({name: v[:3] for name, v in values.items()}, {"start": 0, "both": 9, "half": 9}, higher=True)
+    alone = efficiency(one, "half", "both", "start", "accuracy", 0.8)
+    assert alone is not None and (alone.kept, alone.interval, alone.ratio_interval) == (pytest.approx(0.75), None, None)
+    none = setting({name: v[1:3] for name, v in values.items()}, {"start": 0, "both": 9, "half": 9}, higher=True)
+    assert efficiency(none, "half", "both", "start", "accuracy", 0.8) is None
+
+
+def test_shares_of_folds_have_the_error_of_folds() -> None:
+    values = {"start": [0.5, 0.5, 0.5], "both": [0.9, 0.9, 0.9], "half": [0.8, 0.7, 0.9]}
+    here = dataclasses.replace(setting(values, {"start": 0, "both": 9, "half": 9}, higher=True), folds=3)
+    found, wanted = efficiency(here, "half", "both", "start", "accuracy", 0.95), t_interval([0.75, 0.5, 1.0], 0.95, 3)
+    assert found is not None and found.interval == pytest.approx((wanted.low, wanted.high))
+
+
+@pytest.mark.parametrize("counted", [0.0, math.nan])
+def test_without_a_number_of_parameters_there_is_no_ratio(counted: float) -> None:
+    values = {"start": [0.5] * 3, "both": [0.9] * 3, "half": [0.8, 0.7, 0.9]}
+    here = setting(values, {"start": 0, "both": 9, "half": 9}, higher=True)
+    here.runs["trainable"] = here.runs["trainable"].astype(float)
+    here.runs.loc[here.runs["label"] == "half", "trainable"] = counted
+    assert efficiency(here, "half", "both", "start", "accuracy", 0.95) is None
+
+
+def test_lower_is_better_without_a_logarithm() -> None:
+    values = {"start": [2.0, 2.0, 2.0], "both": [1.0, 1.0, 1.0], "half": [1.5, 1.2, 1.3]}
+    here = setting(values, {"start": 0, "both": 9, "half": 9}, higher=False)
+    found = efficiency(here, "half", "both", "start", "loss", 0.95)
+    assert found is not None and found.kept == pytest.approx(np.mean([0.5, 0.8, 0.7]))

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 
 from peftlab.analysis.factorial import contrasts_of, effects
@@ -112,3 +113,71 @@ def test_contrasts() -> None:
 @pytest.mark.parametrize("levels", [["-1", "2", "4"], ["-4", "-2", "-1"], ["0", "1", "2"], ["nan", "1", "2"], ["1", "2", "inf"]])
 def test_only_positive_levels_have_a_trend(levels: list[str]) -> None:
     assert [c.words for c in contrasts_of("x", levels)] == [f"{level} against {levels[0]}" for level in levels[1:]]
+
+
+def test_twelve_levels_are_a_factor_and_thirteen_are_none() -> None:
+    def words(levels: int) -> int:
+        arms = {i: {"targets": f"layers {i}"} for i in range(levels)}
+        return len(effects(arms, pd.DataFrame(np.random.default_rng(8).normal(size=(4, levels)))))
+
+    assert (words(12), words(13), words(2), words(1)) == (11, 0, 1, 0)
+
+
+def test_an_effect_is_students_t_over_seeds() -> None:
+    table = values(np.random.default_rng(9), n=6, cost=1.0)
+    for options, confidence in (({}, 0.95), ({"confidence": 0.7}, 0.7)):
+        rank, scheme, both = effects(ARMS, table, **options)
+        x = np.array([-1.0, 0.0, 1.0]) / 2
+        slopes = [sum(w * table[r, q] for w, r in zip(x, RANKS, strict=True)) for q in SCHEMES]
+        for effect, by_seed in (
+            (rank, (slopes[0] + slopes[1]) / 2),
+            (scheme, sum(table[r, "int4"] - table[r, "none"] for r in RANKS) / 3),
+            (both, slopes[1] - slopes[0]),
+        ):
+            assert effect.by_unit.to_numpy() == pytest.approx(by_seed.to_numpy())
+            assert effect.p == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
+            bounds = stats.t.interval(confidence, 5, by_seed.mean(), stats.sem(by_seed))
+            assert (effect.interval.low, effect.interval.high) == pytest.approx(bounds)
+
+
+def test_without_a_seed_that_has_all_runs_there_is_no_effect() -> None:
+    table = values(np.random.default_rng(10), n=2)
+    table.iloc[0, 0], table.iloc[1, 1] = np.nan, np.nan
+    assert effects(ARMS, table) == []
+    one = effects(ARMS, values(np.random.default_rng(11), n=1))
+    assert [(e.interval.n, e.p) for e in one] == [(1, None)] * 3
+
+
+def test_levels_are_in_the_order_of_their_numbers_and_else_as_the_study_has_them() -> None:
+    def told(levels: list[str], reference: int | None = None) -> list[str]:
+        arms = {i: {"x": level} for i, level in enumerate(levels)}
+        table = pd.DataFrame(np.random.default_rng(12).normal(size=(3, len(levels))))
+        found = effects(arms, table, reference=reference)
+        return [" ".join(found[0].contrasts[0].levels)] if len(found) == 1 else [e.contrasts[0].words for e in found]
+
+    assert told(["16", "8", "128"]) == ["8 16 128"]
+    assert told(["16", "8"]) == ["16 8"], "of two, the first is what the other is held against"
+    assert told(["q", "all", "v"]) == ["all against q", "v against q"]
+    assert told(["q", "all", "v"], reference=1) == ["q against all", "v against all"]
+
+
+def test_an_option_that_an_arm_lacks_is_no_factor() -> None:
+    arms = {"a": {"rank": "2", "x": "1"}, "b": {"rank": "4", "x": "1"}, "c": {"x": "2"}}
+    table = pd.DataFrame(np.random.default_rng(13).normal(size=(3, 3)), columns=pd.Index(list("abc")))
+    assert {c.factor for effect in effects(arms, table) for c in effect.contrasts} <= {"x"}
+    assert effects(ARMS, values(np.random.default_rng(14)), factors=["speed"]) == []
+
+
+def test_of_two_arms_of_the_same_options_the_first_counts() -> None:
+    arms = {"a": {"x": "p"}, "again": {"x": "p"}, "b": {"x": "q"}}
+    table = pd.DataFrame({"a": [1.0, 2.0], "again": [5.0, 5.0], "b": [2.0, 4.0]})
+    (effect,) = effects(arms, table)
+    assert effect.by_unit.tolist() == [1.0, 2.0]
+
+
+def test_three_numbers_have_a_trend_and_two_a_difference() -> None:
+    (two,) = contrasts_of("rank", ["4", "8"])
+    assert (two.words, two.levels, two.weights.tolist()) == ("8 against 4", ("4", "8"), [-1.0, 1.0])
+    (three,) = contrasts_of("rank", ["4", "8", "64"])
+    y = np.array([0.3, 0.1, 0.7])
+    assert three.words == "per doubling" and three.weights @ y == pytest.approx(np.polyfit([2, 3, 6], y, 1)[0])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftlab.analysis.intervals import t_interval, t_tail
+from peftlab.analysis.intervals import Interval, standard_error, t_interval, t_tail
 
 RUNS = 4000
 
@@ -66,3 +66,36 @@ def test_no_variation_gives_no_p() -> None:
     assert t_tail(0.3, 0.0, 5) is None
     assert t_tail(0.3, 1e-17, 5) is None
     assert t_tail(0.3, 0.1, 5) == pytest.approx(stats.t.sf(3, 4))
+
+
+def test_the_correction_for_folds_adds_their_share_of_test_data() -> None:
+    values = np.array([0.5, 0.9, 0.6, 0.7])
+    sd = values.std(ddof=1)
+    for folds, more in ((1, 0.0), (2, 1.0), (3, 1 / 2), (5, 1 / 4)):
+        error = sd * math.sqrt(1 / 4 + more)
+        assert standard_error(values, folds) == pytest.approx(error)
+        found = t_interval(values, folds=folds)
+        assert (found.sd, found.standard_error, found.n, found.confidence) == (pytest.approx(sd), pytest.approx(error), 4, 0.95)
+        assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 3, values.mean(), error))
+    assert standard_error(values) == standard_error(values, 1)
+    assert standard_error(values[:1]) is None and standard_error(values[:2]) == pytest.approx(0.4 / math.sqrt(2) / math.sqrt(2))
+
+
+def test_one_value_is_a_mean_alone() -> None:
+    assert t_interval([0.5, math.inf], 0.9) == Interval(0.5, None, None, None, None, 1, 0.9)
+    none = t_interval([], 0.9)
+    assert math.isnan(none.mean) and (none.n, none.sd, none.standard_error, none.confidence) == (0, None, None, 0.9)
+    two = t_interval([0.5, 0.7])
+    assert (two.n, two.low, two.high) == (2, *(pytest.approx(x) for x in stats.t.interval(0.95, 1, 0.6, 0.1)))
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_standard_error_below_1e_12_of_the_mean_is_none(unit: float) -> None:
+    assert t_tail(unit, 0.9e-12 * unit, 5) is None and t_tail(-unit, 0.9e-12 * unit, 5) is None
+    assert t_tail(unit, 1.1e-12 * unit, 5) is not None
+    assert t_tail(-unit, 0.5 * unit, 2) == pytest.approx(stats.t.sf(-2, 1))
+
+
+def test_a_mean_of_zero_has_a_tail_unless_nothing_varies() -> None:
+    assert t_tail(0.0, 1e-20, 5) == 0.5 and t_tail(0.0, 0.0, 5) is None
+    assert t_tail(0.3, None, 5) is None and t_tail(0.3, 0.1, 1) is None

@@ -10,6 +10,8 @@ from scipy import stats
 
 from peftlab.analysis.comparison import sign_flip_p
 from peftlab.analysis.over_tasks import (
+    FEWEST_SAMPLED,
+    FEWEST_TASKS,
     improvement,
     interquartile_mean,
     signed_rank_p,
@@ -105,3 +107,46 @@ def test_signed_ranks_over_all_signs(tasks: int, patterns: int) -> None:
     sizes = np.random.default_rng(11).random(tasks)
     found = [signed_rank_p((np.array(signs) * sizes).tolist()) for signs in itertools.product([1.0, -1.0], repeat=tasks)]
     assert sum(p is not None and p <= 0.05 for p in found) == patterns
+
+
+def test_the_bootstrap_draws_runs_within_a_task() -> None:
+    """Of runs 0 and 1 a drawn mean is 0, 1/2 or 1 in a quarter, a half and a quarter of 2,000 draws."""
+    seen = []
+
+    def mean(tasks) -> np.ndarray:
+        (runs,) = tasks
+        seen.append(runs.shape)
+        return runs.mean(-1)
+
+    runs = [np.array([0.0, np.nan, 1.0])]
+    for confidence, expected in ((0.4, (0.5, 0.5)), (0.6, (0.0, 1.0))):
+        assert stratified_bootstrap(mean, [runs], np.random.default_rng(0), confidence=confidence) == expected
+    assert seen == [(2000, 2)] * 2
+    many = [np.random.default_rng(1).normal(size=20)]
+
+    def found(**options: float) -> tuple[float, float]:
+        return stratified_bootstrap(mean, [many], np.random.default_rng(0), **options)  # pyright: ignore
+
+    assert found() == found(confidence=0.95) != found(confidence=0.9)
+    assert found(draws=300) != found() and seen[-2] == (300, 20)
+
+
+@pytest.mark.parametrize("runs", range(1, 13))
+def test_a_quarter_of_the_runs_rounded_down_is_cut_at_either_end(runs: int) -> None:
+    values = np.arange(float(runs)) ** 2
+    cut = int(runs / 4)
+    assert float(interquartile_mean([values[:1], values[1:]])) == pytest.approx(values[cut : runs - cut].mean())
+
+
+def test_more_is_better_unless_it_is_said_and_ties_count_half() -> None:
+    assert float(improvement([np.array([3.0, 3.0])], [np.array([1.0, 3.0])])) == 0.75
+    assert float(improvement([np.array([3.0, 3.0])], [np.array([1.0, 3.0])], higher_is_better=False)) == 0.25
+
+
+def test_of_differences_that_are_all_zero_there_is_no_signed_rank() -> None:
+    assert signed_rank_p([0.0] * 6) is None and signed_rank_p([0.0] * 5 + [0.1]) is not None
+    assert signed_rank_p([0.1, 0.2, 0.3, 0.4, 0.5, float("nan")]) is None
+
+
+def test_three_tasks_can_stand_for_others_and_six_are_ranked() -> None:
+    assert (FEWEST_SAMPLED, FEWEST_TASKS) == (3, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from peftlab.analysis import anytime
 from peftlab.analysis.comparison import paired_difference
-from peftlab.analysis.pairwise import pair_count, pairwise
+from peftlab.analysis.pairwise import _verdict, pair_count, pairwise
 from peftlab.analysis.setting import Setting
 
 
@@ -110,3 +112,66 @@ def test_family_wise_error_under_the_null_stays_below_five_percent() -> None:
         (found,) = pairwise([setting(values)], None, 0.95)
         wrong += any(v in ("better", "worse") for v in found.verdict)
     assert wrong / runs <= 0.05 + 4 * (0.05 * 0.95 / runs) ** 0.5
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("level", [0.1, 0.7, 1.0])
+def test_an_arm_that_does_not_vary_has_no_correlation(place: int, level: float) -> None:
+    """Though the mean of three times 0.1 is not 0.1, and a range of 1 is a range."""
+    values = np.array([[0.0, 0.2], [1.0, 0.4], [0.5, 0.3]])
+    (found,) = pairwise([setting(values)], None, 0.95)
+    assert found.correlation[0] == pytest.approx(np.corrcoef(values.T)[0, 1])
+    values[:, place] = level
+    assert pairwise([setting(values)], None, 0.95)[0].correlation == [None]
+    assert pairwise([setting(values[:, ::-1])], None, 0.95)[0].correlation == [None]
+
+
+def test_without_a_seed_nothing_is_known() -> None:
+    (found,) = pairwise([setting(np.zeros((0, 3)))], None, 0.95)
+    assert found.n == [0] * 3 and found.estimate == [None] * 3 and found.correlation == [None] * 3
+    assert found.verdict == ["cannot be tested"] * 3
+
+
+def test_three_pairs_have_a_correlation_and_two_an_interval() -> None:
+    values = np.array([[0.1, 0.4], [0.3, 0.5], [0.2, 0.7]])
+    (three,), (two,), (one,) = (pairwise([setting(values[:n])], None, 0.95) for n in (3, 2, 1))
+    assert three.correlation[0] == pytest.approx(np.corrcoef(values.T)[0, 1])
+    assert two.correlation == [None] and two.low[0] is not None and two.p[0] is not None
+    assert (one.low, one.p, one.estimate) == ([None], [None], [pytest.approx(-0.3)])
+
+
+def test_the_level_of_a_verdict_is_that_of_the_study() -> None:
+    values = np.array([[0.10, 0.0], [0.30, 0.0], [0.20, 0.1], [0.15, 0.02], [0.08, 0.01]])
+    p = stats.ttest_rel(*values.T).pvalue
+    assert 0.01 < p < 0.2
+    found = [pairwise([setting(values)], None, confidence)[0].verdict for confidence in (0.99, 0.8)]
+    assert found == [["no difference shown"], ["better"]]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_verdict_says_better_at_the_level_itself_and_not_beyond(higher: bool) -> None:
+    ends = ("better", "worse") if higher else ("worse", "better")
+    assert (_verdict(0.1, 0.05, 0.05, higher), _verdict(-0.1, 0.05, 0.05, higher)) == ends
+    assert _verdict(0.1, 0.0501, 0.05, higher) == "no difference shown"
+    assert _verdict(None, 0.01, 0.05, higher) == "cannot be tested" == _verdict(0.1, None, 0.05, higher)
+
+
+def test_arms_of_a_race_are_compared_by_tests_that_hold_at_any_time() -> None:
+    values = np.random.default_rng(7).normal(0.5, 0.05, (7, 4))
+    values[5:, 2], values[:, 3] = np.nan, np.nan
+    raced = setting(values)
+    raced = dataclasses.replace(raced, sequence=raced.values[::-1], resolution=0.02)
+    (found,) = pairwise([raced], "a1", 0.9)
+    pairs = list(zip(found.first, found.second, strict=True))
+    assert pairs == [(0, 2), (0, 3), (2, 3)]
+    for k, (i, j) in enumerate(pairs):
+        one = anytime.difference(values[::-1, i], values[::-1, j], confidence=0.9, resolution=0.02)
+        assert (found.n[k], found.low[k], found.high[k], found.p[k]) == (
+            one.interval.n,
+            one.interval.low,
+            one.interval.high,
+            one.p,
+        )
+        assert found.estimate[k] == (one.interval.mean if one.interval.n else None)
+        assert found.correlation[k] == one.correlation
+    assert found.n == [5, 0, 0] and found.verdict[1:] == ["cannot be tested"] * 2

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,3 +57,34 @@ def test_runs_that_are_missing() -> None:
     quality = np.array([[0.9, np.nan], [0.8, 0.8]])
     found = front_probability(quality, np.ones((2, 2)), np.random.default_rng(0), resamples=500)
     assert found[0] == pytest.approx(0.75, abs=0.08)  # in a quarter of the resamples only the missing run is drawn
+
+
+def test_two_thousand_resamples_and_no_seed_to_draw() -> None:
+    quality = np.random.default_rng(5).normal(size=(3, 6))
+    found = front_probability(quality, [[1.0] * 6, [2.0] * 6, [3.0] * 6], np.random.default_rng(0))
+    assert (2000 * found == np.round(2000 * found)).all() and (found == 1).sum() < 3
+    rare = front_probability(quality, [[1.0] * 6, [2.0] * 6, [3.0] * 6], np.random.default_rng(0), resamples=7)
+    assert (7 * rare == pytest.approx(np.round(7 * rare))) and not (rare == found).all()
+    none = front_probability(np.zeros((3, 0)), np.zeros((3, 0)), np.random.default_rng(0))
+    assert none.shape == (3,) and np.isnan(none).all()
+
+
+def test_the_means_of_a_resample_are_those_of_the_runs_drawn() -> None:
+    """By every one of the 27 ways to draw three seeds of three."""
+    quality = np.array([[0.9, 0.2, 0.4], [0.51, 0.73, 0.3], [0.6, np.nan, 0.1]])
+    cost = np.array([[3.0, 1.0, 2.0], [1.5, 2.5, 2.2], [1.0, 5.0, 0.5]])
+    fronts = []
+    for draw in itertools.product(range(3), repeat=3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            means = [np.nanmean(table[:, draw], axis=1) for table in (quality, cost)]
+        fronts.append(on_front(*means))
+    found = front_probability(quality, cost, np.random.default_rng(0), resamples=20_000)
+    assert found == pytest.approx(np.mean(fronts, axis=0), abs=0.015)  # standard error 0.0035 at most
+
+
+def test_equal_costs_are_equal_whatever_runs_are_missing() -> None:
+    """0.1 drawn three times has a mean of 0.10000000000000002, and drawn once of 0.1."""
+    quality = np.array([[0.9, 0.91, 0.92], [0.5, np.nan, 0.52]])
+    cost = np.array([[0.1, 0.1, 0.1], [0.1, np.nan, 0.1]])
+    assert list(front_probability(quality, cost, np.random.default_rng(0), resamples=500)) == [1.0, 0.0]

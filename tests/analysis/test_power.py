@@ -49,3 +49,33 @@ def test_what_no_number_of_seeds_shows() -> None:
     assert seeds_needed(-1.0) is None
     assert seeds_needed(1e-3) is None
     assert detectable_effect(1) == math.inf
+
+
+def test_one_pair_has_no_power_and_two_have_some() -> None:
+    assert power(50.0, 1) == 0.0 and 0.05 < power(1.0, 2) < power(1.0, 3)
+    assert detectable_effect(2) < math.inf and power(detectable_effect(2), 2) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize(("n", "target", "alpha"), [(4, 0.9, 0.05), (40, 0.5, 0.01), (1000, 0.8, 0.05)])
+def test_the_detectable_effect_is_found_with_the_power_asked_for(n: int, target: float, alpha: float, two_sided: bool) -> None:
+    effect = detectable_effect(n, target=target, alpha=alpha, two_sided=two_sided)
+    assert power(effect, n, alpha=alpha, two_sided=two_sided) == pytest.approx(target, abs=1e-6)
+    larger, smaller = effect * 1.0001, effect * 0.9999
+    assert seeds_needed(larger, target=target, alpha=alpha, two_sided=two_sided) == n
+    assert (seeds_needed(smaller, target=target, alpha=alpha, two_sided=two_sided) or 1001) == n + 1
+
+
+def test_eighty_percent_at_five_percent_two_sided_with_a_thousand_seeds_at_most() -> None:
+    assert detectable_effect(7) == detectable_effect(7, target=0.8, alpha=0.05, two_sided=True)
+    assert seeds_needed(0.5) == seeds_needed(0.5, target=0.8, alpha=0.05, two_sided=True, most=1000)
+    assert power(0.5, 9) == power(0.5, 9, alpha=0.05, two_sided=True)
+    assert seeds_needed(detectable_effect(1001) * 1.0001) is None
+    n = seeds_needed(0.5)
+    assert n is not None and seeds_needed(0.5, most=n) == n and seeds_needed(0.5, most=n - 1) is None
+    assert seeds_needed(1e6) == 2
+
+
+def test_no_difference_is_found_by_no_number_of_seeds() -> None:
+    """Though a test at 5 % says so in 5 %: a false alarm is no finding."""
+    assert seeds_needed(0.0, target=0.01) is None and seeds_needed(math.nan) is None

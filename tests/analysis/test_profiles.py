@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ecdf
 
-from peftlab.analysis.profiles import band, profile
+from peftlab.analysis.profiles import RESAMPLES, band, profile
 
 runs = st.lists(st.integers(0, 20), min_size=2, max_size=8)
 
@@ -41,3 +42,31 @@ def test_band_is_that_of_naive_resampling() -> None:
     low, high = band([values], levels, np.random.default_rng(1), resamples=20_000)
     assert np.abs(np.quantile(drawn, 0.025, axis=0) - low).max() <= 0.25  # steps of a quarter
     assert np.abs(np.quantile(drawn, 0.975, axis=0) - high).max() <= 0.25
+
+
+def test_a_band_holds_the_shares_of_runs_drawn_anew() -> None:
+    """Of runs 0 and 1 the share above 1/2 is 0, 1/2 or 1 in a quarter, a half and a quarter of the draws."""
+    runs, level = np.array([0.0, 1.0]), np.array([0.5])
+    for tasks in ([runs], [runs, np.array([1.0])]):
+        rest = len(tasks) - 1
+        for confidence, ends in ((0.4, (0.5, 0.5)), (0.6, (0.0, 1.0))):
+            low, high = band(tasks, level, np.random.default_rng(0), confidence=confidence)
+            assert (low[0], high[0]) == tuple((end + rest) / len(tasks) for end in ends)
+    low, high = band([np.array([0.0, 0.0, 1.0])], level, np.random.default_rng(0), higher_is_better=False, confidence=0.2)
+    assert low[0] == pytest.approx(2 / 3) == high[0]
+
+
+def test_two_thousand_draws_and_95_percent_where_nothing_else_is_said() -> None:
+    runs, levels = [np.random.default_rng(2).normal(size=30)], np.linspace(-1, 1, 5)
+
+    def found(**options: float) -> np.ndarray:
+        return np.array(band(runs, levels, np.random.default_rng(0), **options))  # pyright: ignore
+
+    assert np.array_equal(found(), found(resamples=2000, confidence=0.95, higher_is_better=True))
+    assert RESAMPLES == 2000 and not np.array_equal(found(), found(confidence=0.9))
+    assert np.array_equal(profile(runs, levels), profile(runs, levels, higher_is_better=True))
+
+
+def test_a_run_at_a_level_is_not_beyond_it() -> None:
+    for higher in (True, False):
+        assert profile([np.array([1.0, 1.0])], np.array([1.0]), higher_is_better=higher).tolist() == [0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from scipy import stats
 
-from peftlab.analysis.anytime import log_e, p_process
+from peftlab.analysis.anytime import earliest, log_e, p_process
 from peftlab.analysis.comparison import holm
-from peftlab.analysis.racing import Race, Rule, chance, race, shortfall
+from peftlab.analysis.racing import Race, Rule, _holm, _left, chance, race, shortfall
 from peftlab.study.schema import Margin
 
 SEEDS = 15
@@ -231,3 +232,124 @@ def test_leaving_undecided_makes_no_error_more_likely() -> None:
     asked = rule(3, futility=0.1)
     false = sum(any(left.why != "open" for left in played(drawn(generator, [0.0] * 3), asked).left) for _ in range(races))
     assert false / races <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / races)
+
+
+def test_hypotheses_and_the_first_look_at_which_an_arm_can_leave() -> None:
+    margin = {"goal": "margin", "margin": Margin(absolute=1.0), "baseline": "arm0"}
+    assert (rule(8).family, rule(8, **margin).family) == (56, 14)
+    assert rule(8).first_seed == 5 and rule(8, minimum=9).first_seed == 9
+    assert rule(8).first_seed == earliest(0.05 / 56, scale=3.0) and rule(8, scale=0.5).first_seed == earliest(
+        0.05 / 56, scale=0.5
+    )
+    bare = Rule(goal="best", level=0.05, minimum=3, arms=3)
+    assert (bare.futility, bare.resolution, bare.higher_is_better, bare.scale) == (0.0, 0.0, True, 3.0)
+    assert not bare.stays("arm0") and rule(3, baseline="arm0").stays("arm0") and rule(3, keep=frozenset({"arm1"})).stays("arm1")
+
+
+@pytest.mark.parametrize(
+    ("margin", "higher", "short"),
+    [
+        (None, True, 0.3), (None, False, -0.3),
+        (Margin(absolute=0.1), True, 0.2), (Margin(absolute=0.1), False, -0.4),
+        (Margin(relative=0.1), True, 0.7 * 0.9 - 0.4), (Margin(relative=0.1), False, 0.4 - 0.7 * 1.1),
+    ],
+)  # fmt: skip
+def test_how_far_an_arm_falls_short(margin: Margin | None, higher: bool, short: float) -> None:
+    assert shortfall(np.array([0.7]), np.array([0.4]), margin, higher) == pytest.approx([short])
+
+
+def test_before_any_look_nothing_was_seen() -> None:
+    none = race(np.zeros((3, 2)), names(2), rule(2), ended=np.zeros((3, 2), dtype=bool))
+    assert (none.seeds, none.seeds_of("arm0"), none.looks) == (0, 0, ()) and len(none.due) == 6
+    few = played(drawn(np.random.default_rng(20), [0, -30])[:2], rule(2, minimum=5))
+    assert few.seeds == 2 and few.over and few.seeds_of("arm1") == 2 and few.seeds_of("nobody") == 0
+
+
+@pytest.mark.parametrize("baseline", [None, "arm9"])
+def test_without_its_baseline_a_race_for_the_margin_asks_nothing(baseline: str | None) -> None:
+    values = drawn(np.random.default_rng(21), [0, -30])
+    found = played(values, rule(2, goal="margin", margin=Margin(absolute=1.0), baseline=baseline))
+    assert found.left == () and found.seeds == SEEDS and found.over
+
+
+def test_two_differences_or_equal_ones_promise_nothing() -> None:
+    """Three that differ do: two say next to nothing of their spread, and equal ones that there is none."""
+    far = -math.log(1e-6)
+    asked, rest = rule(2), [math.nan] * 4
+    assert chance(np.array([-0.5, -0.6, *rest]), 2, -far, asked) == 1.0
+    assert chance(np.array([-0.5, -0.6, -0.55, *rest]), 3, -far, asked) < 0.01
+    assert chance(np.array([-0.5, math.nan, -0.6, *rest]), 3, -far, asked) == 1.0
+    assert chance(np.array([-0.5, -0.5, -0.5, *rest]), 3, -far, asked) == 1.0
+    assert chance(np.array([-0.5, *rest]), 1, -far, asked) == 1.0
+
+
+def test_a_chance_is_a_share_of_a_thousand_draws_over_the_seeds_to_come() -> None:
+    gap = np.array([0.4, 0.1, 0.3, 0.2, *[math.nan] * 6])
+    asked = rule(2)
+    found = [chance(gap[:n], 4, math.log(0.05), asked) for n in (5, 7, 10)]
+    assert found == sorted(found) and found[0] < found[2]
+    assert all(1000 * one == pytest.approx(round(1000 * one)) for one in found) and found[0] > 0
+    finer = dataclasses.replace(asked, resolution=5.0)
+    assert chance(gap, 4, math.log(0.05), finer) < found[2], "half a step of 5 is a spread of 5 at least"
+    assert chance(gap, 4, math.log(0.05), dataclasses.replace(asked, scale=0.1)) < found[2]
+
+
+def undecided(values: np.ndarray, asked: Rule) -> list[tuple[str, str, str, int]]:
+    """(arm, why, against, seeds) of those that leave, futility with it, written down once more."""
+    arms, inside, gone = values.shape[1], set(range(values.shape[1])), []
+    gaps = {(i, j): values[:, j] - values[:, i] for i in range(arms) for j in range(arms) if i != j}
+    frozen = dict.fromkeys(gaps, 1.0)
+    for n in range(asked.minimum, len(values) + 1):
+        if len(inside) < 2:
+            break
+        frozen |= {k: float(p_process(gaps[k][:n])[-1]) for k in gaps if set(k) <= inside}
+        adjusted = dict(zip(gaps, holm(list(frozen.values())), strict=True))
+        shown = {k for k in gaps if (adjusted[k] or 0.0) <= asked.level}
+        out = {}
+        for i in sorted(inside):
+            if not asked.stays(f"arm{i}") and (mine := [k for k in shown if k[0] == i and k[1] in inside]):
+                out[i] = ("worse", f"arm{min(mine, key=lambda k: frozen[k])[1]}")
+        if n < len(values):
+            away, needed = set(out), math.log(asked.level / max(1, len(gaps) - len(shown)))
+            for i in sorted(inside - away):
+                rest = {
+                    k: chance(gaps[k], n, needed, asked) for k in gaps if i in k and set(k) <= inside - away and k not in shown
+                }
+                if not asked.stays(f"arm{i}") and rest and max(rest.values()) < asked.futility:
+                    best = max(rest, key=lambda k: rest[k])
+                    out[i] = ("open", f"arm{best[0] + best[1] - i}")
+        gone += [(f"arm{i}", why, other, n) for i, (why, other) in out.items()]
+        inside -= set(out)
+    return gone
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_race_with_futility_is_the_rule_written_down_naively(seed: int) -> None:
+    values = drawn(np.random.default_rng(seed), [0, -0.1, -3, -8], sd=0.5)
+    asked = rule(4, futility=0.3, baseline="arm3" if seed % 2 else None)
+    found = [(left.label, left.why, left.against, left.seeds) for left in played(values, asked).left]
+    assert found == undecided(values, asked)
+
+
+def test_what_is_told_of_an_arm_that_left() -> None:
+    values = np.array([[0.5, 0.1], [0.7, math.nan], [0.6, 0.3], [9.0, 9.0]])
+    left = _left(values, ["a", "b"], ("worse", "b", "a"), -2.0, 0.3, 3)
+    assert (left.label, left.why, left.against, left.seeds, left.n, left.p_adjusted) == ("b", "worse", "a", 3, 2, 0.3)
+    assert (left.difference, left.sd) == pytest.approx((-0.35, np.std([-0.4, -0.3], ddof=1)))
+    assert (left.e_value, left.p, left.chance) == (pytest.approx(math.exp(2)), pytest.approx(math.exp(-2)), None)
+    assert _left(values, ["a", "b"], ("worse", "b", "a"), -800.0, 0.0, 3).e_value == math.exp(700), "no overflow"
+
+
+def test_holm_in_a_race_counts_hypotheses_that_are_not_there() -> None:
+    p = np.array([0.01, 0.5, 0.004, 0.2])
+    assert _holm(np.log(p), 4) == pytest.approx(holm(list(p)))
+    assert _holm(np.log(p), 6) == pytest.approx(holm([*p, 1.0, 1.0])[:4])
+    assert list(_holm(np.log(p), 600)) == [1.0] * 4
+
+
+def test_an_arm_that_left_before_leaves_when_it_did() -> None:
+    values = drawn(np.random.default_rng(22), [0, -0.1, -40], sd=0.5)
+    (left,) = played(values, rule(3)).left
+    later = dataclasses.replace(left, seeds=left.seeds + 2)
+    again = race(values, names(3), rule(3), standing={left.label: later})
+    assert again.left == (later,) and again.seeds_of("arm2") == later.seeds

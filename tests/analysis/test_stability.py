@@ -59,3 +59,26 @@ def test_best_of_leaves_out_what_is_no_number() -> None:
     assert best_of([None, 0.2, float("nan"), 0.1]) == 0.2
     assert best_of([None, 0.2, 0.1], higher_is_better=False) == 0.1
     assert best_of([None]) is None
+
+
+def test_an_improvement_counts_when_it_is_larger_than_the_smallest_that_counts() -> None:
+    values = [0.10, 0.15, 0.20, 0.25, 0.30]
+    assert stops_at(values, 2) is None and stops_at(values, 2, min_delta=0.0) is None
+    assert stops_at(values, 2, min_delta=0.5) == 2
+    assert stops_at(values, 3, min_delta=0.12) is None, "0.25 and 0.10 are further apart"
+    assert stops_at([0.5, 0.75, 1.0], 1, min_delta=0.25) == 1, "no larger than it"
+    assert stops_at([0.5, 0.25, 0.125], 1, higher_is_better=False, min_delta=0.2) == 2
+    assert stops_at([0.2, 0.2], 1) == 1 and stops_at([float("nan"), None, 0.1], 2) is None
+    assert stops_at([None, float("inf"), 0.1], 2) is None and stops_at([], 1) is None
+
+
+def test_five_lines_have_a_score_and_four_have_none() -> None:
+    assert stability([1.0, 0.9, 0.8, 0.7, 0.6]) == 1 and stability([1.0, 0.9, 0.8, 0.7]) is None
+    assert stability([1.0, float("inf")]) == 0.0 and stability([]) is None
+    assert stability([1.0, 2.0, 1.0, 2.0, 1.0]) == 0.5
+
+
+@pytest.mark.parametrize(("lines", "width"), [(5, 1), (19, 1), (20, 2), (29, 2), (30, 3), (100, 10)])
+def test_the_window_is_a_tenth_of_the_lines(lines: int, width: int) -> None:
+    losses = np.random.default_rng(lines).random(lines)
+    assert smoothed(losses) == pytest.approx([losses[i : i + width].mean() for i in range(lines - width + 1)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,3 +80,116 @@ def test_a_trial_that_repeats_another_is_no_further_evidence(tmp_path: Path) -> 
     form["trials"] += [trial for trial in form["trials"] if trial["label"] == "lora-all"]
     (folder / "tuning.json").write_text(json.dumps(form))
     assert tuning_luck(load_frame(folder)) == once
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5])
+def test_three_evaluation_runs_and_one_trial_are_enough(trials: int) -> None:
+    kept = [0.81, 0.79, 0.84]
+    t = (0.9 - np.mean(kept)) / (np.std(kept, ddof=1) * np.sqrt(1 / trials + 1 / 3))
+    assert surprise(0.9, trials, kept) == pytest.approx(stats.t.sf(t, 2))
+    assert surprise(0.9, 0, kept) is None and surprise(0.9, 1, kept[:2]) is None
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> list[str]:
+    path = folder / "tuning.json"
+    form = json.loads(path.read_text())
+    change(form)
+    path.write_text(json.dumps(form))
+    return tuning_luck(load_frame(folder))
+
+
+def kept_runs(folder: Path, label: str) -> np.ndarray:
+    rows = load_frame(folder).rows
+    rows = rows[(rows["label"] == label) & (rows["metric"] == "accuracy") & (rows["split"] == "validation")]
+    return rows["value"].dropna().to_numpy(dtype=float)
+
+
+def promised(kept: np.ndarray, p: float, trials: int) -> float:
+    """What of two tuning runs would be a surprise of exactly this p."""
+    return float(kept.mean() + stats.t.isf(p, len(kept) - 1) * kept.std(ddof=1) * np.sqrt(1 / trials + 1 / len(kept)))
+
+
+def test_the_level_is_shared_by_all_values_that_were_tried(tmp_path: Path) -> None:
+    """Three learning rates, two seeds each: p may be 0.05 / 3."""
+    for number, (p, told) in enumerate(((0.05 / 3 * 1.05, 0), (0.05 / 3 * 0.95, 1))):
+        folder = write_results(tmp_path / str(number))
+        kept = kept_runs(folder, "lora-all")
+        promise(folder, "lora-all", promised(kept, p, 2))
+        assert len(tuning_luck(load_frame(folder))) == told
+
+
+def test_what_is_said_of_a_promise_that_was_not_kept(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    kept = kept_runs(folder, "lora-all")
+    promise(folder, "lora-all", 0.999)
+    (text,) = tuning_luck(load_frame(folder))
+    assert "(2 tuning runs), its 5 evaluation runs reach" in text and f"reach {100 * kept.mean():.2f} % there." in text
+
+
+def test_only_trials_of_the_chosen_values_promise_anything(tmp_path: Path) -> None:
+    def others(form: dict[str, Any]) -> None:
+        for trial in form["trials"]:
+            if trial["label"] == "lora-all" and trial["values"]["learning_rate"] != 1e-3:
+                trial["value"] = 0.9999
+
+    assert changed(write_results(tmp_path), others) == []
+
+
+def test_trials_without_a_value_count_as_tried_and_promise_nothing(tmp_path: Path) -> None:
+    def lost(form: dict[str, Any]) -> None:
+        first = True
+        for trial in form["trials"]:
+            if trial["label"] == "lora-all" and trial["values"]["learning_rate"] == 1e-3:
+                trial["value"], first = 0.999 if first else None, False
+
+    (text,) = changed(write_results(tmp_path), lost)
+    assert "(1 tuning run)" in text
+
+
+def test_lower_can_be_better(tmp_path: Path) -> None:
+    """A loss that was promised far below what the evaluation runs reach, and one far above it."""
+    for number, (value, told) in enumerate(((0.001, 1), (5.0, 0))):
+
+        def losses(form: dict[str, Any], value: float = value) -> None:
+            form["metric"] = "loss"
+            form["trials"] = [
+                {**t, "value": value} for t in form["trials"] if t["label"] == "lora-all" and t["values"]["learning_rate"] == 1e-3
+            ]
+
+        assert len(changed(write_results(tmp_path / str(number)), losses)) == told
+
+
+def test_arms_of_several_settings_and_broken_forms_are_passed_over(tmp_path: Path) -> None:
+    def twice(form: dict[str, Any]) -> None:
+        for trial in form["trials"]:
+            if trial["label"] == "lora-all":
+                trial["value"] = 0.999
+        form["chosen"] += [{**entry, "task": "another"} for entry in form["chosen"] if entry["label"] == "lora-all"]
+
+    folder = write_results(tmp_path)
+    assert changed(folder, twice) == []
+    assert changed(folder, lambda form: form.update(trials="none", chosen=None)) == []
+    assert changed(folder, lambda form: form.update(trials=[1, "x"], chosen=[None])) == []
+
+
+def test_an_arm_that_is_passed_over_hides_no_other(tmp_path: Path) -> None:
+    def one_of_two(form: dict[str, Any]) -> None:
+        for trial in form["trials"]:
+            if trial["label"] in ("linear-probe", "lora-all") and trial["values"]["learning_rate"] == 1e-3:
+                trial["value"] = 0.999
+        form["chosen"] += [{**entry, "task": "another"} for entry in form["chosen"] if entry["label"] == "linear-probe"]
+
+    (text,) = changed(write_results(tmp_path), one_of_two)
+    assert text.startswith("lora-all")
+
+
+def test_of_a_seed_that_was_tried_again_the_last_run_counts(tmp_path: Path) -> None:
+    def seeds(form: dict[str, Any], named: bool) -> None:
+        about = {"label": "lora-all", "values": {"learning_rate": 1e-3}, "backbone": "bundled:vit-nano"}
+        form["trials"] = [{**about, **({"seed": 100} if named else {}), "value": value} for value in (0.5, 0.998, 0.999)]
+        form["chosen"] = [about]
+
+    folder = write_results(tmp_path)
+    (text,) = changed(folder, lambda form: seeds(form, True))
+    assert "99.90 %" in text and "(1 tuning run)" in text
+    assert changed(folder, lambda form: seeds(form, False)) == [], "three runs, whose mean is far below"

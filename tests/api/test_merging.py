@@ -6,9 +6,10 @@ from typing import Any
 
 import peft
 import pytest
+import torch
 
 from peftlab import registry
-from peftlab.api._merging import Wanted, merge, merged_model
+from peftlab.api._merging import Wanted, merge, merged_model, packed_model
 from peftlab.backbones.resolve import source_of
 from peftlab.deployment.packed import packed_layers
 from peftlab.errors import OptionError
@@ -44,6 +45,21 @@ def test_the_way_is_the_one_asked_for(wanted: Wanted, way: str, told: set[str]) 
     assert bool(packed_layers(whole)) == (wanted.packed != "no")
     difference = float((outputs("vit", whole) - before).abs().max() / before.abs().max())
     assert difference < 1e-4 and all(loss < 1e-4 for loss in losses.values())  # it shifts whole groups: no code changes
+
+
+def test_codes_are_kept_without_a_parameter_of_the_model_that_is_merged() -> None:
+    """Biases alone are trained: every layer keeps its codes; what is done to the one model is not done to the other."""
+    base = models.backbone("vit")
+    Groupwise(type="int4", group_size=SIZE).convert(base)
+    adapted = registry.create("adapter", "bitfit").attach(base, seed=0)
+    before = outputs("vit", adapted.module)
+    whole = packed_model(adapted.adapter, adapted.backbone, adapted.module)
+    assert whole is not None and torch.equal(outputs("vit", whole), before)
+    assert not {id(p) for p in whole.parameters()} & {id(p) for p in adapted.module.parameters()}
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.zero_()
+    assert torch.equal(outputs("vit", adapted.module), before)
 
 
 def test_without_a_quantizer_nothing_can_be_rounded() -> None:

@@ -12,6 +12,7 @@ import torch
 from peftlab import registry
 from peftlab.adapters._peft import PeftAdapter
 from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.nn.surgery import SlicedLinear
 from peftlab.nn.triplets import TripletLinear
 from tests.contracts.conftest import Bench, Sample, perturb, samples, update
 
@@ -112,6 +113,13 @@ def test_what_is_saved_in_pefts_format_names_its_backbone(adapter: Adapter, adap
 def test_triplets_are_declared_where_there_are_some(adapter: Adapter, adapted: Adapted) -> None:
     """Allocators that switch triplets off are let act on adapters that say they have them."""
     assert adapter.has_triplets == any(isinstance(module, TripletLinear) for module in adapted.module.modules())
+
+
+def test_slices_are_declared_where_fused_layers_are_taken_apart(adapter: Adapter, adapted: Adapted) -> None:
+    """A quantizer stores slice by slice for those that say so (training/assemble.py), and whole layers for the others."""
+    taken_apart = any(isinstance(module, SlicedLinear) for module in adapted.module.modules())
+    sliced = any(site.parent is not None for site in adapted.sites)
+    assert taken_apart == (adapter.takes_slices and sliced)
 
 
 def test_every_trainable_tensor_moves_and_nothing_else(adapted: Adapted, bench: Bench) -> None:

@@ -129,8 +129,11 @@ BROKEN = {
         lambda folder: (folder / CONFIG).write_text((folder / CONFIG).read_text().replace('"0": {', '"encoder.0": {')),
         "no layer 'encoder.0'",
     ),
-    "a bias of another size": (edit_tensor("0.bias", lambda t: t[1:].contiguous()), "do not fit the model"),
-    "a tensor too many": (edit_tensor("3.weight", lambda t: None), "do not fit the model"),
+    "a bias of another size": (
+        edit_tensor("0.bias", lambda t: t[1:].contiguous()),
+        "do not fit the model: size mismatch for 0.bias",
+    ),
+    "a tensor too few": (edit_tensor("3.weight", lambda t: None), "do not fit the model: Missing key.*3.weight"),
 }
 
 

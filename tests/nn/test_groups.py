@@ -178,3 +178,12 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     weight[1, 3] = math.nan
     with pytest.raises(BackboneError, match="not finite"):
         quantize_groups(weight, 4, "int4", "fc1")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_a_zero_among_the_smallest_numbers_stays_zero(kind: str) -> None:
+    """One over a scale below 1e-38 is infinite in float32."""
+    found = quantize_groups(torch.tensor([[1e-40, 0.0, 0.0, -1e-40], [0.0] * 4, [1e-45, 0.0, 1e-45, 0.0]]), 4, kind)  # pyright: ignore
+    assert [BOOKS[kind][code] for code in found.codes[0, 1:3].tolist()] == [0.0, 0.0]
+    assert [BOOKS[kind][code] for code in found.codes[1].tolist()] == [0.0] * 4
+    assert found.dequantize().isfinite().all() and float(found.dequantize().abs().max()) <= 1e-38

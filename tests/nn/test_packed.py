@@ -159,3 +159,21 @@ def test_a_group_that_does_not_divide_names_the_layer() -> None:
     with pytest.raises(OptionError, match="does not divide") as caught:
         PackedLinear.of(linear(), 7, "int4", where="blocks.0.mlp.fc1")
     assert caught.value.where == "blocks.0.mlp.fc1"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_layer_says_how_it_is_stored(kind: str) -> None:
+    layer = PackedLinear.of(linear(), 16, kind)  # pyright: ignore
+    assert (layer.scheme, layer.kind, layer.group_size) == (f"{kind}-g16", kind, 16) and isinstance(layer.group_size, int)
+    assert (layer.in_features, layer.out_features) == (48, 20)
+    assert layer.extra_repr() == f"48, 20, kind={kind}, group_size=16"
+    assert layer.weight is layer.packed and list(layer.stored())[:2] == [layer.packed, layer.scale]
+
+
+def test_until_a_schedule_says_otherwise_what_is_stored_is_what_is_used() -> None:
+    layer = PackedLinear.of(linear(), 16, "int4", keep=True).train()
+    wanted = nn.functional.linear(inputs(), layer.dequantize(), layer.bias)
+    assert layer.full is not None and torch.allclose(layer(inputs()), wanted, atol=1e-5)
+    layer.share = 0.5
+    layer.release()
+    assert layer.full is None and layer.share == 1.0

@@ -62,3 +62,13 @@ def test_the_bounds_are_reached() -> None:
 def test_a_weight_that_is_hit_exactly_has_no_error() -> None:
     found = WeightError.of(torch.zeros(4, 16), torch.zeros(4, 16), SIZE)
     assert (found.error, found.relative, found.pooled) == (0.0, 0.0, ())
+
+
+def test_no_share_is_above_one_by_rounding() -> None:
+    """Errors of rank 1, whose first share is all there is."""
+    for seed in range(40):
+        random = torch.Generator().manual_seed(seed)
+        weight = torch.outer(torch.randn(7, generator=random), torch.randn(12, generator=random))
+        found = WeightError.of(weight, torch.zeros(7, 12), 4)
+        assert max(found.unrestricted) <= 1.0 and found.unrestricted[0] == pytest.approx(1.0)
+        assert max(found.pooled) <= 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from peftlab import registry
 from peftlab.errors import OptionError
+from peftlab.nn.groups import BOOKS
 from peftlab.nn.quantized import quantized_layers
 from peftlab.quantizers.groupwise import Groupwise
 from peftlab.study.schema import EarlyStopping, Train
@@ -117,3 +119,24 @@ def test_it_runs_on_what_it_is_given_without_a_seed() -> None:
     state = torch.random.get_rng_state()
     Groupwise().convert(backbone("vit"))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("int2", 3), ("int3", 7), ("int4", 15), ("int8", 255)])
+def test_the_error_is_half_a_step_of_the_groups_grid_at_most(kind: Any, steps: int) -> None:
+    weight = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    bound = Groupwise(type=kind, group_size=4).error_bound(weight)
+    for o in range(5):
+        for g in range(3):
+            group = weight[o, 4 * g : 4 * g + 4]
+            wanted = float(group.max() - group.min()) / steps / 2 + 1e-6 * float(weight.abs().max())
+            assert bound[o, 4 * g : 4 * g + 4].tolist() == pytest.approx([wanted] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_the_error_is_half_the_widest_gap_of_a_code_book_at_most(kind: Any) -> None:
+    weight = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
+    bound = Groupwise(type=kind, group_size=4).error_bound(weight)
+    values = sorted(BOOKS[kind])
+    gap = max(b - a for a, b in itertools.pairwise(values))
+    wanted = weight.unflatten(1, (3, 4)).abs().amax(-1) * gap / 2 + 1e-6 * weight.abs().max()
+    torch.testing.assert_close(bound, wanted.repeat_interleave(4, dim=1), rtol=1e-4, atol=1e-7)

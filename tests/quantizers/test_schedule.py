@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from peftlab.adapters.contract import Adapted
 from peftlab.adapters.pooled import PooledLora, pooled_layers
+from peftlab.nn.groups import BITS
 from peftlab.nn.packed import PackedLinear
 from peftlab.nn.quantized import dense_weight
 from peftlab.nn.surgery import slice_fused
+from peftlab.quantizers._schedule import code_counts, entropy_bits
 from peftlab.quantizers.groupwise import Groupwise
 from tests.adapters.models import backbone
 from tests.contracts.conftest import perturb
@@ -72,3 +75,62 @@ def test_a_layer_that_quantization_left_as_it_was_has_no_balance() -> None:
             weight = layer.dequantize()
             layer.error = type(layer.error).of(weight, weight, SIZE)
     assert list(hook.balance()) == others
+
+
+@pytest.mark.parametrize(
+    ("options", "total", "full"),
+    [
+        ({}, 5, 0),
+        ({"schedule": "linear", "start": 0.0, "end": 0.5}, 9, 4),
+        ({"schedule": "cosine", "start": 0.25, "end": 0.75}, 9, 6),
+        ({"schedule": "linear"}, 1, 0),
+        ({"schedule": "linear"}, 0, 0),
+    ],
+)
+def test_float_weights_are_resident_until_the_first_step_at_one(options: dict[str, Any], total: int, full: int) -> None:
+    adapted, hook = prepared(**options)
+    floats = sum(4 * layer.in_features * layer.out_features for layer in hook.layers.values()) if options else 0
+    assert hook.name == "quantization", "under which its state is kept"
+    assert hook.resident == floats and hook.changes_base == bool(options)
+    run(adapted, hook, total)
+    assert all(layer.full is None and layer.share == 1.0 for layer in hook.layers.values())
+    noted = hook.report()["quantization_history.json"]["float_weights"]
+    assert (noted["resident_until_step"], noted["bytes"]) == (full, floats)
+    assert noted["note"] == ("no memory was saved while they were resident" if options else "never resident")
+
+
+def test_weights_are_float_to_the_last_step_before_rho_is_one() -> None:
+    adapted, hook = prepared(schedule="linear", start=0.0, end=0.5)
+    hook.start(9, torch.optim.SGD(adapted.trainable().values()))
+    held = []
+    for step in range(9):
+        hook.before_step(step)
+        held.append(all(layer.full is not None for layer in hook.layers.values()))
+    assert held == [True] * 4 + [False] * 5
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_every_code_is_counted_those_that_never_occur_as_well(kind: Any) -> None:
+    layer = PackedLinear.of(nn.Linear(16, 8), 4, kind)
+    counts = code_counts(layer)
+    assert len(counts) == 2 ** BITS[layer.kind] and int(counts.sum()) == 16 * 8
+    assert counts.tolist() == [int((layer.codes() == code).sum()) for code in range(2 ** BITS[layer.kind])]
+    flat = nn.Linear(16, 8)
+    nn.init.ones_(flat.weight)
+    one = code_counts(PackedLinear.of(flat, 4, kind))
+    assert len(one) == len(counts) and int((one > 0).sum()) == 1 and entropy_bits(one) == 0.0
+
+
+def test_entropy_is_in_bits() -> None:
+    assert entropy_bits(torch.tensor([4, 4, 4, 4])) == pytest.approx(2.0)
+    assert entropy_bits(torch.tensor([0, 3, 1, 0])) == pytest.approx(0.811278)
+
+
+def test_codes_in_use_are_noted_as_a_share() -> None:
+    adapted, hook = prepared()
+    run(adapted, hook, 2)
+    first, last = hook.usage
+    assert (first["step"], last["step"], first["rho"]) == (0, 1, 1.0)
+    for name, layer in hook.layers.items():
+        assert last["used"][name] == len(layer.codes().unique()) / 16
+        assert last["entropy_bits"][name] == pytest.approx(entropy_bits(code_counts(layer)))

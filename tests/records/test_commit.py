@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -270,3 +271,28 @@ commit.commit_folder(folder / "step-2", lambda new: (new / "weights.bin").write_
     assert verify_folder(tmp_path / "step-2") == []
     bad = subprocess.run([sys.executable, "-c", code, "1", str(tmp_path / "x")], capture_output=True, text=True, check=False)
     assert "RecordError" in bad.stderr and not (tmp_path / "x" / "step-2").exists()
+
+
+def test_a_kernel_without_the_exchange_is_asked_no_more_and_told_no_lie(tmp_path: Path, monkeypatch) -> None:
+    commit_folder(tmp_path / "step-2", fill("old"))
+    monkeypatch.setattr(commit, "_renameat2", lambda: None)
+    assert commit._exchange(tmp_path / "step-2", tmp_path / "other") is False
+    commit_folder(tmp_path / "step-2", fill("new"))
+    assert (tmp_path / "step-2" / "weights.bin").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_only_a_folder_may_be_refused_to_be_flushed_and_only_because_none_is(tmp_path: Path, monkeypatch, number: int) -> None:
+    def refused(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        fsync_folder(tmp_path / "file")
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            fsync_folder(tmp_path)
+    else:
+        fsync_folder(tmp_path)

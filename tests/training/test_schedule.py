@@ -96,3 +96,27 @@ def test_a_share_of_an_epoch_between_two_evaluations_is_a_step_at_least(every: f
     schedule = Schedule.of(Train(epochs=2, batch_size=4, evaluate_every=every), 40)
     assert schedule.evaluate_steps == steps
     assert [t for t in range(1, 21) if schedule.evaluates_after(t)] == sorted({*range(steps, 21, steps), 20})
+
+
+def test_the_rate_of_every_step_by_hand() -> None:
+    """Three of nine steps warm up from 1/4; the six others fall from the whole rate towards 0."""
+    expected = {
+        "constant": [0.5, 1.0, 1.5, *[2.0] * 6],
+        "linear": [0.5, 1.0, 1.5, *[2.0 * (1 - s / 6) for s in range(6)]],
+        "cosine": [0.5, 1.0, 1.5, *[1 + math.cos(math.pi * s / 6) for s in range(6)]],
+    }
+    for shape, rates in expected.items():
+        schedule = Schedule.of(Train(epochs=1, batch_size=1, learning_rate=2.0, warmup=1 / 3, schedule=shape), 9)  # pyright: ignore
+        assert schedule.warmup_steps == 3
+        assert [schedule.rate(step) for step in range(9)] == pytest.approx(rates)
+        warm = Schedule.of(Train(epochs=1, batch_size=1, learning_rate=2.0, warmup=1.0, schedule=shape), 3)  # pyright: ignore
+        assert [warm.rate(step) for step in range(3)] == pytest.approx([0.5, 1.0, 1.5])
+
+
+def test_evaluations_and_epochs_are_counted_in_steps() -> None:
+    schedule = Schedule.of(Train(epochs=2, batch_size=4, evaluate_every=0.5), 15)
+    assert (schedule.steps_per_epoch, schedule.total, schedule.evaluate_steps) == (4, 8, 2)
+    assert [schedule.evaluates_after(done) for done in range(1, 9)] == [False, True] * 4
+    assert [schedule.epoch(done) for done in (0, 2, 8)] == [0.0, 0.5, 2.0]
+    odd = Schedule.of(Train(epochs=1, batch_size=1, evaluate_every=1 / 3, max_steps=5), 9)
+    assert [done for done in range(1, 6) if odd.evaluates_after(done)] == [3, 5], "after the last step too"

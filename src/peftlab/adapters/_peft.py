@@ -151,6 +151,11 @@ def load_peft(module: nn.Module, folder: Path) -> nn.Module:
     try:
         with _old_names():
             model = peft.PeftModel.from_pretrained(module, str(folder), config=config)  # pyright: ignore
+    except KeyError as error:  # of a head that is to be loaded, PEFT takes every tensor for granted
+        odd = error.args[0]
+        raise RecordError(
+            f"the saved adapter does not fit: {odd}", where=str(folder), remedy="load it on its own backbone"
+        ) from error
     except (RuntimeError, ValueError) as error:
         told = [line.strip() for line in str(error).strip().split("\n")]
         first = next((line for line in told if not line.startswith("Error(s) in loading")), told[0])[:200]

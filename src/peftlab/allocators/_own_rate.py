@@ -47,7 +47,7 @@ class OwnRate:
         own, length = step - born, self.total - born
         if own < self.warmup:
             return self.peak * (own + 1) / (self.warmup + 1)
-        return self.peak * (1 - (own - self.warmup) / max(1, length - self.warmup))
+        return self.peak * (1 - (own - self.warmup) / (length - self.warmup))
 
     def before_step(self) -> None:
         """Remember the weights of modules with late directions."""

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr, stdtr
 
-from peftlab.analysis.comparison import Difference, OneSided, correlation, margin_differences, pairs
+from peftlab.analysis.comparison import Difference, OneSided, correlation, margin_differences, pairs, union
 from peftlab.analysis.intervals import Interval, finite
 from peftlab.study.schema import Margin
 
@@ -170,7 +170,7 @@ def half_width(n: int, confidence: float, scale: float = SCALE) -> float:
     """Half the width of the interval after n values, in their standard deviations; infinite where it is the whole line."""
     r = scale**-2 / (n + scale**-2)
     grown = ((1 - confidence) ** 2 * r) ** (-1 / n)
-    if n < 2 or grown * r >= 1:
+    if grown * r >= 1:  # of one value always: it is 1 / a^2
         return math.inf
     return math.sqrt((n - 1) / n * (grown - 1) / (1 - grown * r))
 
@@ -189,17 +189,7 @@ def margin_test(differences: NDArray[np.float64], *, confidence: float, resoluti
     return OneSided(interval, interval.low, p, opposite)
 
 
-def equivalence_p(
-    arm: ArrayLike, baseline: ArrayLike, margin: Margin, *, higher_is_better: bool = True, resolution: float = 0.0
-) -> float | None:
+def equivalence_p(arm: ArrayLike, baseline: ArrayLike, margin: Margin, *, resolution: float = 0.0) -> float | None:
     """As :func:`comparison.equivalence_p`."""
-    first, second = pairs(arm, baseline)
-    worse = margin_differences(first, second, margin, higher_is_better=higher_is_better)
-    if margin.absolute is not None:
-        better = (second - first if higher_is_better else first - second) + margin.absolute
-    else:
-        m = float(margin.relative or 0.0)
-        better = (1 + m) * second - first if higher_is_better else first - (1 - m) * second
-    tails = [p_above(d, resolution=resolution) for d in (worse, better)]
-    known = [p for p in tails if p is not None]
-    return max(known) if len(known) == 2 else None
+    both = [margin_differences(arm, baseline, margin, higher_is_better=higher) for higher in (True, False)]
+    return union([p_above(d, resolution=resolution) for d in both])

@@ -182,7 +182,7 @@ def _comparisons(frame: Frame, setting: Setting, margin: Margin, generator: np.r
                 difference=paired_difference(arm, base, confidence=plan.confidence, folds=folds, generator=generator),
                 margin=non_inferiority(differences, confidence=plan.confidence, folds=folds),
                 above_chance=above,
-                p_equivalence=equivalence_p(arm, base, margin, higher_is_better=higher, folds=folds),
+                p_equivalence=equivalence_p(arm, base, margin, folds=folds),
             )
         )
     return found

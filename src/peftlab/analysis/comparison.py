@@ -139,20 +139,11 @@ def non_inferiority(differences: NDArray[np.float64], *, confidence: float = 0.9
     return OneSided(interval, bound, p, None if p is None else 1 - p)
 
 
-def equivalence_p(
-    arm: ArrayLike, baseline: ArrayLike, margin: Margin, *, higher_is_better: bool = True, folds: int = 1
-) -> float | None:
+def equivalence_p(arm: ArrayLike, baseline: ArrayLike, margin: Margin, *, folds: int = 1) -> float | None:
     """TOST (Schuirmann 1987): the larger of the one-sided p of "not worse" and "not better" than the baseline by the margin."""
-    worse = margin_differences(arm, baseline, margin, higher_is_better=higher_is_better)
-    first, second = pairs(arm, baseline)
-    if margin.absolute is not None:
-        better = (second - first if higher_is_better else first - second) + margin.absolute
-    else:
-        m = float(margin.relative or 0.0)
-        better = (1 + m) * second - first if higher_is_better else first - (1 - m) * second
-    tails = [t_tail(float(d.mean()), standard_error(d, folds), d.size) if d.size > 1 else None for d in (worse, better)]
-    known = [p for p in tails if p is not None]
-    return max(known) if len(known) == 2 else None
+    both = [margin_differences(arm, baseline, margin, higher_is_better=higher) for higher in (True, False)]
+    tails = [t_tail(float(d.mean()), standard_error(d, folds), d.size) if d.size > 1 else None for d in both]
+    return union(tails)
 
 
 def union(p_values: Sequence[float | None]) -> float | None:

@@ -73,7 +73,7 @@ def _variance(squares: tuple[float, float, float], freedoms: tuple[int, int, int
     of_rows, of_columns, rest = squares
     if of_rows >= rest and of_columns >= rest:
         parts = [(1.0, of_rows, freedoms[0]), (1.0, of_columns, freedoms[1]), (-1.0, rest, freedoms[2])]
-    elif of_rows >= rest or of_columns >= rest:  # one of the two samples adds nothing of its own
+    elif of_rows > rest or of_columns > rest:  # one of the two samples adds nothing of its own
         square, freedom = (of_rows, freedoms[0]) if of_rows >= of_columns else (of_columns, freedoms[1])
         return square / cells, freedom
     else:  # all cells are alike

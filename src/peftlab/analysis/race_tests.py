@@ -89,5 +89,5 @@ def compare(setting: Setting, label: str, plan: Analysis, margin: Margin) -> Com
         difference=anytime.difference(arm, base, **known),
         margin=anytime.margin_test(margin_differences(arm, base, margin, higher_is_better=higher), **known),
         above_chance=above,
-        p_equivalence=anytime.equivalence_p(arm, base, margin, higher_is_better=higher, resolution=setting.resolution),
+        p_equivalence=anytime.equivalence_p(arm, base, margin, resolution=setting.resolution),
     )

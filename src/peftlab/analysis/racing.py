@@ -167,8 +167,8 @@ def race(
 def chance(gap: NDArray[np.float64], seeds: int, needed: float, rule: Rule) -> float:
     """Probability, given the first ``seeds`` differences, that log p falls to ``needed`` by the last; 1 where nothing varied."""
     known = gap[:seeds][np.isfinite(gap[:seeds])]
-    n, sd = known.size, float(np.std(known, ddof=1)) if known.size > 1 else 0.0
-    if n < 3 or sd == 0:
+    n = known.size
+    if n < 3 or (sd := float(np.std(known, ddof=1))) == 0:
         return 1.0
     generator = np.random.default_rng(n)  # of the numbers of pairs and nothing else: played again, it is the same race
     sigma = sd * np.sqrt((n - 1) / generator.chisquare(n - 1, (DRAWS, 1)))

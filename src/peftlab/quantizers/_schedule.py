@@ -63,13 +63,13 @@ class QuantizationHook(TrainingHook):
         self.changes_base = any(layer.full is not None for layer in self.layers.values())
         self.history: list[dict[str, Any]] = []
         self.usage: list[dict[str, Any]] = []
-        self.first_full = 0  #: the first step at rho = 1
         self.resident = sum(layer.full.nbytes for layer in self.layers.values() if layer.full is not None)
         self.before: dict[str, list[tuple[nn.Parameter, torch.Tensor]]] = {}
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.ramp, self.every = self.quantizer.ramp(total_steps), max(1, total_steps // _LINES)
         self.last, self.trained = total_steps - 1, self._trained()
+        #: the first step at rho = 1
         self.first_full = next((step for step in range(total_steps) if self.ramp(step) == 1.0), 0)
         if not total_steps:  # the schedule is at its end: quantization alone is seen
             self.before_step(0)

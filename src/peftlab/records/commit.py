@@ -153,7 +153,7 @@ def fsync_folder(folder: Path | str) -> None:
 
 
 def _fsync_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that name them
+    for path in sorted(folder.rglob("*")):  # in any order: nothing is visible before all is flushed
         if path.is_symlink():
             raise RecordError("a link cannot be committed", where=str(path), remedy="copy the file itself")
         fsync_folder(path)  # opens for reading: good for files as well
