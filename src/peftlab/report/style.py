@@ -98,6 +98,27 @@ def _no_layout_tables() -> Iterator[None]:
 
 
 @contextmanager
+def _boxes_of_headers() -> Iterator[None]:
+    """The box that holds every letter of a font, which EPS states of each font in it, is read from the font's header, where it
+    stands in whole units. matplotlib outlines all six thousand letters for it, in each file anew: most of the time of an EPS."""
+    from matplotlib.backends import backend_ps
+
+    before = getattr(backend_ps, "_bounds", None)
+    if before is not None:
+        backend_ps._bounds = _box_of_header
+    try:
+        yield
+    finally:
+        if before is not None:
+            backend_ps._bounds = before
+
+
+def _box_of_header(font: Any) -> tuple[int, int, int, int]:
+    head = font["head"]
+    return head.xMin, head.yMin, head.xMax, head.yMax
+
+
+@contextmanager
 def style() -> Iterator[None]:
     """matplotlib's defaults plus :data:`RC`, whatever the user's own settings are."""
     with mpl.rc_context():
@@ -227,7 +248,8 @@ def save(figure: Figure, stem: Path, *, eps: bool = False) -> list[Path]:
 
 def _save_eps(figure: Figure, path: Path) -> Path:
     stream = StringIO()
-    opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
+    with _boxes_of_headers():
+        opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
     path.write_text(re.sub(r"%%CreationDate:.*\n", "", stream.getvalue()), encoding="latin-1")
     return path
 
