@@ -3,8 +3,10 @@ hypothesis without deadlines (machines differ) and with the same examples on eve
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Generator
 
 import pytest
 from _pytest.fixtures import reorder_items
@@ -31,3 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     without a random order. That order is shuffled after pytest grouped them, and between two kinds that take turns the models
     would be trained anew at every turn. The kinds and the tests of each stay shuffled."""
     items[:] = reorder_items(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """A million objects of libraries and of tests are there for good: nothing looks for garbage among them while they are made,
+    nor ever again. It would take half a second each time, and some libraries ask for it at every call."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
