@@ -32,7 +32,7 @@ DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its 
 LARGEST_SCALE = 1.05  #: of a figure on the page
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
-LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF")
+LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF", "kern")
 MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
 
 RC: dict[str, Any] = {
@@ -83,18 +83,25 @@ class Look:
 def _no_layout_tables() -> Iterator[None]:
     """Fonts are embedded without OpenType's layout tables, which no viewer of a PDF reads and which take most of the time.
 
-    fontTools has a list of tables to drop, but matplotlib no way to add to it; where the list is no more, it only takes longer.
+    fontTools has a list of tables to drop, but reads those on it first, and matplotlib has no way to add to it. They are taken
+    out as a font is loaded; where it is loaded in another way, it only takes longer.
     """
-    from fontTools.subset import Options
+    from fontTools import subset
 
-    before = getattr(Options, "_drop_tables_default", None)
-    if before is not None:
-        Options._drop_tables_default = [*before, *LAYOUT_TABLES]
+    before = subset.load_font
+
+    def load(*args: Any, **options: Any) -> Any:
+        font = before(*args, **options)
+        for table in LAYOUT_TABLES:
+            if table in font:
+                del font[table]
+        return font
+
+    subset.load_font = load
     try:
         yield
     finally:
-        if before is not None:
-            Options._drop_tables_default = before
+        subset.load_font = before
 
 
 @contextmanager
