@@ -1,12 +1,15 @@
-"""For all tests: the same random numbers in whatever order they run, hypothesis without deadlines (machines differ) and with the
-same examples on every run; Ray's token before Ray."""
+"""For all tests: the same random numbers in whatever order they run, and in whatever order what tests share is made once;
+hypothesis without deadlines (machines differ) and with the same examples on every run; Ray's token before Ray."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Generator
 
 import pytest
+from _pytest.fixtures import reorder_items
 from hypothesis import settings
 
 from tests.execution.clusters import VARIABLES
@@ -22,3 +25,24 @@ def pytest_runtest_setup() -> None:
     """Layers that a test makes without a seed of its own are those of every run of it; nothing loads torch for that."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share one parameter of a fixture (models of one kind, trained once) follow one another, as pytest has it
+    without a random order. That order is shuffled after pytest grouped them, and between two kinds that take turns the models
+    would be trained anew at every turn. The kinds and the tests of each stay shuffled."""
+    items[:] = reorder_items(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """A million objects of libraries and of tests are there for good: nothing looks for garbage among them while they are made,
+    nor ever again. It would take half a second each time, and some libraries ask for it at every call."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()

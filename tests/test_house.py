@@ -303,3 +303,32 @@ def test_every_option_of_the_image_task_is_documented() -> None:
 
     fields = dataclasses.fields(component("task", "image-classification"))  # pyright: ignore[reportArgumentType]
     assert {key for key, _ in documented_keys()["Task"]} == {field.name for field in fields}
+
+
+PARAMETRIZED = """
+import pytest
+
+@pytest.fixture(scope="module", params=["one", "other"])
+def models(request):
+    return request.param
+
+@pytest.mark.parametrize("number", range(20))
+def test_it(models, number):
+    pass
+"""
+
+
+def test_in_a_random_order_what_tests_share_is_made_once(tmp_path: Path) -> None:
+    (tmp_path / "test_shared.py").write_text(PARAMETRIZED, encoding="utf-8")
+    random = ["--random-order-bucket=module", "--random-order-seed=1"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", *random, "--collect-only", "-q", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    told = re.findall(r"test_it\[(one|other)-(\d+)\]", listed)
+    kinds, numbers = [kind for kind, _ in told], [int(number) for _, number in told]
+    assert len(told) == 40 and len([kind for before, kind in zip(["", *kinds], kinds, strict=False) if kind != before]) == 2
+    assert numbers[:20] != sorted(numbers[:20]) and numbers[20:] != sorted(numbers[20:]), "still shuffled"

@@ -114,6 +114,21 @@ def test_saved_files_are_the_same_bytes(
         assert image.info["dpi"][0] == pytest.approx(300, abs=0.5)
 
 
+def test_eps_states_the_box_of_its_font(tmp_path: Path) -> None:
+    """To a unit, of 2048 to the letter's height, what matplotlib finds by outlining every letter of the font."""
+    from fontTools.ttLib import TTFont
+    from matplotlib.backends.backend_ps import _bounds
+    from matplotlib.font_manager import findfont
+
+    with style():
+        figure = Canvas()
+        figure.text(0.5, 0.5, "letters")
+        outlined = _bounds(TTFont(findfont("DejaVu Sans")))
+    *_, eps = save(figure, tmp_path / "letters", eps=True)
+    stated = re.findall(r"/FontBBox \[(.*?)\]", eps.read_text(encoding="latin-1"))
+    assert len(stated) == 1 and [float(n) for n in stated[0].split()] == pytest.approx(outlined, abs=1)
+
+
 @pytest.fixture(
     scope="module",
     params=[

@@ -41,16 +41,17 @@ SCALE = 3.0
 _NO_SPREAD = 1e-12  #: a standard error below this share of the mean is none
 
 
-def log_e(differences: ArrayLike, *, scale: float = SCALE, resolution: float = 0.0) -> NDArray[np.float64]:
-    """log E_n for n = 1 .. N: evidence that the mean of d is above 0.
+def log_e(differences: ArrayLike, *, scale: float = SCALE, resolution: float = 0.0, since: int = 0) -> NDArray[np.float64]:
+    """log E_n for n = ``since`` + 1 .. N: evidence that the mean of d is above 0.
 
     Args:
         differences: [..., N] in the order in which they came; NaN where there is no pair, which leaves the evidence as it is.
         scale: sqrt(g).
         resolution: the standard deviation counts as no smaller, because equal values on a grid do not show that nothing varies:
             half a step of the metric.
+        since: how many places of the first differences are not asked for; Student's distribution takes most of the time.
     """
-    n, total, squares = _sums(differences, resolution)
+    n, total, squares = (part[..., since:] for part in _sums(differences, resolution))
     two_sided, rest = _log_m(n, total, squares, scale)
     k = n + scale**-2
     with np.errstate(divide="ignore", invalid="ignore"):

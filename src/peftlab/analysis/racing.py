@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from peftlab.analysis.anytime import SCALE, earliest, log_e
+from peftlab.analysis.anytime import SCALE, earliest, log_e, log_e_two_sided
 from peftlab.study.schema import Margin
 
 Why = Literal["worse", "within", "beyond", "open"]
@@ -175,8 +175,11 @@ def chance(gap: NDArray[np.float64], seeds: int, needed: float, rule: Rule) -> f
     mean = known.mean() + sigma / math.sqrt(n) * generator.standard_normal((DRAWS, 1))
     future = mean + sigma * generator.standard_normal((DRAWS, len(gap) - seeds))
     whole = np.concatenate([np.broadcast_to(known, (DRAWS, n)), future], axis=1)
-    evidence = log_e(whole, scale=rule.scale, resolution=rule.resolution)[:, n:].max(axis=1)
-    return float((evidence >= -needed).mean())
+    how = {"scale": rule.scale, "resolution": rule.resolution}
+    # one-sided evidence is at most twice the two-sided, which is found without Student's distribution: most of the time
+    near = log_e_two_sided(whole, **how)[:, n:].max(axis=1) + math.log(2.0) >= -needed
+    evidence = log_e(whole[near], **how, since=n).max(axis=1)
+    return np.count_nonzero(evidence >= -needed) / DRAWS
 
 
 def shortfall(best: NDArray[np.float64], arm: NDArray[np.float64], margin: Margin | None, higher: bool) -> NDArray[np.float64]:

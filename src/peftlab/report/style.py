@@ -32,7 +32,7 @@ DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its 
 LARGEST_SCALE = 1.05  #: of a figure on the page
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
-LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF")
+LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF", "kern")
 MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
 
 RC: dict[str, Any] = {
@@ -83,18 +83,46 @@ class Look:
 def _no_layout_tables() -> Iterator[None]:
     """Fonts are embedded without OpenType's layout tables, which no viewer of a PDF reads and which take most of the time.
 
-    fontTools has a list of tables to drop, but matplotlib no way to add to it; where the list is no more, it only takes longer.
+    fontTools has a list of tables to drop, but reads those on it first, and matplotlib has no way to add to it. They are taken
+    out as a font is loaded; where it is loaded in another way, it only takes longer.
     """
-    from fontTools.subset import Options
+    from fontTools import subset
 
-    before = getattr(Options, "_drop_tables_default", None)
+    before = subset.load_font
+
+    def load(*args: Any, **options: Any) -> Any:
+        font = before(*args, **options)
+        for table in LAYOUT_TABLES:
+            if table in font:
+                del font[table]
+        return font
+
+    subset.load_font = load
+    try:
+        yield
+    finally:
+        subset.load_font = before
+
+
+@contextmanager
+def _boxes_of_headers() -> Iterator[None]:
+    """The box that holds every letter of a font, which EPS states of each font in it, is read from the font's header, where it
+    stands in whole units. matplotlib outlines all six thousand letters for it, in each file anew: most of the time of an EPS."""
+    from matplotlib.backends import backend_ps
+
+    before = getattr(backend_ps, "_bounds", None)
     if before is not None:
-        Options._drop_tables_default = [*before, *LAYOUT_TABLES]
+        backend_ps._bounds = _box_of_header
     try:
         yield
     finally:
         if before is not None:
-            Options._drop_tables_default = before
+            backend_ps._bounds = before
+
+
+def _box_of_header(font: Any) -> tuple[int, int, int, int]:
+    head = font["head"]
+    return head.xMin, head.yMin, head.xMax, head.yMax
 
 
 @contextmanager
@@ -227,7 +255,8 @@ def save(figure: Figure, stem: Path, *, eps: bool = False) -> list[Path]:
 
 def _save_eps(figure: Figure, path: Path) -> Path:
     stream = StringIO()
-    opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
+    with _boxes_of_headers():
+        opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
     path.write_text(re.sub(r"%%CreationDate:.*\n", "", stream.getvalue()), encoding="latin-1")
     return path
 

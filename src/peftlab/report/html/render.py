@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -24,19 +25,9 @@ _SCRIPTS = ("core", "plot", "tables", "figures", "runs", "compare", "main")
 _MINI_PX = 104
 
 
-def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """The page.
-
-    Args:
-        findings: what is said.
-        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``explored`` (figures that the script draws),
-            ``figures``, ``absent``, and of its layers ``layers`` (None where nothing was recorded), ``layer_figures``,
-            ``gradient_figures``, ``quantization_figures``, ``diagnostic_figures`` and ``diagnostics_absent``.
-        facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``; of layers ``sentences``,
-            ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``quantized``
-            (None where nothing was), ``diagnosed`` (None where no run recorded what training changed), ``beside`` the literature.
-        data: what the script reads (html/data.py).
-    """
+@functools.cache
+def _jinja() -> Environment:
+    """The page's templates, compiled once for all pages that a process writes."""
     jinja = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols"],
@@ -55,10 +46,27 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
     ):
         jinja.globals[function.__name__] = function
     jinja.filters["unbroken"] = words.unbroken
+    return jinja
+
+
+def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        findings: what is said.
+        settings: per task and backbone: ``bundle``, ``looks``, ``rows``, ``explored`` (figures that the script draws),
+            ``figures``, ``absent``, and of its layers ``layers`` (None where nothing was recorded), ``layer_figures``,
+            ``gradient_figures``, ``quantization_figures``, ``diagnostic_figures`` and ``diagnostics_absent``.
+        facts: ``environment``, ``tuning``, ``fingerprints``, ``study_yaml``, ``study_sha``; of layers ``sentences``,
+            ``method``, ``layer_notes``; ``flow`` (None where no gradients were recorded), ``quantized``
+            (None where nothing was), ``diagnosed`` (None where no run recorded what training changed), ``beside`` the literature.
+        data: what the script reads (html/data.py).
+    """
     code, plan, told = script(), findings.plan, design(findings)
     shown = [{**s, "looks": {label: look(value) for label, value in s["looks"].items()}} for s in settings]
     runs = [_run_row(run, data["keys"]) for run in data["runs"]]
-    page = jinja.get_template("report.html.j2").render(
+    template = _jinja().get_template("report.html.j2")
+    page = template.render(
         findings=findings,
         settings=shown,
         metric=plan.metric,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,18 @@ MOST_SEEDS = 10  #: columns of a table of single runs
 WIDE, NARROW = 0.94, 0.6  #: of a line: so that two of the usual height share a page with their captions
 
 
+@functools.cache
+def _jinja() -> Environment:
+    """The paper's templates, compiled once for all papers that a process writes."""
+    made = Environment(
+        loader=FileSystemLoader(_HERE), undefined=StrictUndefined, finalize=escape, autoescape=False,
+        block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>",
+        comment_start_string="<#", comment_end_string="#>", trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["code"] = code
+    return made
+
+
 class Paper:
     """Renders templates; collects the tables and figures that they name."""
 
@@ -43,12 +56,6 @@ class Paper:
         self.sources = published.sources(material, self._published)  #: BibTeX of published figures, beside the components
         self._stems = slugs([str(f.get("stem", "")) for f in material.figures])
         self._folded = len({fold for _, fold in material.findings.pairs}) > 1
-        self._jinja = Environment(
-            loader=FileSystemLoader(_HERE), undefined=StrictUndefined, finalize=escape, autoescape=False,
-            block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>",
-            comment_start_string="<#", comment_end_string="#>", trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        )  # fmt: skip
-        self._jinja.filters["code"] = code
         self._context = self._gather(style)
 
     def generated(self) -> dict[str, str]:
@@ -64,7 +71,7 @@ class Paper:
         return {name if name == "main.tex" else f"sections/{name}": self._render(f"yours/{name}") for name in names}
 
     def _render(self, name: str) -> str:
-        return self._jinja.get_template(name).render(self._context)
+        return _jinja().get_template(name).render(self._context)
 
     def _gather(self, style: Style) -> dict[str, Any]:
         material, findings = self.material, self.material.findings
