@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,22 @@ def test_a_tuning_run_never_sees_test_data(tmp_path: Path, backbone: str) -> Non
     record = run.results()
     assert record is not None and set(record.metrics) == {"validation"}
     assert not (run.path / "predictions.npz").exists() and not (run.path / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are exact where there is glibc")
+def test_float_weights_that_were_quantized_do_not_count_as_memory_of_the_run(tmp_path: Path) -> None:
+    """They are freed before training; the room that they left in the heap was filled by the tensors of the steps."""
+    import timm
+    from timm.models import save_for_hf
+
+    sizes: dict[str, Any] = {"embed_dim": 384, "depth": 8, "num_heads": 6, "img_size": 32, "patch_size": 4, "num_classes": 10}
+    model: Any = timm.create_model("vit_tiny_patch16_224", **sizes)
+    save_for_hf(model, str(tmp_path / "vit"), model_args=sizes, safe_serialization=True)
+    weights_mb = sum(parameter.nbytes for parameter in model.blocks.parameters()) / 1e6
+    plain = config(str(tmp_path / "vit"), max_steps=6, batch_size=16)
+    stored = plain.model_copy(update={"label": "int4", "slug": "int4", "quantizer": {"name": "groupwise"}})
+    results, options = folder(tmp_path), WorkerOptions(cache=tmp_path / "cache")
+    execute(results, [plain, stored], jobs=1, options=options, listener=NullListener())
+    process = [results.run(each).read_json("memory.json")["measured"]["process"] for each in (plain, stored)]
+    assert process[1] - process[0] < weights_mb / 2

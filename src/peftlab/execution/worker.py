@@ -238,8 +238,14 @@ class Run:
     def _train(
         self, ingredients: Ingredients, task: PreparedTask, checkpoints: Checkpoints, team: Team
     ) -> tuple[Adapted, Trainer, Fitted, MemoryMeter]:
-        device = self.attempt.device
-        memory, splits = MemoryMeter(device), task.splits(self.config.seed, self.config.fold)
+        with MemoryMeter(self.attempt.device) as memory:  # before there is a model: see there
+            adapted, trainer = self._prepare(ingredients, task, checkpoints, team, memory)
+            return adapted, trainer, trainer.fit(), memory
+
+    def _prepare(
+        self, ingredients: Ingredients, task: PreparedTask, checkpoints: Checkpoints, team: Team, memory: MemoryMeter
+    ) -> tuple[Adapted, Trainer]:
+        device, splits = self.attempt.device, task.splits(self.config.seed, self.config.fold)
         batches = first_batches(task, splits.train, device)
         adapted = build(ingredients, task, self.config, self.attempt, self.options, batches)
         if self.options.shard:
@@ -272,8 +278,7 @@ class Run:
             team=team,
             passes=passes,
         )
-        with memory:
-            return adapted, trainer, trainer.fit(), memory
+        return adapted, trainer
 
     def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
         return {
