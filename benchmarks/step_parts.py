@@ -1,8 +1,6 @@
-"""What the parts of a LoRA step cost, each way it can be had: products, attention, dropout, the adapted layer.
+"""What the parts of a LoRA step cost, each way it can be had: products, attention, dropout, the adapted layer, DoRA's.
 
     python benchmarks/step_parts.py [--output FILE] [--repeats 15]
-
-DoRA's layer is PEFT's own beside ours.
 
 One thread, time of the processor, the ways taking turns. Shapes: ViT-Tiny at 224 and 96 px, batch 16 and 32, and MiniLM with 32
 texts of 32 tokens. Prints JSON: milliseconds of a call.

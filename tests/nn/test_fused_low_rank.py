@@ -24,6 +24,14 @@ def leaf(*shape: int, seed: int, dtype: torch.dtype = DOUBLE) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_()
 
 
+def of_peft(d_in: int, d_out: int, rank: int, bias: bool, **options: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """PEFT's layer of scale 3 with its factors A and B, none of them zero."""
+    config = peft.LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=0.0, **options)
+    layer: Any = peft.tuners.lora.Linear(nn.Linear(d_in, d_out, bias=bias), "default", config, r=rank, lora_alpha=3 * rank)
+    nn.init.normal_(layer.lora_B["default"].weight)
+    return layer, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradients_in_float64(dropout: float) -> None:
     weight, bias = leaf(9, 6, seed=0).detach(), leaf(9, seed=1).detach()
@@ -59,11 +67,8 @@ def test_float32_equals_the_layer_of_peft(
 ) -> None:
     """Within 1e-5 of what float32 products of these sizes are, outputs and every gradient; none where none is asked for."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=0.0)
-    layer: Any = peft.tuners.lora.Linear(nn.Linear(d_in, d_out, bias=bias), "default", config, r=rank, lora_alpha=3 * rank)
+    layer, a, b = of_peft(d_in, d_out, rank, bias)
     layer.requires_grad_(False)
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    nn.init.normal_(b)
     a.requires_grad_(trained[0])
     b.requires_grad_(trained[1])
     x = torch.randn(*rows, d_in, requires_grad=x_trained)
@@ -94,12 +99,9 @@ def test_with_magnitudes_it_equals_the_dora_of_peft(
     rows: list[int], d_in: int, d_out: int, rank: int, bias: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=0.0, use_dora=True)
-    layer: Any = peft.tuners.lora.Linear(nn.Linear(d_in, d_out, bias=bias), "default", config, r=rank, lora_alpha=3 * rank)
+    layer, a, b = of_peft(d_in, d_out, rank, bias, use_dora=True)
     layer.base_layer.requires_grad_(False)
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     m = layer.lora_magnitude_vector["default"].weight
-    nn.init.normal_(b)
     nn.init.uniform_(m, 0.5, 2.0)
     x, base = torch.randn(*rows, d_in, requires_grad=True), layer.base_layer
     theirs = layer(x)

@@ -35,12 +35,3 @@ def source_of(name: str) -> type[BackboneSource]:
         )
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     raise BackboneError("no such backbone", where=name, remedy=f"{close(path.name, siblings)} {FORMS}".strip())
-
-
-def stamp(name: str) -> tuple[tuple[str, int, int], ...]:
-    """(file, bytes, time of its last change) of what lies in a local folder, to see that it is still the same; else empty."""
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        return ()
-    found = [(entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file()]
-    return tuple(sorted((file, about.st_size, about.st_mtime_ns) for file, about in found))

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
-from peftlab.backbones.resolve import stamp
+from peftlab.backbones.shapes import stamp
 from peftlab.nn.roles import Site
 from peftlab.planning.estimate import Estimate, estimate
 from peftlab.planning.machine import Machine

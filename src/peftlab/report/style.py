@@ -19,6 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from peftlab.report.fonts import boxes_of_headers, without_layout_tables
 from peftlab.report.opaque import opaque
 
 #: Okabe and Ito (2008), told apart with every common colour blindness; yellow left out (too light on white), wine after Tol
@@ -32,7 +33,6 @@ DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its 
 LARGEST_SCALE = 1.05  #: of a figure on the page
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
-LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF", "kern")
 MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
 
 RC: dict[str, Any] = {
@@ -77,52 +77,6 @@ class Look:
     marker: str
     dash: Any
     legend: str  #: entry that stands for it in the legend
-
-
-@contextmanager
-def _no_layout_tables() -> Iterator[None]:
-    """Fonts are embedded without OpenType's layout tables, which no viewer of a PDF reads and which take most of the time.
-
-    fontTools has a list of tables to drop, but reads those on it first, and matplotlib has no way to add to it. They are taken
-    out as a font is loaded; where it is loaded in another way, it only takes longer.
-    """
-    from fontTools import subset
-
-    before = subset.load_font
-
-    def load(*args: Any, **options: Any) -> Any:
-        font = before(*args, **options)
-        for table in LAYOUT_TABLES:
-            if table in font:
-                del font[table]
-        return font
-
-    subset.load_font = load
-    try:
-        yield
-    finally:
-        subset.load_font = before
-
-
-@contextmanager
-def _boxes_of_headers() -> Iterator[None]:
-    """The box that holds every letter of a font, which EPS states of each font in it, is read from the font's header, where it
-    stands in whole units. matplotlib outlines all six thousand letters for it, in each file anew: most of the time of an EPS."""
-    from matplotlib.backends import backend_ps
-
-    before = getattr(backend_ps, "_bounds", None)
-    if before is not None:
-        backend_ps._bounds = _box_of_header
-    try:
-        yield
-    finally:
-        if before is not None:
-            backend_ps._bounds = before
-
-
-def _box_of_header(font: Any) -> tuple[int, int, int, int]:
-    head = font["head"]
-    return head.xMin, head.yMin, head.xMax, head.yMax
 
 
 @contextmanager
@@ -247,7 +201,7 @@ def save(figure: Figure, stem: Path, *, eps: bool = False) -> list[Path]:
     gives the same bytes. For EPS transparent colours are made opaque, in the figure itself: it is the last thing to be done."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
-    with style(), _no_layout_tables():
+    with style(), without_layout_tables():
         figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, dpi=300, metadata={"Software": None}, pil_kwargs={"compress_level": PNG_LEVEL})
         return [pdf, png, _save_eps(figure, stem.with_suffix(".eps"))] if eps else [pdf, png]
@@ -255,7 +209,7 @@ def save(figure: Figure, stem: Path, *, eps: bool = False) -> list[Path]:
 
 def _save_eps(figure: Figure, path: Path) -> Path:
     stream = StringIO()
-    with _boxes_of_headers():
+    with boxes_of_headers():
         opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
     path.write_text(re.sub(r"%%CreationDate:.*\n", "", stream.getvalue()), encoding="latin-1")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,8 @@ import torch
 from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.backbones.contract import Backbone, BackboneSource
-from peftlab.backbones.resolve import source_of, stamp
+from peftlab.backbones.resolve import source_of
+from peftlab.backbones.shapes import shapes
 from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused
 from peftlab.nn.last_block import last_block
@@ -25,7 +25,7 @@ from peftlab.records.record import RunConfig
 from peftlab.registry import create
 from peftlab.study.expand import Cell
 from peftlab.study.schema import Train
-from peftlab.tasks.contract import Head, PreparedTask, Preprocessing, Splits, Task, TextPreprocessing
+from peftlab.tasks.contract import PreparedTask, Preprocessing, Splits, Task, TextPreprocessing
 from peftlab.training.quantization import Batches, QuantizationReport, examine
 from peftlab.training.schedule import Schedule
 
@@ -174,7 +174,7 @@ class Ingredients:
     def load_backbone(self, outputs: int, seed: int, device: str = "cpu") -> Backbone:
         """``device``: "cpu", or "meta" for shapes only."""
         if device == "meta":
-            return _copied(_shapes(self.source, self.backbone, stamp(self.backbone), outputs, self.task.head, self.image_size))
+            return shapes(self.source, self.backbone, outputs=outputs, head=self.task.head, image_size=self.image_size)
         return self.source.load(
             self.backbone, outputs=outputs, head=self.task.head, image_size=self.image_size, seed=seed, device=device
         )
@@ -275,19 +275,6 @@ class Ingredients:
             layers = {site.parent or site.name for site in backbone.roles.sites}
             adapted.last = last_block(backbone.module, backbone.roles.names, layers)
         return adapted
-
-
-@functools.lru_cache(maxsize=64)
-def _shapes(source: type[BackboneSource], name: str, stamp: Any, outputs: int, head: Head, image_size: int | None) -> Backbone:
-    """A backbone on the meta device. A plan asks for it with every arm; a library draws all values first, for nobody."""
-    return source.load(name, outputs=outputs, head=head, image_size=image_size, seed=0, device="meta")
-
-
-def _copied(backbone: Backbone) -> Backbone:
-    """With a module of its own; what was found out about it is not looked for again."""
-    made = copy.copy(backbone)
-    made.module = copy.deepcopy(backbone.module)
-    return made
 
 
 def base_probe(backbone: Backbone, task: PreparedTask, splits: Splits, train: Train, seed: int) -> BaseProbe:

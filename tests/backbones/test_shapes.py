@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab.backbones.resolve import source_of, stamp
+from peftlab.backbones.resolve import source_of
+from peftlab.backbones.shapes import stamp
 from peftlab.training.assemble import Ingredients
 from tests.contracts import tiny
 
