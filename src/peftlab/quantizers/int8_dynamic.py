@@ -50,7 +50,8 @@ class DynamicInt8Quantizer(Quantizer):
         if device != "cpu":
             return f"{device} is not what int8-dynamic is for; use bnb with bits: 8"
         if not torch.cpu._is_vnni_supported():
-            return "this processor has no instructions for products of 8-bit integers (VNNI), without which they are slower"
+            why = "this processor has no instructions for products of 8-bit integers (VNNI): they are slower than float32's"
+            return f"{why}; leave the quantizer out here, or use bnb with bits: 8 to save memory"
         return None
 
     def tensors(self, d_out: int, d_in: int) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:
