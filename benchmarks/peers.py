@@ -135,6 +135,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", default="standard", choices=("standard", "fused", "all-linear"))
     parser.add_argument("--dora", action="store_true", help="with DoRA's magnitudes, on every side that adapts")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on every side")
+    parser.add_argument("--pixels", type=int, default=PIXELS, help="edge of the ViT's images; a study's are 96")
+    parser.add_argument("--images", type=int, default=IMAGES, help="of a batch of the ViT")
     parser.add_argument("--weights", type=Path, help="folder of a ViT-Tiny; default: random weights (a study wants real ones)")
     parser.add_argument("--encoder", type=Path, default=Path("build/backbones/minilm"))
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
@@ -142,7 +144,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(folder: Path, options: argparse.Namespace) -> dict[str, Callable[..., Side]]:
     """Setting -> what makes a side of it."""
-    pixels, images, tokens, rows = (32, 2, 8, 2) if options.tiny else (PIXELS, IMAGES, TOKENS, TEXTS)
+    pixels, images, tokens, rows = (32, 2, 8, 2) if options.tiny else (options.pixels, options.images, TOKENS, TEXTS)
     shared: dict[str, Any] = {"targets": options.targets, "checkpointing": options.checkpointing, "dora": options.dora}
     found: dict[str, Callable[..., Side]] = {}
     if options.only in (name := f"ViT-Tiny, {pixels} px, batch {images}"):

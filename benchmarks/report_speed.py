@@ -2,10 +2,10 @@
 
 The records of a real results folder are repeated with other seeds and learning rates (benchmarks/_stretch.py)::
 
-    python benchmarks/report_speed.py results/digits --records 2000
+    python benchmarks/report_speed.py [results/digits] [--records 2000]
 
 Prints one JSON object: records, arms, seconds (also of the processors) of reading and analysing, and of the report with its
-analysis; megabytes of the page.
+analysis; megabytes of the page. Without a folder the demonstration is run first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _shipped import run_shipped
 from _stretch import stretch
 
 from peftlab.analysis.analyze import analyze
@@ -27,13 +28,13 @@ from peftlab.report.build import build_report
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--records", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=10)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "stretched"
-        records = stretch(asked.folder, folder, asked.records, asked.seeds)
+        records = stretch(asked.folder or run_shipped("digits", Path(place)), folder, asked.records, asked.seeds)
         findings, analyze_s, analyze_cpu_s = _timed(lambda: analyze(folder))
         page, report_s, report_cpu_s = _timed(lambda: build_report(folder))
         print(

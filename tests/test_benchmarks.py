@@ -27,6 +27,26 @@ def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module(name)
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("[a-z]*.py")))
+def test_make_bench_can_start_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called without an argument, as `make bench` does; everything has a default."""
+    module = benchmark(name, monkeypatch)
+    seen: list[argparse.ArgumentParser] = []
+
+    def parsed(parser: argparse.ArgumentParser, arguments: Any = None) -> Any:
+        seen.append(parser)
+        raise Parsed
+
+    class Parsed(Exception):
+        pass
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    with pytest.raises(Parsed):
+        module.main()
+    wanted = [action.dest for action in seen[0]._actions if action.required]
+    assert not wanted
+
+
 def acts(cls: type) -> bool:
     """Whether its file, or that of a base class, has a hook that does something after a step."""
     names = [value for base in cls.__mro__ for value in vars(sys.modules[base.__module__]).values()]

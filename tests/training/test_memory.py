@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from peftlab.training.memory import PARTS, MemoryMeter, reset_peak, split_peak, tensor_mb
+from peftlab.nn.hooks import TrainingHook
+from peftlab.training.memory import LAST_STEP, PARTS, MemoryMeter, reset_peak, split_peak, tensor_mb
 from tests.training.conftest import Lab
 
 CPU = torch.device("cpu")
@@ -115,6 +116,34 @@ def test_tensors_are_reported_to_the_byte(lab: Lab, tmp_path: Path, adapter: str
     assert sum(parts.values()) == pytest.approx(found["measured_peak_mb"], abs=0.01)
     assert found["process_peak_mb"] >= found["measured_peak_mb"]
     json.dumps(found, allow_nan=False)
+
+
+class Releases(TrainingHook):
+    """Gives a buffer back after the peak was measured, as a schedule of quantization does with float weights."""
+
+    name = "releases"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def after_step(self, step: int) -> None:
+        if step == LAST_STEP:
+            self.module.register_buffer("ballast", None, persistent=False)
+
+
+def test_weights_that_go_after_the_peak_are_part_of_it(lab: Lab, tmp_path: Path) -> None:
+    meter = MemoryMeter(CPU)
+    trainer = lab.trainer(tmp_path, "lora", train={"max_steps": LAST_STEP + 2})
+    module = trainer.adapted.module
+    module.register_buffer("ballast", torch.ones(1_000_000), persistent=False)
+    for hook in (meter.hook(trainer.adapted), Releases(module)):
+        trainer.hooks.append(hook)
+    with meter:
+        trainer.fit()
+        meter.sample()
+    found = meter.result(trainer.adapted, trainer.optimizer)
+    assert module.ballast is None
+    assert found["measured"]["weights"] == pytest.approx(found["tensors_mb"]["weights"] + 4.0, abs=1e-3)
 
 
 def test_measuring_changes_no_result(lab: Lab, tmp_path: Path) -> None:

@@ -112,6 +112,16 @@ def tensor_mb(tensors: Iterable[torch.Tensor | None]) -> float:
     return sum(storages.values()) / MB
 
 
+def held_mb(adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """What a run keeps from one step to the next: frozen weights and buffers, as stored, the adapter, the optimizer's state."""
+    module = adapted.module
+    stored = (tensor for _, tensor in stored_tensors(module))
+    everything = tensor_mb([*map(own, module.parameters()), *module.buffers(), *stored])
+    adapter = tensor_mb(adapted.trainable().values())
+    state = tensor_mb(v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v))
+    return {"weights": everything - adapter, "adapter": adapter, "optimizer": state}
+
+
 class MemoryMeter:
     """Measures while used as a context around loading and training; its hook tells it where the loop is.
 
@@ -129,6 +139,7 @@ class MemoryMeter:
         self._sum, self._count = 0.0, 0
         self._idle: float | None = None  #: between two steps of the exact phase
         self._exact_peak: float | None = None
+        self._held: dict[str, float] | None = None  #: what there was at that peak; ranks and float weights may go later
         self._process_peak = 0.0
         self.saved_mb = self.gradients_mb = 0.0  #: set by the hook
         self._hook: _MemoryHook | None = None
@@ -195,6 +206,8 @@ class MemoryMeter:
         """The exact phase is over: keep its peak, and let the rest run fast if memory allows."""
         self._exact_peak = self._peak()
         self._idle = self._idle if self._idle is not None else self._now()
+        if self._hook is not None and not final:
+            self._held = held_mb(self._hook.adapted, self._hook.optimizer)
         if self.exact and not final:
             transient = self._exact_peak - self._idle
             if HEAP_FACTOR * transient * MB < psutil.virtual_memory().available:
@@ -205,32 +218,23 @@ class MemoryMeter:
     def result(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """JSON: ``measured_peak_mb``, ``mean_mb``, ``process_peak_mb``, ``measured`` (the peak, by :func:`split_peak`).
 
-        ``tensors_mb``: the same parts, each counted by itself to the byte; ``quantized_mb``: what of the weights is stored in few
-        bits, scales and tables included.
+        ``tensors_mb``: the same parts of the model as it is now, each counted by itself to the byte; ``quantized_mb``: what of
+        the weights is stored in few bits, scales and tables included.
         """
-        trainable = list(adapted.trainable().values())
-        module = adapted.module
-        stored = [tensor for _, tensor in stored_tensors(module)]
-        everything = tensor_mb([*map(own, module.parameters()), *module.buffers(), *stored])
-        adapter = tensor_mb(trainable)
-        state = tensor_mb(v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v))
+        now = held_mb(adapted, optimizer)
+        held = self._held or now
         peak = self._exact_peak if self._exact_peak is not None else self._peak()
         idle = self._idle if self._idle is not None else self._now()
-        parts = {
-            "process": max(0.0, idle - everything - state) if self.device.type == "cpu" else 0.0,
-            "weights": everything - adapter,
-            "adapter": adapter,
-            "gradients": self.gradients_mb,
-            "optimizer": state,
-            "activations": self.saved_mb,
-        }
+        steps = {"gradients": self.gradients_mb, "activations": self.saved_mb}
+        process = max(0.0, idle - sum(held.values())) if self.device.type == "cpu" else 0.0
+        parts = split_peak(peak, {**held, **steps, "process": process})
         return {
             "measured_peak_mb": round(peak, 3),
             "mean_mb": round(self._sum / self._count, 3) if self._count else None,
             "process_peak_mb": round(max(self._process_peak, peak), 3),
-            "measured": {name: round(value, 3) for name, value in split_peak(peak, parts).items()},
-            "tensors_mb": {name: round(size, 6) for name, size in parts.items() if name != "process"},
-            "quantized_mb": round(tensor_mb(stored), 6),
+            "measured": {name: round(value, 3) for name, value in parts.items()},
+            "tensors_mb": {name: round(size, 6) for name, size in {**now, **steps}.items()},
+            "quantized_mb": round(tensor_mb(tensor for _, tensor in stored_tensors(adapted.module)), 6),
             "device": self.device.type,
             "notes": list(dict.fromkeys(self.notes)),
         }
