@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -73,6 +74,10 @@ class Result:
         count = len(values)
         quantile = float(stats.t.ppf(0.975, count - 1))
         return float(values.mean()), quantile * float(values.std()) / math.sqrt(count)
+
+    def as_json(self) -> dict[str, Any]:
+        mean, half_width = self.mean_and_half_width()
+        return asdict(self) | {"mean": round(mean, 4), "half_width": round(half_width, 4)}
 
 
 def digits() -> dict[str, Split]:
@@ -197,7 +202,7 @@ def main() -> None:
         for arm in options.arms:
             results.append(evaluate_arm(options.weights, arm, initialisation, splits, training))
             print(markdown_row(results[-1]), flush=True)
-    document = {"training": asdict(training), "results": [asdict(result) for result in results]}
+    document = {"training": asdict(training), "results": [result.as_json() for result in results]}
     options.output.write_text(json.dumps(document, indent=2) + "\n")
     print("\n" + markdown_table(results))
 
