@@ -119,28 +119,31 @@ def test_tensors_are_reported_to_the_byte(lab: Lab, tmp_path: Path, adapter: str
 
 
 class Releases(TrainingHook):
-    """Gives a buffer back after the peak was measured, as a schedule of quantization does with float weights."""
+    """Gives a buffer back before that step, as a schedule of quantization does with float weights."""
 
     name = "releases"
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, at: int, meter: MemoryMeter) -> None:
+        self.module, self.at, self.meter = module, at, meter
 
-    def after_step(self, step: int) -> None:
-        if step == LAST_STEP:
+    def before_step(self, step: int) -> None:
+        if step == self.at:
             self.module.register_buffer("ballast", None, persistent=False)
 
+    def after_step(self, step: int) -> None:
+        self.meter.sample()
 
-def test_weights_that_go_after_the_peak_are_part_of_it(lab: Lab, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("at", [LAST_STEP - 1, LAST_STEP, LAST_STEP + 1])
+def test_weights_that_go_after_the_peak_are_part_of_it(lab: Lab, tmp_path: Path, at: int) -> None:
     meter = MemoryMeter(CPU)
     trainer = lab.trainer(tmp_path, "lora", train={"max_steps": LAST_STEP + 2})
     module = trainer.adapted.module
     module.register_buffer("ballast", torch.ones(1_000_000), persistent=False)
-    for hook in (meter.hook(trainer.adapted), Releases(module)):
+    for hook in (meter.hook(trainer.adapted), Releases(module, at, meter)):
         trainer.hooks.append(hook)
     with meter:
         trainer.fit()
-        meter.sample()
     found = meter.result(trainer.adapted, trainer.optimizer)
     assert module.ballast is None
     assert found["measured"]["weights"] == pytest.approx(found["tensors_mb"]["weights"] + 4.0, abs=1e-3)

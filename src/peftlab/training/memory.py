@@ -138,8 +138,8 @@ class MemoryMeter:
         self.exact = False
         self._sum, self._count = 0.0, 0
         self._idle: float | None = None  #: between two steps of the exact phase
+        self._held: dict[str, float] | None = None  #: what there was at that time; ranks and float weights may go later
         self._exact_peak: float | None = None
-        self._held: dict[str, float] | None = None  #: what there was at that peak; ranks and float weights may go later
         self._process_peak = 0.0
         self.saved_mb = self.gradients_mb = 0.0  #: set by the hook
         self._hook: _MemoryHook | None = None
@@ -192,9 +192,15 @@ class MemoryMeter:
         now = self._now()
         self._sum, self._count = self._sum + now, self._count + 1
         if self._exact_peak is None:
-            self._idle = now
+            self._rest()
         if self.device.type == "mps":
             self._process_peak = max(self._process_peak, now)
+
+    def _rest(self) -> float:
+        """Note what there is between two steps; the memory in use."""
+        self._held = self._hook.held() if self._hook is not None else None
+        self._idle = self._now()
+        return self._idle
 
     def begin_peak(self) -> None:
         """The peak counts from here: optimizer state is there, nothing is done for the first time."""
@@ -205,11 +211,9 @@ class MemoryMeter:
     def measured(self, *, final: bool = False) -> None:
         """The exact phase is over: keep its peak, and let the rest run fast if memory allows."""
         self._exact_peak = self._peak()
-        self._idle = self._idle if self._idle is not None else self._now()
-        if self._hook is not None and not final:
-            self._held = held_mb(self._hook.adapted, self._hook.optimizer)
+        idle = self._rest() if self._idle is None else self._idle
         if self.exact and not final:
-            transient = self._exact_peak - self._idle
+            transient = self._exact_peak - idle
             if HEAP_FACTOR * transient * MB < psutil.virtual_memory().available:
                 allocate_exactly(False)
             else:
@@ -251,6 +255,7 @@ class _MemoryHook(TrainingHook):
 
     def __init__(self, meter: MemoryMeter, adapted: Adapted) -> None:
         self.meter, self.adapted = meter, adapted
+        self.optimizer: torch.optim.Optimizer | None = None
         self.done = 0
         self.left = math.inf
         self.counted: float = SAVED_STEP
@@ -259,6 +264,10 @@ class _MemoryHook(TrainingHook):
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.left, self.optimizer = total_steps, optimizer
+
+    def held(self) -> dict[str, float] | None:
+        """None before the first step."""
+        return None if self.optimizer is None else held_mb(self.adapted, self.optimizer)
 
     def before_step(self, step: int) -> None:
         if self.done == 0:
