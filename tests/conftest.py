@@ -1,18 +1,21 @@
 """For all tests: the same random numbers in whatever order they run, and in whatever order what tests share is made once;
-hypothesis without deadlines (machines differ) and with the same examples on every run; Ray's token before Ray."""
+hypothesis without deadlines (machines differ) and with the same examples on every run; Ray's token before Ray; the machine
+measured once."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from _pytest.fixtures import reorder_items
 from hypothesis import settings
 
 from tests.execution.clusters import VARIABLES
+from tests.measured import keep, measure_once, shared_folder
 
 settings.register_profile("peftlab", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("peftlab")
@@ -46,3 +49,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a cache folder in which the machine has been measured: every plan needs that, and it takes some ten seconds."""
+    folder = shared_folder(tmp_path_factory, "machine")
+    measure_once(folder)
+    return lambda cache: keep(folder, cache)

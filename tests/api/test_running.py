@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,15 +31,18 @@ def shown(path: Path, *only: str) -> str:
     return stream.getvalue()
 
 
-def test_a_refused_arm_is_told_once_though_its_tuning_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, measured: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTLAB_CACHE", str(measured(tmp_path / "cache")))
+
+
+def test_a_refused_arm_is_told_once_though_its_tuning_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(STUDY)
     text = shown(tmp_path / "s.yaml")
     assert text.count("refused: lora") == 1 and "at most 0.3 %" in text
     assert re.search(r"^3 runs, ", text, re.MULTILINE)  # two of tuning, one of evaluation
 
 
-def test_one_run_is_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTLAB_CACHE", str(tmp_path / "cache"))
+def test_one_run_is_one_run(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(re.sub("(tune|require): .*\n", "", STUDY))
     assert re.search(r"^1 run, ", shown(tmp_path / "s.yaml", "lora"), re.MULTILINE)

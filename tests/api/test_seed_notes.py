@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,10 @@ def test_one_seed_and_damaged_records_are_no_pilot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])
-def test_plan_and_dry_run_say_it(folder: Path, tmp_path: Path, verb: str) -> None:
+def test_plan_and_dry_run_say_it(
+    folder: Path, tmp_path: Path, verb: str, measured: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTLAB_CACHE", str(measured(tmp_path / "cache")))
     path = tmp_path / "study.yaml"
     with path.open("w", encoding="utf-8") as stream:
         YAML().dump(asked(), stream)

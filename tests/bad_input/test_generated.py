@@ -7,7 +7,7 @@ key; here the edits go through every level of an arm, a task and a budget down t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ def _at(raw: Any, path: Place) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory, measured: Callable[[Path], Path]) -> Path:
+    return measured(tmp_path_factory.mktemp("cache"))
 
 
 def planned(raw: dict[str, Any], cache: Path) -> PeftlabError | None:

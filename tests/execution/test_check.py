@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,12 @@ def test_a_tuned_arm_is_checked_at_the_learning_rates_that_are_tried(backbone: s
     assert not ruined.kept and ruined.detail.endswith("at learning_rate 3, which may be too high for this arm")
 
 
-def test_the_api_hands_the_tuned_learning_rates_on(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_hands_the_tuned_learning_rates_on(
+    backbone: str, tmp_path: Path, measured: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peftlab import api
 
-    monkeypatch.setenv("PEFTLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PEFTLAB_CACHE", str(measured(tmp_path / "cache")))
     file = tmp_path / "study.yaml"
     file.write_text(
         f"study: s\nbackbone: {backbone}\ntask: {{kind: image-classification, data: digits}}\nseeds: [0]\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from peftlab.errors import OptionError
@@ -35,9 +38,8 @@ def resolve(wanted: Study) -> dict:
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory) -> PlanOptions:
-    """One cache, so that the machine is measured once."""
-    return PlanOptions(cache=tmp_path_factory.mktemp("cache"), predict=False)
+def options(tmp_path_factory: pytest.TempPathFactory, measured: Callable[[Path], Path]) -> PlanOptions:
+    return PlanOptions(cache=measured(tmp_path_factory.mktemp("cache")), predict=False)
 
 
 def test_a_matched_budget_is_that_arms_trainable_parameters(options: PlanOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,33 +46,38 @@ def study(**more: Any) -> Study:
     return Study.model_validate({**about, "train": {"epochs": 5, "batch_size": 64}, **more})
 
 
-def plan(tmp_path: Path, wanted: str, **more: Any) -> tuple[str, set[str]]:
-    made = Planner(study(**more), PlanOptions(cache=tmp_path, compile=wanted)).plan()
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, measured: Callable[[Path], Path]) -> Path:
+    return measured(tmp_path_factory.mktemp("cache"))
+
+
+def plan(cache: Path, wanted: str, **more: Any) -> tuple[str, set[str]]:
+    made = Planner(study(**more), PlanOptions(cache=cache, compile=wanted)).plan()
     return "\n".join(made.notes), {run.label for run in made.runs if run.config and run.config.predicted.get("compile")}
 
 
-def test_on_and_off(tmp_path: Path) -> None:
-    assert plan(tmp_path, "off")[1] == set()
-    notes, compiled = plan(tmp_path, "on")
+def test_on_and_off(cache: Path) -> None:
+    assert plan(cache, "off")[1] == set()
+    notes, compiled = plan(cache, "on")
     assert compiled == {"full", "lora", "decay"}
     assert "not compiled: probe: its frozen layers are computed once for all runs" in notes
     assert "not compiled: adalora: adalora changes during training what is computed" in notes
     assert "not compiled: qlora: quantized layers call kernels of their own" in notes
 
 
-def test_it_decides_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of this study take seconds: they never pay for a compiler, unless it is free."""
-    monkeypatch.setattr(compiling, "trial", lambda *_: MEASURED)
-    notes, compiled = plan(tmp_path, "auto")
+def test_it_decides_by_itself(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of this study take seconds, on a busy machine minutes: they never pay for a compiler, unless it is free."""
+    monkeypatch.setattr(compiling, "trial", lambda *_: Trial(0.8, 1e5, 1e4, 1000.0))  # hours
+    notes, compiled = plan(cache, "auto")
     assert compiled == set() and "not compiled: lora, 2 runs: predicted to save" in notes
     monkeypatch.setattr(compiling, "trial", lambda *_: Trial(0.8, 1e-3, 1e-4, 1000.0))
-    notes, compiled = plan(tmp_path, "auto")
+    notes, compiled = plan(cache, "auto")
     assert {"full", "lora", "decay"} == compiled and "compiled: lora, 2 runs: predicted to save" in notes
 
 
-def test_a_run_id_is_the_same_compiled_or_not(tmp_path: Path) -> None:
+def test_a_run_id_is_the_same_compiled_or_not(cache: Path) -> None:
     ids = [
-        [run.config.run_id for run in Planner(study(), PlanOptions(cache=tmp_path, compile=wanted)).plan().runs if run.config]
+        [run.config.run_id for run in Planner(study(), PlanOptions(cache=cache, compile=wanted)).plan().runs if run.config]
         for wanted in ("off", "on")
     ]
     assert ids[0] == ids[1]

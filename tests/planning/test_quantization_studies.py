@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, so that the machine is measured once."""
-    return tmp_path_factory.mktemp("studies")
+def folder(tmp_path_factory: pytest.TempPathFactory, measured: Callable[[Path], Path]) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    measured(folder / "cache")
+    return folder
 
 
 def raw(name: str, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,9 +89,11 @@ def study(**more: Any) -> Study:
     return Study.model_validate({**text, "analysis": {"metric": "accuracy"}, **more})
 
 
-def test_a_plan_says_what_is_stacked_and_what_is_not_and_why(tmp_path: Any) -> None:
+def test_a_plan_says_what_is_stacked_and_what_is_not_and_why(tmp_path: Path, measured: Callable[[Path], Path]) -> None:
+    cache = measured(tmp_path / "cache")
+
     def notes(stack: str) -> str:
-        return "\n".join(Planner(study(), PlanOptions(cache=tmp_path, stack=stack)).plan().notes)
+        return "\n".join(Planner(study(), PlanOptions(cache=cache, stack=stack)).plan().notes)
 
     assert "stack" not in notes("off")
     assert "stacked: lora, up to 4 runs in one process; the memory and time of these runs are those of all together" in notes("4")

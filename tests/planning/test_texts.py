@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from peftlab.study.load import validate_study
 from tests.tasks.texts import shared_bert, write_tsv
 
 
-def test_longer_texts_take_more_memory_and_time(tmp_path: Path) -> None:
+def test_longer_texts_take_more_memory_and_time(tmp_path: Path, measured: Callable[[Path], Path]) -> None:
+    cache = measured(tmp_path / "cache")
+
     def task(name: str, words: int, **options: Any) -> dict[str, Any]:
         data = write_tsv(tmp_path / f"{name}.tsv", [(f"film {i} " + "plot " * words, i % 2) for i in range(60)], "text\tlabel")
         return {"kind": "text-classification", "data": str(data), **options}
@@ -28,7 +31,7 @@ def test_longer_texts_take_more_memory_and_time(tmp_path: Path) -> None:
         "arms": {"lora": {"adapter": "lora"}},
         "analysis": {"baseline": "lora", "margin": {"absolute": 0.05}},
     }
-    plan = make_plan(validate_study(study), PlanOptions(cache=tmp_path / "cache", device="cpu"))
+    plan = make_plan(validate_study(study), PlanOptions(cache=cache, device="cpu"))
     short, long, cut = (run.estimate for run in plan.runs)
     assert short and long and cut
     activations = [found.parts_mb["activations"] for found in (short, long, cut)]
@@ -36,7 +39,11 @@ def test_longer_texts_take_more_memory_and_time(tmp_path: Path) -> None:
     assert long.step_flops > 3 * short.step_flops
 
 
-def test_time_goes_by_the_texts_that_are_there_and_memory_by_the_longest(tmp_path: Path) -> None:
+def test_time_goes_by_the_texts_that_are_there_and_memory_by_the_longest(
+    tmp_path: Path, measured: Callable[[Path], Path]
+) -> None:
+    cache = measured(tmp_path / "cache")
+
     def seconds(name: str, long: int) -> tuple[float, float]:
         texts = [(f"film {i} " + "plot " * (40 if i % 60 < long else 3), i % 2) for i in range(240)]
         data = write_tsv(tmp_path / f"{name}.tsv", texts, "text\tlabel")
@@ -50,7 +57,7 @@ def test_time_goes_by_the_texts_that_are_there_and_memory_by_the_longest(tmp_pat
             "arms": {"lora": {"adapter": "lora"}},
             "analysis": {"baseline": "lora", "margin": {"absolute": 0.05}},
         }
-        (run,) = make_plan(validate_study(study), PlanOptions(cache=tmp_path / "cache", device="cpu")).runs
+        (run,) = make_plan(validate_study(study), PlanOptions(cache=cache, device="cpu")).runs
         assert run.estimate and run.predicted_s
         return run.estimate.peak_mb, run.predicted_s
 

@@ -9,7 +9,11 @@ from peftlab.report import build, drawing
 
 @pytest.fixture
 def only_drawn_by_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other figures have tests of their own, and take seconds each."""
+    draw_two(monkeypatch)
+
+
+def draw_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two figures alone: the others have tests of their own, and take seconds each."""
     found = {name: cls for name, cls in drawing.components("figure").items() if getattr(cls, "panels", ())}
     assert set(found) == {"accuracy_vs_parameters", "pareto"}
     monkeypatch.setattr(drawing, "components", lambda _: found)

@@ -51,6 +51,7 @@ def test_the_paper_holds_them_and_every_reference_resolves(folder: Path) -> None
     assert not [key for key in literature()[1] if key in known and any(e.problems() for e in entries(literature()[1][key]))]
 
 
+@pytest.mark.usefixtures("only_drawn_by_the_page")
 def test_a_kept_introduction_is_told_of_and_left_as_it_is(folder: Path, tmp_path: Path) -> None:
     """Written while every arm had its seeds; then a run is lost."""
     study = copy.deepcopy(SMALL)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from peftlab.report.paper.numbers import plain, read_numbers
+from tests.report.conftest import draw_two
 from tests.report.paper.conftest import SMALL, again, make
 
 SEEDS = list(range(6))
@@ -16,7 +17,7 @@ LABELS = ["full", "bitfit", "lora[rank=2]", "lora[rank=8]"]
 
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `run` leaves it: one arm left after three of six seeds."""
+    """As `run` leaves it: one arm left after three of six seeds. Its texts are looked at, and two of its figures drawn."""
     search = {"method": "racing", "goal": "margin", "minimum": 3, "futility": 0.1}
     spared = tuple(("lora[rank=2]", seed) for seed in SEEDS[3:])
     folder = make(tmp_path_factory.mktemp("raced"), {**SMALL, "seeds": SEEDS, "search": search}, skip=spared)
@@ -29,7 +30,9 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "runs": {"planned": 24, "needed": 21}, "sentences": ["lora[rank=2] left after 3 of 6 seeds."],
     }  # fmt: skip
     (folder / "racing.json").write_text(json.dumps({"metric": "accuracy", "goal": "margin", "heats": [heat]}))
-    assert not again(folder).warnings
+    with pytest.MonkeyPatch.context() as patch:
+        draw_two(patch)
+        assert not again(folder).warnings
     return folder / "paper"
 
 
@@ -66,6 +69,7 @@ def test_the_checklist_says_that_test_values_decided(raced: Path, paper: Path) -
     assert section(raced, "checklist").count("anytime-valid") >= 3
 
 
+@pytest.mark.usefixtures("only_drawn_by_the_page")
 def test_where_diverged_runs_stand(tmp_path: Path, paper: Path) -> None:
     assert "counts at chance level." in section(paper, "protocol")
     folder = make(tmp_path, diverged=(("bitfit", 1),))

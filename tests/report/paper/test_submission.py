@@ -35,15 +35,28 @@ COMMIT = "c0ffee" + "0123456789abcdef" * 2 + "01"
 PLACES = [HOME, HOME.replace("/", "\\").replace("\\ho", "C:\\Ho", 1), f"~/{USER}-x", "/srv/canary-data/x.npz", MAIL, HOST, USER]
 
 
-@pytest.fixture
-def marked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy with canaries wherever a user can leave them."""
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+def be_canary(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Whoever calls now is the one that must not be named."""
     monkeypatch.setenv("USER", USER)
     monkeypatch.setenv("LOGNAME", "protocol")  # a word of the text
-    (tmp_path / "gitconfig").write_text("[user]\n\tname = Canary Git\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    (folder / "gitconfig").write_text("[user]\n\tname = Canary Git\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
+
+
+@pytest.fixture
+def marked(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy with canaries wherever a user can leave them."""
+    be_canary(monkeypatch, tmp_path)
+    shutil.copytree(written, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture(scope="module")
+def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of which :func:`marked` is a copy: its report and paper are made once."""
+    root = tmp_path_factory.mktemp("marked")
+    copy = root / "copy"
+    shutil.copytree(folder, copy)
     for path in copy.glob("runs/*/*/environment.json"):
         data = json.loads(path.read_text()) | {"host": HOST, "command": f"peftlab run {HOME}/study.yaml"}
         data["git"] = {"commit": COMMIT, "dirty": False}
@@ -52,7 +65,9 @@ def marked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     words = " ".join(PLACES).replace("\\", "\\\\")
     asked = f'question: "Does {words} hold?"'
     study.write_text(re.sub(r"^question: .*\n(?:  .*\n)*", lambda _: f"{asked}\n", study.read_text(), flags=re.MULTILINE))
-    again(copy)
+    with pytest.MonkeyPatch.context() as patch:
+        be_canary(patch, root)
+        again(copy)
     paper = copy / "paper"
     main = (paper / "main.tex").read_text().replace(r"\author{Anonymous authors}", rf"\author{{Jane \textbf{{Canary}}\\ {MAIL}}}")
     (paper / "main.tex").write_text(main)
