@@ -66,18 +66,18 @@ setup-dev: $(VENV)/.installed-dev  ## the same, and what development needs
 # --- use ---------------------------------------------------------------------------------------------------------------------
 
 demo: setup  ## run studies/digits.yaml: table and report in a few minutes
-	@$(BIN)/peftlab run $(STUDY) --output $(DEMO_OUTPUT)
+	@$(BIN)/peftlab run "$(STUDY)" --output "$(DEMO_OUTPUT)"
 
 figures: setup  ## report/figures of DIR (default: the demo's results), with the report
-	@$(BIN)/peftlab report $(DIR)
+	@$(BIN)/peftlab report "$(DIR)"
 
 tables: figures  ## report/tables of DIR: one command makes both
 
 paper: setup  ## paper/ of DIR: LaTeX sources from the records, and the PDF where latexmk is installed
-	@$(BIN)/peftlab paper $(DIR)
+	@$(BIN)/peftlab paper "$(DIR)"
 
 submission: setup  ## the same, and an anonymised archive with checksums
-	@$(BIN)/peftlab paper $(DIR) --submission
+	@$(BIN)/peftlab paper "$(DIR)" --submission
 
 scorecard: setup-dev  ## docs/scorecard.md: every claim, the command that shows it, what it printed
 	@$(BIN)/python tools/scorecard.py

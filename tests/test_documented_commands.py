@@ -179,3 +179,15 @@ def test_a_path_that_is_wrong_is_seen() -> None:
 def test_every_component_is_named_on_its_page(kind: str, page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert not [name for name in components(kind) if not re.search(rf"[`/{{ ]{re.escape(name)}\b", text)]
+
+
+def test_results_on_pages_are_shown_as_the_program_shows_them() -> None:
+    """Accuracies in the terminal's table are in %; a page that has them as shares of one was printed by an older program."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    tables = [
+        (page.name, table)
+        for page in pages
+        for table in re.findall(r"^ arm +n +accuracy, 95% interval.*\n(?:.+\n)+", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert tables
+    assert not [(page, table) for page, table in tables if re.search(r"\b0\.\d+ \[", table)]

@@ -39,6 +39,7 @@ SHARE = Annotated[float, Field(gt=0, lt=1)]
         (int, [1, 2], "must be a whole number, not [1, 2]", "give one value"),
         (Literal["cosine", "linear"], "cosin", "must be cosine or linear, not 'cosin'", "Did you mean 'cosine'?"),
         (Literal["cosine", "linear"], "step", "must be cosine or linear, not 'step'", "choose one of them"),
+        (Literal["racing"], "sprint", "must be racing, not 'sprint'", "write racing"),
         (Literal[4, 8], "4", "must be 4 or 8, not '4'", "write it as a number, without quotes: 4"),
         (COUNT | Literal["auto"], 0, "must be 1 or more or auto, not 0", "choose one of them"),
         (
@@ -90,6 +91,8 @@ def test_json_that_is_none(text: str, said: str) -> None:
         ("gradient-flow", ["gradient_flow"], "Did you mean 'gradient_flow'?"),
         ("RUN", ["run", "plan"], "Did you mean 'run'?"),
         ("optimizer", ["epochs", "warmup"], ""),
+        ("successive-halving", ["grid", "halving"], "Did you mean 'halving'?"),
+        ("tpe first, grid later", ["grid", "tpe"], ""),
         ("", ["epochs"], ""),
         ("x", ["xylophone_yard"], ""),
     ],

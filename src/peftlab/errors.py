@@ -164,8 +164,15 @@ def close(word: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
     if not found and wanted:
         initials = {"".join(part[0] for part in name.split()): name for name in plain if name}
-        found = [initials[wanted]] if len(wanted) > 1 and wanted in initials else []
+        found = [initials[wanted]] if len(wanted) > 1 and wanted in initials else _held_in(wanted, plain)
     return f"Did you mean {plain[found[0]]!r}?" if found else ""
+
+
+def _held_in(wanted: str, known: Iterable[str]) -> list[str]:
+    """The one name whose words all stand in the wrong one: ``halving`` in ``successive halving``."""
+    words = {*wanted.split()}
+    held = [name for name in known if name and words > {*name.split()}]
+    return held if len(held) == 1 else []
 
 
 def _plain(word: str) -> str:

@@ -92,7 +92,7 @@ def _remedy(value: Any, errors: list[Mapping[str, Any]], wanted: list[str]) -> s
     if value is None:
         return "give it a value, or leave the key out where it has a default"
     if known:
-        return "choose one of them"
+        return "choose one of them" if len(known) > 1 or len(wanted) > 1 else f"write {known[0]}"
     if wanted == ["text"] and isinstance(value, int | float):
         return f'put it in quotes if it is text: "{shown(value)}"'
     if isinstance(value, list | tuple) and wanted != ["a mapping of keys"] and value:

@@ -48,5 +48,6 @@ def test_values_that_do_not_vary_where_they_should_are_warned_of() -> None:
     assert same.startswith("The accuracy is the same in every run of every arm: it tells nothing apart")
     (one,) = unvarying([table([0.5, 0.5, nan], [0.3, 0.4, 0.5])], "accuracy")
     assert one.startswith("The seeds made no difference to ") and "a0" in one and "a1" not in one
+    assert "width" not in one, "where arms are raced their intervals have one"
     (there,) = unvarying([table([0.1, 0.2]), table([0.5, 0.5], task="u")], "accuracy")
     assert " on u, b: every run has the same accuracy" in there

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import pytest
 from peftlab.analysis.analyze import analyze
 from peftlab.analysis.anytime import confidence_sequence, p_two_sided
 from peftlab.analysis.best import best_arms
+from peftlab.analysis.choose import choose
 from peftlab.analysis.raced import race_words, read_race
 from peftlab.api import running
 from peftlab.errors import StudyError
@@ -246,6 +248,7 @@ def test_the_plan_says_the_rule_the_worst_case_and_what_can_be_saved(backbone: s
         ({"seeds": [0, 1, 2]}, "nothing is spared"),
         ({"search": {"method": "racing", "minimum": 1}}, "2 or more"),
         ({"search": {"method": "race"}}, "'racing'"),
+        ({"search": {"method": "successive-halving"}}, r"write tune: \{sampler: halving, \.\.\.\} for it"),
         ({"search": {"method": "racing", "kep": ["full"]}}, "unknown key 'kep'"),
         ({"search": {"method": "racing", "margin": {"relativ": 0.1}}}, "unknown key 'relativ'"),
         ({"search": {"method": "racing", "goal": "margin", "margin": {"relative": 0.1}}}, "leave search.margin out"),
@@ -291,6 +294,8 @@ def test_findings_of_a_race_hold_at_any_number_of_seeds(backbone: str, cache: Pa
     assert difference.verdict == "worse" and "anytime-valid p" in difference.sentence and difference.n == seeds
     assert not found.of("power") and any("The arms were raced" in note for note in found.notes)
     assert any(line.startswith("Race: ") for line in found.verdict)
+    assert not any(re.search(r"adjusted p\b", line) for line in (*found.verdict, choose(raced.folder.path).sentence))
+    assert any("adjusted anytime-valid p" in line for line in found.verdict)
     assert not any("fewer than" in warning for warning in found.warnings)
 
 

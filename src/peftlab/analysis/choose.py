@@ -93,20 +93,20 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
     memory, predicted = _memory(chosen)
     return Choice(
         label=label,
-        sentence=_sentence(label, chosen, plan.baseline, words, adjusted),
+        sentence=_sentence(label, chosen, plan.baseline, words, f"{plan.p_word}{equation_p(adjusted)}"),
         trainable=qualified[0][0] if math.isfinite(qualified[0][0]) else None,
         peak_memory_mb=memory, memory_predicted=predicted, p=p, p_adjusted=adjusted, bootstrap_probability=share,
         not_chosen=rejected, **common,
     )  # fmt: skip
 
 
-def _sentence(label: str, group: list[ArmSummary], baseline: str, margin: str, p_adjusted: float | None) -> str:
+def _sentence(label: str, group: list[ArmSummary], baseline: str, margin: str, adjusted: str) -> str:
     if group[0].baseline:
         return f"Take {label}, the baseline itself: no smaller arm is shown to be within {margin} of it within the limits."
     count = show_count(max((a.trainable or 0.0) for a in group))
     return (
         f"Take {label}: {count} trainable parameters, shown to be within {margin} of {baseline} (adjusted "
-        f"{equation_p(p_adjusted)}, at least {min(a.n for a in group)} seeds)."
+        f"{adjusted}, at least {min(a.n for a in group)} seeds)."
     )
 
 

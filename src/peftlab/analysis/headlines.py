@@ -73,10 +73,11 @@ def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan
     differences = [f for f in findings if f.kind == "difference"]
     better = [f.arms[0] for f in differences if f.verdict == "better"]
     worse = [f.arms[0] for f in differences if f.verdict == "worse"]
+    level = f"adjusted {plan.p_word}p ≤ {plan.alpha:.2g}"
     if better:
-        words.append(f"Better than {plan.baseline}: {listed(better)} (adjusted p ≤ {plan.alpha:.2g}).")
+        words.append(f"Better than {plan.baseline}: {listed(better)} ({level}).")
     if worse:
-        words.append(f"Worse than {plan.baseline}, by however little: {listed(worse)} (adjusted p ≤ {plan.alpha:.2g}).")
+        words.append(f"Worse than {plan.baseline}, by however little: {listed(worse)} ({level}).")
     if not better and not worse and any(f.verdict == "no difference shown" for f in differences):
         words.append(f"No difference from {plan.baseline} is shown for any arm; that is not evidence of equality.")
     return words
@@ -105,7 +106,7 @@ def _within(good: list[str], tests: dict[str, Finding], by_label: dict[str, ArmS
         share = smallest.percent_of_baseline
         of_baseline = f", {show_percent(share)} % of {plan.baseline}'s" if share is not None else ""
         text += (
-            f" The smallest of them is {smallest.label} (adjusted {equation_p(tests[smallest.label].p_adjusted)}): "
+            f" The smallest of them is {smallest.label} (adjusted {plan.p_word}{equation_p(tests[smallest.label].p_adjusted)}): "
             f"{show(smallest.mean, plan.metric)} {plan.metric} with {show_count(smallest.trainable)} trainable "
             f"parameters{of_baseline}."
         )

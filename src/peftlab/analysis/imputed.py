@@ -47,6 +47,6 @@ def unvarying(settings: Sequence[Setting], metric: str) -> list[str]:
         else:
             found.append(
                 f"The seeds made no difference to {listed(flat)}{where}: every run has the same {metric}. A metric with few "
-                "steps can do that, or a fault; an interval of no width says nothing about other seeds."
+                "steps can do that, or a fault; it says nothing about how other seeds would scatter."
             )
     return found

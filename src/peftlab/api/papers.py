@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from peftlab.api._at_work import at_work
 from peftlab.api.answers import Answer, lines
 from peftlab.errors import PeftlabError
 from peftlab.report.paper.build import Written, build_paper
@@ -29,10 +30,14 @@ def paper(folder: str | Path, *, submission: bool = False, sources: bool = False
         StudyError: several files could be the conference's style.
         LatexError: LaTeX stopped.
     """
-    written = build_paper(folder, describe)
-    able = not sources and can_compile()
-    made = compile_paper(written.folder) if able else None
-    archive = make_submission(written.folder, compiled=able) if submission else None
+    with at_work("writing the paper") as at:
+        written = build_paper(folder, describe)
+        if able := not sources and can_compile():
+            at("compiling the paper")
+        made = compile_paper(written.folder) if able else None
+        if submission:
+            at("making the archive")
+        archive = make_submission(written.folder, compiled=able) if submission else None
     data = {"paper": written, "pdf": made, "submission": archive, "latex": can_compile()}
     return Answer(data, lambda: lines(*_told(written, made, archive, not sources)))
 

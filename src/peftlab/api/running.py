@@ -12,6 +12,7 @@ from typing import Any
 
 from peftlab.api import answers
 from peftlab.api._amounts import parse_memory_mb, parse_share
+from peftlab.api._at_work import at_work
 from peftlab.api._data_first import prepare_first, unfinished
 from peftlab.api._seed_notes import with_seed_notes
 from peftlab.api._study_tables import findings_table, plan_table
@@ -188,7 +189,8 @@ def report(folder: str | Path, *, eps: bool = False) -> Answer:
     from peftlab.analysis.analyze import read_findings
     from peftlab.report.build import build_report
 
-    path = build_report(folder, eps=eps)  # analyses anew
+    with at_work("writing the report: analysis, figures, tables"):
+        path = build_report(folder, eps=eps)  # analyses anew
     findings = read_findings(folder)
     data = {"report": str(path), "verdict": findings.verdict}
     return Answer(data, lambda: answers.lines(findings_table(findings), f"report: {path}"))
@@ -226,10 +228,10 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
     from peftlab.tuning.search import follow
 
     folder = ResultsFolder(output / parsed.study)
-    with of_file(study, overrides):
+    with of_file(study, overrides), at_work("planning") as at:
         probes_of(parsed.probes)
         begun = begun_batches(folder) if any(cell.train.batch_size == "auto" for cell in cells(parsed)) else {}
-        planner = Planner(parsed, PlanOptions(cache=cache_folder(), begun=begun, **narrowed))
+        planner = Planner(parsed, PlanOptions(cache=cache_folder(), begun=begun, **narrowed), at)
         return folder, parsed, planner, follow(folder, parsed, planner)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import PlanRefused, StudyError, nearest
@@ -36,7 +36,7 @@ from peftlab.planning.stacking import check_stack, wanted_stack
 from peftlab.planning.stacking import sentences as stack_sentences
 from peftlab.records.record import RunConfig
 from peftlab.study.confounds import Trained, unlike
-from peftlab.study.expand import cells, checked_train, select_cells
+from peftlab.study.expand import Cell, cells, checked_train, select_cells
 from peftlab.study.schema import ADAPTER, Study, Train
 from peftlab.study.task_name import task_name
 
@@ -54,8 +54,8 @@ def make_plan(study: Study, options: PlanOptions) -> Plan:
 class Planner:
     """Plans a study, again and again as its tuning goes on; what does not change with that is looked at once."""
 
-    def __init__(self, study: Study, options: PlanOptions) -> None:
-        """As :func:`make_plan`, which says what is raised."""
+    def __init__(self, study: Study, options: PlanOptions, at: Callable[[str], None] = lambda _: None) -> None:
+        """As :func:`make_plan`, which says what is raised; ``at`` is told which arm is looked at, which takes seconds each."""
         self.study, self.options = study, options
         self.arms = Arms(study, options)
         self._verdicts: dict[Key, Verdict] = {}
@@ -64,12 +64,17 @@ class Planner:
         spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
-        ready = self.arms.settle_batches([self.arms.ready(cell) for cell in wanted])
+        ready = self.arms.settle_batches([*self._looked_at(wanted, at)])
         self.items = ready
         self.items = [
             self._searched(item, *spaces[id(cell)]) if self._tunable(item) else item
             for item, cell in zip(ready, chosen, strict=True)
         ]
+
+    def _looked_at(self, wanted: Sequence[Cell], at: Callable[[str], None]) -> Iterator[Ready]:
+        for number, cell in enumerate(wanted, 1):
+            at(f"planning {cell.label} ({number} of {len(wanted)})")
+            yield self.arms.ready(cell)
 
     def plan(self, drawn: Mapping[Key, Sequence[Values]] | None = None, chosen: Mapping[Key, Values] | None = None) -> Plan:
         """The plan as far as it is known.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from peftlab.study.train import EarlyStopping, Frame, Seed, Train
 from peftlab.study.tune import ADAPTER, Range, Tune
@@ -79,6 +79,17 @@ class Racing(Frame):
     #: an arm also leaves, its question open, when the chance that the last seed will have answered it is below this; 0: none does
     futility: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     keep: list[str] = []  #: labels of arms that never leave, as the baseline never does
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _no_sampler(cls, value: Any) -> Any:
+        """Other programs have both under one key; here they answer different questions."""
+        if isinstance(value, str) and "halving" in value.lower():
+            raise ValueError(
+                f"{value[:50]!r} chooses training values before the study, a race stops arms within it; "
+                "write tune: {sampler: halving, ...} for it, or method: racing here"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_margin(self) -> Racing:
