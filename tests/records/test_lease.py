@@ -301,15 +301,19 @@ def test_a_folder_is_the_same_by_each_of_its_names(tmp_path: Path) -> None:
         assert holder(tmp_path / "folder") == holder(tmp_path / "link") is not None
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["gone", "another"])
-def test_what_was_removed_before_it_was_locked_is_no_lease(tmp_path: Path, monkeypatch, again: bool) -> None:
+@pytest.mark.parametrize("there", ["nothing", "older", "newer"])
+def test_what_was_removed_before_it_was_locked_is_no_lease(tmp_path: Path, monkeypatch, there: str) -> None:
     """Its holder gave it back between our opening and our locking: the lock is on a file that nobody finds any more."""
     flock, calls = fcntl.flock, []
+    if there == "older":  # its number is mostly the lower one, that of a new file the higher
+        (tmp_path / "another").write_text("")
 
     def late(handle: int, mode: int) -> None:
         if not calls:
-            (tmp_path / FILE).rename(tmp_path / "removed")  # keeps the inode, so that the new file gets another
-            if again:
+            (tmp_path / FILE).rename(tmp_path / "removed")  # keeps its number, so that a new file gets another
+            if there == "older":
+                (tmp_path / "another").rename(tmp_path / FILE)
+            elif there == "newer":
                 (tmp_path / FILE).write_text("")
         calls.append(mode)
         flock(handle, mode)
