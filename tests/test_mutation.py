@@ -146,6 +146,19 @@ def test_once_more_only_survivors_are_judged_and_what_was_at_first_is_kept(tool:
     assert tool.brought_up(found | {"summary": {"score": 1.0}}, judged)["at first"] == {"score": 0.5}, "the very first"
 
 
+def test_a_survivor_is_found_again_near_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("cosmic_ray", reason="only the environment of the tool has it")
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import _mutants  # pyright: ignore
+
+    loop = "for _ in range(3):\n    if _:\n        continue\n"
+    (tmp_path / "f.py").write_text("# a new line\n" + 3 * loop)
+    entry = {"file": "f.py", "operator": "ReplaceContinueWithBreak", "before": "continue", "after": "break"}
+    for line in (3, 6, 9):
+        assert [mutant.line for mutant in _mutants.found_again(entry | {"line": line}, tmp_path)] == [line + 1]
+    assert _mutants.found_again(entry | {"line": 3, "before": "return"}, tmp_path) == []
+
+
 def live(source: str, path: Path) -> types.ModuleType:
     path.write_text(source)
     specification = importlib.util.spec_from_file_location("made_up", path)
