@@ -159,6 +159,18 @@ def test_a_survivor_is_found_again_near_where_it_was(monkeypatch: pytest.MonkeyP
     assert _mutants.found_again(entry | {"line": 3, "before": "return"}, tmp_path) == []
 
 
+def test_no_mutant_is_taken_for_another_of_its_size(server: Any, tmp_path: Path) -> None:
+    path, seen = tmp_path / "made_up.py", []
+    path.write_text("VALUE = 1\n")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for number in (2, 3, 4):
+        with server.on_disk(path, f"VALUE = {number}\n"):
+            command = [sys.executable, "-c", "import made_up; print(made_up.VALUE)"]
+            done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+            seen.append(int(done.stdout))
+    assert seen == [2, 3, 4] and path.read_text() == "VALUE = 1\n"
+
+
 def live(source: str, path: Path) -> types.ModuleType:
     path.write_text(source)
     specification = importlib.util.spec_from_file_location("made_up", path)
