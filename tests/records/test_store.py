@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from peftlab.errors import RecordError
+from peftlab.records.record import to_json
 from peftlab.records.store import ResultsFolder, RunFolder, require_study, verify
 from tests.records.disk import Told
 from tests.records.examples import configuration, failure, results
@@ -162,6 +163,19 @@ def test_verify_names_every_kind_of_damage(folder: ResultsFolder, run: RunFolder
     damage(run.path)
     problems = verify(folder)
     assert len(problems) == 1 and said in problems[0], problems
+
+
+def test_verify_reads_the_metrics_of_a_run_that_is_not_finished(folder: ResultsFolder, run: RunFolder) -> None:
+    (run.path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train"}\n{}\n')
+    assert verify(folder) == [f"runs/lora.rank-8/{run.run_id}/metrics.jsonl:2: the line is damaged"]
+
+
+def test_the_same_record_is_the_same_text(run: RunFolder) -> None:
+    run.write_json("memory.json", {"b": 1, "a": {"d": "\u00e9", "c": 2}})
+    assert (run.path / "memory.json").read_text() == '{\n "a": {\n  "c": 2,\n  "d": "\u00e9"\n },\n "b": 1\n}\n'
+    written = (run.path / "config.json").read_text()
+    assert written == json.dumps(configuration().model_dump(), indent=1, sort_keys=True) + "\n"
+    assert '"backbone": "bundled:\u00e9"' in to_json(configuration(backbone="bundled:\u00e9"))
 
 
 def test_verify_reads_the_error_of_a_failed_run(folder: ResultsFolder, run: RunFolder) -> None:
