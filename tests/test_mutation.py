@@ -146,6 +146,31 @@ def test_once_more_only_survivors_are_judged_and_what_was_at_first_is_kept(tool:
     assert tool.brought_up(found | {"summary": {"score": 1.0}}, judged)["at first"] == {"score": 0.5}, "the very first"
 
 
+def test_a_survivor_is_found_again_near_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("cosmic_ray", reason="only the environment of the tool has it")
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import _mutants  # pyright: ignore
+
+    loop = "for _ in range(3):\n    if _:\n        continue\n"
+    (tmp_path / "f.py").write_text("# a new line\n" + 3 * loop)
+    entry = {"file": "f.py", "operator": "ReplaceContinueWithBreak", "before": "continue", "after": "break"}
+    for line in (3, 6, 9):
+        assert [mutant.line for mutant in _mutants.found_again(entry | {"line": line}, tmp_path)] == [line + 1]
+    assert _mutants.found_again(entry | {"line": 3, "before": "return"}, tmp_path) == []
+
+
+def test_no_mutant_is_taken_for_another_of_its_size(server: Any, tmp_path: Path) -> None:
+    path, seen = tmp_path / "made_up.py", []
+    path.write_text("VALUE = 1\n")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for number in (2, 3, 4):
+        with server.on_disk(path, f"VALUE = {number}\n"):
+            command = [sys.executable, "-c", "import made_up; print(made_up.VALUE)"]
+            done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+            seen.append(int(done.stdout))
+    assert seen == [2, 3, 4] and path.read_text() == "VALUE = 1\n"
+
+
 def live(source: str, path: Path) -> types.ModuleType:
     path.write_text(source)
     specification = importlib.util.spec_from_file_location("made_up", path)

@@ -206,16 +206,20 @@ def sample(sources: dict[str, str], count: int, seed: int) -> tuple[list[Mutant]
 
 
 def found_again(entry: dict[str, Any], root: Path) -> list[Mutant]:
-    """The mutant of an earlier report, wherever its line is now; none where the line is gone."""
+    """The mutant of an earlier report, wherever its line is now; none where the line is gone.
+
+    Of lines that read alike (``continue``) the nearest to where it was.
+    """
     source = (root / entry["file"]).read_text(encoding="utf-8")
     lines = source.splitlines()
-    for mutant in mutants_of(entry["file"], source):
-        alike = mutant.operator == entry["operator"] and any(
-            line.strip() == entry["before"] for line in lines[mutant.line - 1 : mutant.line + 4]
-        )
-        if alike and changed_lines(mutant, root) == (entry["before"], entry["after"]):
-            return [mutant]
-    return []
+    alike = [
+        mutant
+        for mutant in mutants_of(entry["file"], source)
+        if mutant.operator == entry["operator"]
+        and any(line.strip() == entry["before"] for line in lines[mutant.line - 1 : mutant.line + 4])
+        and changed_lines(mutant, root) == (entry["before"], entry["after"])
+    ]
+    return sorted(alike, key=lambda mutant: abs(mutant.line - entry["line"]))[:1]
 
 
 def changed_lines(mutant: Mutant, root: Path) -> tuple[str, str]:

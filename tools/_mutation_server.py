@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 import types
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,10 +206,13 @@ def in_child(work: Callable[[], dict[str, Any]], limit: float, answer: Path) -> 
 
 @contextlib.contextmanager
 def on_disk(path: Path, source: str) -> Iterator[None]:
-    """The mutant in place of the file, with a time of its own, so that no compiled file stands for it."""
+    """The mutant in place of the file, with a time of its own, so that no compiled file stands for it.
+
+    Nor one of another mutant: processes that a test starts leave them, and two mutants are often of one size.
+    """
     before, times = path.read_bytes(), path.stat()
     path.write_text(source, encoding="utf-8")
-    os.utime(path, (times.st_atime, times.st_mtime + 1000))
+    os.utime(path, (times.st_atime, times.st_mtime + 1000 + zlib.crc32(source.encode()) % 100_000_000))
     try:
         yield
     finally:

@@ -296,3 +296,51 @@ def test_only_a_folder_may_be_refused_to_be_flushed_and_only_because_none_is(tmp
             fsync_folder(tmp_path)
     else:
         fsync_folder(tmp_path)
+
+
+@pytest.mark.parametrize("chosen", ["one", "two", "three"])
+def test_what_is_settled_is_found_wherever_it_is_listed(tmp_path: Path, chosen: str) -> None:
+    """A folder lists its files in an order of its own, the same for the same names: of three at least one is not the first."""
+    for name in ("one", "two", "three"):
+        (tmp_path / f".{name}.tmp-01234567").mkdir()
+    settle_folder(tmp_path / chosen)
+    assert f".{chosen}.tmp-01234567" not in {path.name for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_half_written_link_goes_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("of somebody")
+    (tmp_path / ".one.tmp-01234567").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / ".one.tmp-89abcdef").write_text("half")
+    assert sweep(tmp_path) == [".one.tmp-01234567", ".one.tmp-89abcdef"]
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert (tmp_path / "elsewhere" / "file").read_text() == "of somebody"
+
+
+def test_where_there_is_no_folder_nothing_is_left_over(tmp_path: Path) -> None:
+    settle_folder(tmp_path / "absent" / "one")
+    assert sweep(tmp_path / "absent") == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some disk space"),
+        (errno.EDQUOT, "free some of your quota"),
+        (errno.EROFS, "on a writable disk"),
+        (errno.EACCES, "you may write to"),
+        (errno.EPERM, "you may write to"),
+        (errno.EIO, "check the disk"),
+    ],
+)
+def test_each_refusal_has_its_remedy(tmp_path: Path, number: int, remedy: str) -> None:
+    with pytest.raises(RecordError, match=re.escape(os.strerror(number))) as caught, disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert remedy in (caught.value.remedy or "")
+
+
+def test_a_refusal_without_a_number_is_told_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="the disk sulks") as caught, disk_errors(tmp_path):
+        raise OSError("the disk sulks")
+    assert "check the disk" in (caught.value.remedy or "")

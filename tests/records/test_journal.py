@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import signal
 from pathlib import Path
@@ -128,3 +129,44 @@ def test_anything_becomes_json_and_what_is_not_finite_null(value: object) -> Non
 def test_arrays_sets_and_paths_have_a_plain_form() -> None:
     found = journal.plain({"a": np.array([1.0, np.nan]), "s": {2, 1}, "p": Path("x/y"), 3: np.int64(4), "t": (1, 2)})
     assert found == {"a": [1.0, None], "s": [1, 2], "p": "x/y", "3": 4, "t": [1, 2]}
+
+
+def test_only_what_has_no_order_is_sorted() -> None:
+    names = [f"name-{number}" for number in range(30)]
+    assert journal.plain(set(names)) == journal.plain(frozenset(names)) == sorted(names)
+    assert journal.plain({10, 9}) == [10, 9], "as text, so that values of several kinds can be compared"
+    assert journal.plain([3, 1, 2]) == journal.plain((3, 1, 2)) == [3, 1, 2]
+
+
+def test_a_line_that_ends_where_a_block_begins_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    journal.append(path, [line(1), line(2)])
+    with path.open("a") as file:
+        file.write("x" * (65536 - 1))  # blocks are read from the end: the newline is the first byte of the last one
+    journal.append(path, [line(3)])
+    assert steps(path) == [1, 2, 3]
+
+
+def test_where_nothing_is_dropped_nothing_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert journal.truncate(path, 3) == 0 and not path.exists()
+    journal.append(path, [line(1), line(2)])
+    before = path.stat().st_ino
+    assert journal.truncate(path, 2) == 0 and path.stat().st_ino == before
+    assert journal.truncate(path, 1) == 1 and path.stat().st_ino != before
+
+
+def test_a_journal_that_cannot_be_read_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RecordError, match="is no regular file") as caught:
+        journal.read(tmp_path / "metrics.jsonl")
+    assert caught.value.where == str(tmp_path / "metrics.jsonl") and caught.value.remedy
+
+
+def test_whoever_may_see_the_folder_may_read_the_journal(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        journal.append(tmp_path / "metrics.jsonl", [line(1)])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "metrics.jsonl").stat().st_mode & 0o777 == 0o644

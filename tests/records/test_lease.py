@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from peftlab.errors import LeaseHeld
-from peftlab.records.lease import FILE, Holder, Lease, boot_id, holder
+from peftlab.records.lease import BEAT_S, FILE, STALE_S, Holder, Lease, boot_id, holder
 
 HOLD = """
 import pathlib, sys, time
@@ -138,12 +139,14 @@ def test_ourselves_before_a_restart_of_the_machine_hold_nothing(tmp_path: Path) 
 
 
 def test_the_heart_beats(tmp_path: Path) -> None:
-    with Lease(tmp_path, beat_s=0.02):
-        os.utime(tmp_path / FILE, (1, 1))
-        deadline = time.monotonic() + 10
-        while (tmp_path / FILE).stat().st_mtime < 1000:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    lease = Lease(tmp_path, beat_s=0.02)
+    for _ in range(2):  # also when it is taken again
+        with lease:
+            os.utime(tmp_path / FILE, (1, 1))
+            deadline = time.monotonic() + 10
+            while (tmp_path / FILE).stat().st_mtime < 1000:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
 
 def test_reentrant_in_a_thread_and_held_against_other_threads(tmp_path: Path) -> None:
@@ -156,11 +159,18 @@ def test_reentrant_in_a_thread_and_held_against_other_threads(tmp_path: Path) ->
         except LeaseHeld as error:
             refused.append(error.what)
 
-    with Lease(tmp_path), Lease(tmp_path):
+    def ask() -> None:
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-        assert len(refused) == 1
+
+    with Lease(tmp_path):
+        for _ in range(2):
+            with Lease(tmp_path):
+                ask()
+            ask()
+        found = holder(tmp_path)
+    assert refused == [f"the run is being worked on by {found}"] * 4, "to the end of the outermost, and who holds it is named"
     assert holder(tmp_path) is None
 
 
@@ -254,3 +264,91 @@ def test_a_disk_without_locks_is_a_typed_error_and_can_still_be_looked_at(tmp_pa
     assert tried()[0] == "process 1 on far-away since yesterday", "its heartbeat tells"
     left_by(tmp_path, Holder("far-away", 1, "another-boot", "yesterday"), age_s=1000)
     assert tried()[0] == "None"
+
+
+def test_who_works_on_a_run_in_words() -> None:
+    assert str(Holder("here", 7, "boot", "2026-01-02T03:04:05Z")) == "process 7 on here since 2026-01-02T03:04:05Z"
+    assert str(Holder("here", 7, "boot")) == "process 7 on here", "what is not known is not said"
+
+
+def test_a_lease_says_in_whole_who_holds_it_whatever_was_there_before(tmp_path: Path) -> None:
+    left_by(tmp_path, Holder("a-name-" * 40, 1, boot_id(), "the day before yesterday"), age_s=1)
+    with Lease(tmp_path):
+        found = Holder(**json.loads((tmp_path / FILE).read_text()))
+        assert found == holder(tmp_path)
+        assert (found.host, found.pid, found.boot_id) == (os.uname().nodename, os.getpid(), boot_id())
+        written = time.mktime(time.strptime(found.started, "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+        assert abs(written - (tmp_path / FILE).stat().st_mtime) < 60
+
+
+def test_what_an_empty_file_of_a_dead_process_says_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("")
+    assert holder(tmp_path) is None
+    with Lease(tmp_path):
+        assert holder(tmp_path) is not None
+
+
+def test_a_lease_whose_file_was_removed_is_given_back_quietly(tmp_path: Path) -> None:
+    with Lease(tmp_path):
+        (tmp_path / FILE).unlink()
+    assert holder(tmp_path) is None and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_the_same_by_each_of_its_names(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    with Lease(tmp_path / "folder"), Lease(tmp_path / "link"):
+        assert holder(tmp_path / "folder") == holder(tmp_path / "link") is not None
+
+
+@pytest.mark.parametrize("there", ["nothing", "older", "newer"])
+def test_what_was_removed_before_it_was_locked_is_no_lease(tmp_path: Path, monkeypatch, there: str) -> None:
+    """Its holder gave it back between our opening and our locking: the lock is on a file that nobody finds any more."""
+    flock, calls = fcntl.flock, []
+    if there == "older":  # its number is mostly the lower one, that of a new file the higher
+        (tmp_path / "another").write_text("")
+
+    def late(handle: int, mode: int) -> None:
+        if not calls:
+            (tmp_path / FILE).rename(tmp_path / "removed")  # keeps its number, so that a new file gets another
+            if there == "older":
+                (tmp_path / "another").rename(tmp_path / FILE)
+            elif there == "newer":
+                (tmp_path / FILE).write_text("")
+        calls.append(mode)
+        flock(handle, mode)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Lease(tmp_path):
+        assert len(calls) == 2
+        rival = os.open(tmp_path / FILE, os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            flock(rival, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(rival)
+        found = holder(tmp_path)
+        assert found is not None and found.pid == os.getpid()
+
+
+@pytest.mark.parametrize(("age_s", "alive"), [(100.0, True), (140.0, False)])
+def test_a_heartbeat_is_trusted_up_to_two_minutes(tmp_path: Path, age_s: float, alive: bool) -> None:
+    left_by(tmp_path, Holder("far-away", 1, "another-boot", "yesterday"), age_s)
+    assert (holder(tmp_path) is not None) == alive
+    lease = Lease(tmp_path)
+    assert (lease.beat_s, lease.stale_s) == (BEAT_S, STALE_S) == (10.0, 120.0)
+
+
+def test_whoever_may_see_the_folder_may_read_who_holds_it(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with Lease(tmp_path):
+            assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_no_heart_beats_for_what_was_given_back(tmp_path: Path) -> None:
+    """It would stamp whatever file gets the lease's number next."""
+    for _ in range(30):  # a heart that is not waited for mostly, not always, beats on for an instant
+        with Lease(tmp_path) as lease:
+            pass
+        assert lease._thread is not None and not lease._thread.is_alive()

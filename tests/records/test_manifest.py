@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peftlab.records.commit import commit_folder
-from peftlab.records.manifest import MANIFEST, file_hash, verify_folder
+from peftlab.records.manifest import MANIFEST, check_manifest, file_hash, verify_folder
 
 
 def fill(folder: Path) -> None:
@@ -24,7 +24,9 @@ def test_manifest_lists_every_file_with_the_hash_that_sha256sum_gives(tmp_path: 
         (folder / "deep" / "er" / "b").write_text("")
 
     commit_folder(tmp_path / "new" / "folder", write)
-    listed = json.loads((tmp_path / "new" / "folder" / MANIFEST).read_text())["files"]
+    whole = json.loads((tmp_path / "new" / "folder" / MANIFEST).read_text())
+    listed = whole["files"]
+    assert whole["schema_version"] == 1 and [entry["bytes"] for entry in listed.values()] == [1000, 0]
     assert sorted(listed) == ["a", "deep/er/b"]
     for name, entry in listed.items():
         said = subprocess.run(["sha256sum", tmp_path / "new" / "folder" / name], capture_output=True, text=True, check=True)
@@ -54,3 +56,35 @@ def test_what_nfs_keeps_of_a_deleted_file_is_no_part_of_a_folder(tmp_path: Path)
     commit_folder(tmp_path / "step-1", fill)
     (tmp_path / "step-1" / ".nfs00000000012345").write_text("open elsewhere")
     assert verify_folder(tmp_path / "step-1") == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "weights.bin").unlink() or (f / "weights.bin").symlink_to(f / "twin.bin"), ["weights.bin: missing"]),
+        (lambda f: (f / "weights.bin").unlink() or (f / "weights.bin").mkdir(), ["weights.bin: missing"]),
+        (lambda f: (f / "link").symlink_to(f / "twin.bin"), ["link: not in the manifest"]),
+        (lambda f: (f / "link").symlink_to(f / "deep"), ["link: not in the manifest"]),
+        (lambda f: (f / "deep" / MANIFEST).write_text("{}"), ["deep/MANIFEST.json: not in the manifest"]),
+        (lambda f: (f / "deep" / ".x.tmp-01234567").write_text(""), []),
+        (lambda f: (f / ".x.tmp-01234567").mkdir() or (f / ".x.tmp-01234567" / "half").write_text(""), []),
+        (lambda f: (f / MANIFEST).write_text("[" * 100_000), ["MANIFEST.json is damaged"]),
+        (lambda f: (f / MANIFEST).write_text('{"files": []}'), ["MANIFEST.json is damaged"]),
+        (lambda f: (f / MANIFEST).write_text("[]"), ["MANIFEST.json is damaged"]),
+        (lambda f: f.rename(f.with_name("elsewhere")), ["folder: there is no such folder"]),
+    ],
+)
+def test_all_that_is_wrong_and_nothing_else(tmp_path: Path, damage, said: list[str]) -> None:
+    def write(folder: Path) -> None:
+        fill(folder)
+        (folder / "twin.bin").write_text("old")
+        (folder / "deep").mkdir()
+
+    commit_folder(tmp_path / "folder", write)
+    damage(tmp_path / "folder")
+    assert verify_folder(tmp_path / "folder") == said
+
+
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    found = check_manifest(tmp_path, {"a\0b": {"sha256": "", "bytes": 0}})
+    assert len(found) == 1 and found[0].startswith("a\0b: cannot be read: ")

@@ -98,3 +98,31 @@ def test_nested_data_keep_their_form() -> None:
         MASK: {"b": 0.5},
         "t": (True, MASK),
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("> Authorization: Bearer abcdef0123456789abcdef, next", f"> Authorization: Bearer {MASK}, next"),
+        ("see https://user:pa55word@example.org/x", f"see https://{MASK}@example.org/x"),
+        ("a 'password': 'correct-horse-9', b", f"a 'password': '{MASK}', b"),
+    ],
+)
+def test_what_stands_around_a_secret_is_kept(text: str, shown: str) -> None:
+    assert redact(text, {}) == shown
+
+
+def test_values_of_eight_characters_are_masked_and_shorter_ones_are_not() -> None:
+    environment = {"MY_TOKEN": "Abcdef7", "OTHER_TOKEN": "Abcdefg8", "THIRD_TOKEN": " Abcdefg8-and-more "}
+    assert secret_values(environment) == ["Abcdefg8-and-more", "Abcdefg8"], "the longest first: one contains another"
+    assert redact("Abcdefg8", environment) == MASK
+    assert redact("Abcdef7, Abcdefg8-and-more", environment) == f"Abcdef7, {MASK}"
+
+
+@pytest.mark.parametrize("value", ["/run/a-file-1", "~/a-file-1", "unix:path=/a1", "a_plain-word", "abcdefghijklmnopqrst"])
+def test_paths_and_plain_words_are_no_secrets(value: str) -> None:
+    assert secret_values({"MY_TOKEN": value}) == []
+
+
+def test_a_long_word_without_digits_may_be_a_secret() -> None:
+    assert secret_values({"MY_TOKEN": "abcdefghijklmnopqrstu"}) == ["abcdefghijklmnopqrstu"]

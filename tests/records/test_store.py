@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from peftlab.errors import RecordError
-from peftlab.records.store import ResultsFolder, RunFolder, verify
+from peftlab.records.record import to_json
+from peftlab.records.store import ResultsFolder, RunFolder, require_study, verify
 from tests.records.disk import Told
 from tests.records.examples import configuration, failure, results
 
@@ -161,6 +163,19 @@ def test_verify_names_every_kind_of_damage(folder: ResultsFolder, run: RunFolder
     damage(run.path)
     problems = verify(folder)
     assert len(problems) == 1 and said in problems[0], problems
+
+
+def test_verify_reads_the_metrics_of_a_run_that_is_not_finished(folder: ResultsFolder, run: RunFolder) -> None:
+    (run.path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train"}\n{}\n')
+    assert verify(folder) == [f"runs/lora.rank-8/{run.run_id}/metrics.jsonl:2: the line is damaged"]
+
+
+def test_the_same_record_is_the_same_text(run: RunFolder) -> None:
+    run.write_json("memory.json", {"b": 1, "a": {"d": "\u00e9", "c": 2}})
+    assert (run.path / "memory.json").read_text() == '{\n "a": {\n  "c": 2,\n  "d": "\u00e9"\n },\n "b": 1\n}\n'
+    written = (run.path / "config.json").read_text()
+    assert written == json.dumps(configuration().model_dump(), indent=1, sort_keys=True) + "\n"
+    assert '"backbone": "bundled:\u00e9"' in to_json(configuration(backbone="bundled:\u00e9"))
 
 
 def test_verify_reads_the_error_of_a_failed_run(folder: ResultsFolder, run: RunFolder) -> None:
@@ -318,6 +333,15 @@ def test_status_table_reads_the_folders_alone(folder: ResultsFolder) -> None:
     assert rows[0].label == "lora[rank=8]"
 
 
+def test_the_status_table_says_who_works_on_a_run(folder: ResultsFolder, run: RunFolder) -> None:
+    with run.lease():
+        (row,) = folder.status_table()
+        assert row.status == "running" and row.step is None
+        assert row.detail == str(run.holder()) and f"process {os.getpid()} on " in row.detail
+    (row,) = folder.status_table()
+    assert (row.status, row.detail) == ("new", "")
+
+
 def test_a_read_only_place_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError) as caught:
@@ -342,3 +366,82 @@ def test_records_do_not_import_torch() -> None:
         "import sys, peftlab.records.store, peftlab.records.environment as e; e.environment(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_study_that_is_no_text_is_a_typed_error(folder: ResultsFolder) -> None:
+    (folder.path / "study.yaml").write_bytes(b"study: \xff\n")
+    with pytest.raises(RecordError, match=r"study\.yaml cannot be read") as caught:
+        folder.study_text()
+    assert caught.value.where == str(folder.path) and "restore study.yaml" in (caught.value.remedy or "")
+
+
+def refusal(path: Path) -> RecordError:
+    with pytest.raises(RecordError) as caught:
+        require_study(path)
+    return caught.value
+
+
+def test_a_folder_of_folders_of_results_names_what_is_in_it(folder: ResultsFolder, tmp_path: Path) -> None:
+    require_study(folder.path)
+    near = f"; there is {folder.path}"
+    assert (refusal(tmp_path).remedy or "").endswith(f"results/<study>{near}")
+    assert (refusal(tmp_path / "frist").remedy or "").endswith(f"makes it{near}")
+    assert "did you mean" in (refusal(tmp_path / "frist").remedy or "").lower()
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refusal(tmp_path / "file").what
+    assert (refusal(tmp_path / "file").remedy or "").endswith(near)
+
+
+def test_where_no_results_are_near_none_are_named(tmp_path: Path) -> None:
+    assert (refusal(tmp_path).remedy or "").endswith("results/<study>")
+    for absent in (tmp_path / "first", tmp_path / "no" / "first"):
+        assert refusal(absent).what == "there is no such results folder"
+        assert refusal(absent).remedy == "`peftlab run STUDY` makes it"
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_at_most_eight_folders_of_results_are_named(tmp_path: Path, count: int) -> None:
+    made = [ResultsFolder(tmp_path / f"study-{number}").open_or_create(STUDY).path for number in range(count)]
+    remedy = refusal(tmp_path).remedy or ""
+    assert remedy.endswith(", ".join(map(str, made[:8])) + (", ..." if count > 8 else ""))
+
+
+def test_a_study_behind_a_link_is_not_one(folder: ResultsFolder, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "study.yaml").symlink_to(folder.path / "study.yaml")
+    assert refusal(other).what == "this is no results folder: it has no study.yaml"
+
+
+def test_what_a_crash_left_is_no_problem_and_hides_none(folder: ResultsFolder, run: RunFolder) -> None:
+    arm = run.path.parent
+    (arm / ".0123456789abcdef.tmp-01234567").mkdir()
+    (arm / "0000000000000000").mkdir()
+    (arm / "0000000000000000" / "lease.json").write_text("")
+    (arm / "lease.json").write_text("")
+    assert verify(folder) == []
+    (run.path / "config.json").write_text("{")
+    (arm / "0000000000000000" / "metrics.jsonl").write_text("")
+    problems = verify(folder)
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "runs/lora.rank-8/0000000000000000",
+        f"runs/lora.rank-8/{run.run_id}/config.json",
+    ]
+
+
+def test_earlier_studies_and_runs_keep_their_names(folder: ResultsFolder, run: RunFolder) -> None:
+    """The names that stand in folders and papers of earlier versions."""
+    assert run.run_id == "ed25e4a85251d809"
+    folder.open_or_create(STUDY + "seeds: [0, 1]\n")
+    digest = hashlib.sha256(STUDY.encode()).hexdigest()
+    assert sorted(path.name for path in folder.path.glob("*.yaml")) == [f"study-{digest[:8]}.yaml", "study.yaml"]
+
+
+def test_a_damaged_record_is_told_with_the_place_of_the_damage(run: RunFolder) -> None:
+    (run.path / "config.json").write_text(json.dumps({**configuration().model_dump(), "seed": "many"}))
+    with pytest.raises(RecordError, match="damaged: seed must be a whole number, not 'many'"):
+        run.config()
+    (run.path / "config.json").unlink()
+    with pytest.raises(RecordError, match="No such file") as caught:
+        run.config()
+    assert caught.value.where == str(run.path / "config.json")

@@ -39,7 +39,7 @@ class Holder:
     started: str = ""  #: start of the lease, UTC, for people to read
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.started}"
+        return f"process {self.pid} on {self.host}" + (f" since {self.started}" if self.started else "")
 
 
 @cache
@@ -84,11 +84,12 @@ class Lease:
                 same._depth += 1
                 return same
             if same is not None:
-                raise _refusal(self.path, Holder(socket.gethostname(), os.getpid(), boot_id()))
+                raise _refusal(self.path, _read(same._handle))
             with disk_errors(self.path):
                 self._acquire()
             self._owner, self._depth = threading.get_ident(), 1
             _held[key] = self
+        self._stop.clear()  # set where it was held before
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
         return self
@@ -155,7 +156,7 @@ class Lease:
 
     def _release(self) -> None:
         self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join()
         with suppress(OSError):
             self.path.unlink()  # while still locked: whoever waits sees that the file is gone and starts over

@@ -24,13 +24,16 @@ def read_regular(path: Path, limit: int | None = RECORD_BYTES) -> bytes:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "is a link, and links are not followed", str(path)) from error
         raise
-    with os.fdopen(handle, "rb") as file:
+    try:  # looked at before it is made a file of Python's, which refuses a folder by the handle's number and leaves it open
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
         if limit is not None and about.st_size > limit:
             raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes", str(path))
-        return file.read()
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def refuse_links(*folders: Path) -> None:
