@@ -169,9 +169,9 @@ def close(word: str, known: Iterable[str]) -> str:
 
 
 def _held_in(wanted: str, known: Iterable[str]) -> list[str]:
-    """The one name whose words all stand in the wrong one: ``halving`` in ``successive halving``."""
+    """The one name whose words all stand in the wrong one: ``halving`` in ``successive halving``; two letters prove nothing."""
     words = {*wanted.split()}
-    held = [name for name in known if name and words > {*name.split()}]
+    held = [name for name in known if len(name) > 2 and words > {*name.split()}]
     return held if len(held) == 1 else []
 
 
