@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 def at_work(sentence: str) -> Iterator[Callable[[str], None]]:
     """Show the sentence until the block ends; what is given to the function takes its place."""
     from rich.console import Console
+    from rich.live import Live
+    from rich.spinner import Spinner
     from rich.text import Text
+
+    def shown(words: str) -> Spinner:
+        return Spinner("dots", Text(words))
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
-    with console.status(Text(sentence)) as status:
-        yield lambda other: status.update(Text(other))
+    with Live(shown(sentence), console=console, refresh_per_second=12.5, transient=True) as live:
+        yield lambda other: live.update(shown(other), refresh=True)
