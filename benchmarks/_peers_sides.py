@@ -79,11 +79,11 @@ def serve(side: Side, connection: Connection) -> None:
 
     torch.set_num_threads(1)
     if side.scarce:
-        from peftlab.training import memory
+        from peftlab.training import memory, resident
 
         memory.HEAP_FACTOR = float("inf")  # no machine has so much to spare
         if side.who != "ours":
-            memory.allocate_exactly(True)
+            resident.allocate_exactly(True)
     with tempfile.TemporaryDirectory() as folder:
         if side.who == "ours":
             run_ours(side, Path(folder), Turns(connection))

@@ -4,8 +4,8 @@
 
 ``make setup`` in a fresh clone of the commit that is checked out (what it downloads is not counted apart), then ``make demo``:
 35 runs, analysis, figures, tables and report, with an empty cache, so that the machine is measured as well. ``--no-setup``: the
-demo alone, in the environment at hand. Prints JSON: seconds of both, and what the environment takes on the disk. Wants a quiet
-machine.
+demo alone, in the environment at hand. Prints JSON: seconds of both, and GB (10^9 bytes) of the disk: of the environment, and of
+torch with the GPU libraries in it. Wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ def from_nothing(place: Path) -> dict[str, Any]:
     clone, results = place / "clone", place / "results"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     found: dict[str, Any] = {"setup_s": seconds_of(["make", "setup"], clone)}
-    found["venv_gb"] = round(sum(path.lstat().st_blocks * 512 for path in (clone / ".venv").rglob("*")) / 1e9, 2)
+    libraries = next((clone / ".venv").glob("lib/python*/site-packages"))
+    found["venv_gb"] = on_disk_gb(clone / ".venv")
+    found["torch_gb"] = round(sum(on_disk_gb(libraries / name) for name in ("torch", "nvidia", "triton")), 2)
     environment = {"PEFTLAB_CACHE": str(place / "cache")}
     found["seconds"] = seconds_of(["make", "demo", f"DEMO_OUTPUT={results}"], clone, environment)
     return found | counted(results / "digits")
+
+
+def on_disk_gb(folder: Path) -> float:
+    return round(sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")) / 1e9, 2)
 
 
 def demo_alone(place: Path) -> dict[str, Any]:

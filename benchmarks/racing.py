@@ -1,9 +1,9 @@
 """What a race would have spared: the race replayed on the records of a full matrix, by the rule that `run` follows.
 
-    python benchmarks/racing.py [RESULTS...] [--goal best] [--minimum 3] [--futility 0] [--json FILE]
+    python benchmarks/racing.py [RESULTS...] [--goal best] [--minimum 3] [--futility 0 0.05] [--output FILE]
 
-For each folder of a finished study in which every arm has every seed, and for each goal that its plan allows, prints one JSON
-object: runs and seconds of the race as shares of all, which arms left when, and whether the verdict on every arm is that of the
+For each folder of a finished study in which every arm has every seed, and for each goal that its plan allows, prints
+JSON: runs and seconds of the race as shares of all, which arms left when, and whether the verdict on every arm is that of the
 full matrix analysed with a fixed number of seeds (paired t tests). Seconds are those that the runs took, training and evaluation.
 Without a folder the full matrix of studies/racing-digits.yaml is run first, 120 runs.
 """
@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from _report import report
 from _shipped import run_shipped
 
 from peftlab.analysis.analyze import analyze
@@ -39,19 +37,17 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, default=[])
     parser.add_argument("--goal", choices=("best", "margin"))
     parser.add_argument("--minimum", type=int, default=3)
-    parser.add_argument("--futility", type=float, default=0.0)
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--futility", type=float, nargs="+", default=[0.0, 0.05])
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     goals = [arguments.goal] if arguments.goal else ["best", "margin"]
-    found = []
     with tempfile.TemporaryDirectory() as place:
         folders = arguments.folders or [run_shipped("racing-digits", Path(place), "search=null")]
-        for folder, goal in itertools.product(folders, goals):
-            found.append(replayed(folder, goal, arguments.minimum, arguments.futility))
-            json.dump(found[-1], sys.stdout, indent=1, ensure_ascii=False)
-            print()
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": platform.processor(), "races": found}, indent=1, ensure_ascii=False))
+        found = [
+            replayed(folder, goal, arguments.minimum, futility)
+            for folder, goal, futility in itertools.product(folders, goals, arguments.futility)
+        ]
+    report("racing", arguments.output, ("torch", "scipy"), {"minimum": arguments.minimum}, found=found)
 
 
 def replayed(folder: Path, goal: Any, minimum: int, futility: float = 0.0) -> dict[str, Any]:

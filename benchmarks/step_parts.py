@@ -1,6 +1,6 @@
-"""What the parts of a LoRA step cost, each way it can be had: products, attention, dropout, the adapted layer, DoRA's.
+"""What the parts of a LoRA step cost, each way it can be had: products, attention, dropout, adapted layers, a frozen MLP.
 
-    python benchmarks/step_parts.py [--output FILE] [--repeats 15]
+    python benchmarks/step_parts.py [--output FILE] [--repeats 15] [--only TEXT]
 
 One thread, time of the processor, the ways taking turns. Shapes: ViT-Tiny at 224 and 96 px, batch 16 and 32, and MiniLM with 32
 texts of 32 tokens. Prints JSON: milliseconds of a call.
@@ -29,6 +29,9 @@ PRODUCTS = ((3152, 192, 576), (3152, 192, 768), (3152, 768, 192), (1024, 384, 38
 #: batch, heads, tokens, width of a head
 ATTENTION = ((16, 3, 197, 64), (32, 3, 37, 64), (32, 12, 32, 32))
 Ways = dict[str, Callable[[], Any]]
+#: rows, inputs, inner width
+MLPS = ((1184, 192, 768), (3152, 192, 768), (1184, 384, 1536))
+CHUNKS = (2, 4, 8, 16)
 DROPOUT = 0.05
 
 
@@ -97,10 +100,33 @@ def dora(rows: int, d_in: int, d_out: int) -> Ways:
     }
 
 
+def mlp(rows: int, wide: int, inner: int) -> Ways:
+    """Forward and backward of two frozen layers with a GELU between, whole and in chunks of rows that stay in the cache."""
+    x, gradient = torch.randn(rows, wide, requires_grad=True), torch.randn(rows, wide)
+    first, second = nn.Linear(wide, inner).requires_grad_(False), nn.Linear(inner, wide).requires_grad_(False)
+    hidden, y, d_x = torch.empty(rows, inner), torch.empty(rows, wide), torch.empty(rows, wide)
+
+    def chunked(chunks: int) -> None:
+        parts = [t.chunk(chunks) for t in (x.detach(), hidden, y, gradient, d_x)]
+        for x_part, hidden_part, y_part, _, _ in zip(*parts, strict=True):
+            torch.addmm(first.bias, x_part, first.weight.t(), out=hidden_part)
+            torch.addmm(second.bias, F.gelu(hidden_part), second.weight.t(), out=y_part)
+        for _, hidden_part, _, gradient_part, d_x_part in zip(*parts, strict=True):
+            torch.mm(torch.ops.aten.gelu_backward(gradient_part @ second.weight, hidden_part), first.weight, out=d_x_part)
+
+    chunked(CHUNKS[0])
+    assert torch.equal(y, second(F.gelu(first(x))).detach())
+    return {
+        "whole": lambda: second(F.gelu(first(x))).backward(gradient),
+        **{f"{chunks} chunks": functools.partial(chunked, chunks) for chunks in CHUNKS},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", default="", help="parts whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Ways] = {
@@ -110,10 +136,12 @@ def main() -> None:
         **{f"layer (3152, 192, 576), dropout {p:g}, forward and backward": layer(3152, 192, 576, p) for p in (0.0, DROPOUT)},
         **{f"layer (1024, 384, 384), dropout {p:g}, forward and backward": layer(1024, 384, 384, p) for p in (0.0, DROPOUT)},
         **{f"DoRA's layer {shape}, forward and backward": dora(*shape) for shape in PRODUCTS},
+        **{f"frozen MLP {shape}, forward and backward": mlp(*shape) for shape in MLPS},
     }
     found = {
         part: {way: round(ms, 2) for way, ms in in_turns(ways, options.repeats, time.process_time).items()}
         for part, ways in parts.items()
+        if options.only in part
     }
     report("step_parts", options.output, ("torch", "peft"), {"repeats": options.repeats}, found=found)
 

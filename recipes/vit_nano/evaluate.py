@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ class Result:
         return float(values.mean()), quantile * float(values.std()) / math.sqrt(count)
 
     def as_json(self) -> dict[str, Any]:
+        """With ``mean`` and ``half_width`` of :meth:`mean_and_half_width`."""
         mean, half_width = self.mean_and_half_width()
         return asdict(self) | {"mean": round(mean, 4), "half_width": round(half_width, 4)}
 
@@ -202,7 +205,13 @@ def main() -> None:
         for arm in options.arms:
             results.append(evaluate_arm(options.weights, arm, initialisation, splits, training))
             print(markdown_row(results[-1]), flush=True)
-    document = {"training": asdict(training), "results": [result.as_json() for result in results]}
+    document = {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("torch", "transformers", "peft", "scikit-learn")},
+        "training": asdict(training),
+        "results": [result.as_json() for result in results],
+    }
     options.output.write_text(json.dumps(document, indent=2) + "\n")
     print("\n" + markdown_table(results))
 

@@ -15,7 +15,7 @@ from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.proof import assert_frozen, frozen_hash
 from peftlab.training.quantization import examine, first_batches
 from tests.training.conftest import Lab
-from tests.training.test_memory import in_a_process
+from tests.training.test_resident import in_a_process
 
 NF4 = {"name": "bnb", "bits": 4, "double": True}
 

@@ -21,7 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from peftlab.nn.flops import flop_counter, product_rate
 from peftlab.planning.estimate import roofline_s
 from peftlab.planning.trace import StepTrace, fake_module, trace_step
-from peftlab.training.memory import allocate_exactly, resident_mb, tensor_mb
+from peftlab.training.memory import tensor_mb
+from peftlab.training.resident import allocate_exactly, resident_mb
 
 _BATCH, _SIZE = 16, 96
 

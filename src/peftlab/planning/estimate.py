@@ -10,9 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.memory import MB
 from peftlab.planning.trace import Operation, StepTrace, fake_module, trace_step
 from peftlab.study.schema import Train
-from peftlab.training.memory import MB, split_peak
+from peftlab.training.memory import split_peak
 from peftlab.training.optimizers import make_optimizer
 from peftlab.training.precision import autocast, resolve_precision
 from peftlab.training.prefix import KEY, Cut, Uncut, tail

@@ -3,10 +3,10 @@
 Two peaks are reported on a CPU, because they answer two questions:
 
 * ``peak_mb`` is what the run *needs*: the kernel's high-water mark of the resident size over a few steps in which every tensor of
-  at least :data:`EXACT_BYTES` gets pages of its own from the kernel and gives them back when it dies.
+  at least 256 KiB gets pages of its own from the kernel and gives them back when it dies.
 * ``process_peak_mb`` is what the process *took* over its whole life. glibc keeps freed blocks, and cannot reuse most of
   them for aligned requests while small objects sit between them (sourceware bug 14581). What that adds depends on the order of
-  allocations and says nothing about the method (docs/memory.md has both peaks of 15 configurations), but taking every block from
+  allocations and says nothing about the method (docs/memory.md has both peaks of 21 configurations), but taking every block from
   the kernel costs time.
 
 So the first steps are measured exactly and the rest run fast, unless memory is so scarce that the rest must be exact too.
@@ -15,13 +15,8 @@ No number computed by the run depends on any of this: only where tensors lie in 
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import math
-import os
-import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,66 +24,18 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.memory import MB
 from peftlab.nn.quantized import stored_tensors
 from peftlab.nn.tensors import is_sharded, own
+from peftlab.training.resident import allocate_exactly, peak_resident_mb, reset_peak, resident_mb
 
-MB = 1e6
 #: parts of the peak, in measurement and prediction alike
 PARTS = ("process", "weights", "adapter", "optimizer", "activations", "gradients", "workspace")
 #: who is served first when a peak is split
 _CLAIMS = ("weights", "adapter", "optimizer", "activations", "process", "gradients")
-EXACT_BYTES = 256 * 1024
 SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
 #: a heap is taken to grow to so many times what lives in it, on the safe side; where that is not free the run stays exact
 HEAP_FACTOR = 4.0
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGEST_THRESHOLD = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX on 64 bits
-
-
-def allocate_exactly(exact: bool) -> bool:
-    """Ask glibc to give every large block back at once (``exact``), or to keep them for reuse. False where there is no glibc."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        libc = ctypes.CDLL(None)
-        mallopt, trim = libc.mallopt, libc.malloc_trim
-    except (AttributeError, OSError):
-        return False
-    done = mallopt(_M_MMAP_THRESHOLD, EXACT_BYTES if exact else _LARGEST_THRESHOLD)
-    done &= mallopt(_M_TRIM_THRESHOLD, EXACT_BYTES if exact else 2 * _LARGEST_THRESHOLD)
-    if exact:
-        gc.collect()
-        trim(0)
-    return bool(done)
-
-
-def resident_mb() -> float:
-    """Resident size of this process now."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
-    except OSError:
-        return psutil.Process().memory_info().rss / MB
-
-
-def peak_resident_mb() -> float:
-    """Largest resident size since the process began or :func:`reset_peak` was called."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most * (1 if sys.platform == "darwin" else 1024) / MB
-
-
-def reset_peak() -> bool:
-    """Start the kernel's high-water mark anew (proc(5), clear_refs: 5). False where that is not possible."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def split_peak(peak: float, parts: Mapping[str, float]) -> dict[str, float]:
@@ -192,15 +139,15 @@ class MemoryMeter:
         now = self._now()
         self._sum, self._count = self._sum + now, self._count + 1
         if self._exact_peak is None:
-            self._rest()
+            self._rest(now)
         if self.device.type == "mps":
             self._process_peak = max(self._process_peak, now)
 
-    def _rest(self) -> float:
-        """Note what there is between two steps; the memory in use."""
+    def _rest(self, now: float) -> float:
+        """Note what there is between two steps, with ``now`` MB in use."""
         self._held = self._hook.held() if self._hook is not None else None
-        self._idle = self._now()
-        return self._idle
+        self._idle = now
+        return now
 
     def begin_peak(self) -> None:
         """The peak counts from here: optimizer state is there, nothing is done for the first time."""
@@ -211,7 +158,7 @@ class MemoryMeter:
     def measured(self, *, final: bool = False) -> None:
         """The exact phase is over: keep its peak, and let the rest run fast if memory allows."""
         self._exact_peak = self._peak()
-        idle = self._rest() if self._idle is None else self._idle
+        idle = self._rest(self._now()) if self._idle is None else self._idle
         if self.exact and not final:
             transient = self._exact_peak - idle
             if HEAP_FACTOR * transient * MB < psutil.virtual_memory().available:

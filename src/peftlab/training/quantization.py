@@ -17,11 +17,12 @@ from torch.utils._pytree import tree_leaves
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.memory import MB
 from peftlab.nn.quantized import parameter_sizes, stored_tensors
 from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.tasks.contract import PreparedTask
 from peftlab.training.cancellation import cancellation
-from peftlab.training.memory import MB, resident_mb
+from peftlab.training.resident import resident_mb
 
 FILE = "quantization_analysis.json"
 BATCHES, EXAMPLES = 2, 4  #: of training data, not augmented
