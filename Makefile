@@ -120,11 +120,8 @@ docs: setup-dev  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
 
-bench: setup-dev  ## benchmarks; each prints one JSON object a line
-	@set -e; for file in benchmarks/*.py; do case "$$file" in */_*) ;; *) echo "# $$file" >&2; $(BIN)/python "$$file";; esac; done
-	$(BIN)/python benchmarks/peers.py --part memory
-	@if [ -d $(DATA) ]; then $(BIN)/python benchmarks/peers.py --part study --data $(DATA); \
-	else echo "# peers.py --part study wants DATA=FOLDER with images/cifar10 and weights/vit_tiny_patch16_224" >&2; fi
+bench: setup-dev  ## every benchmark, hours of a quiet machine; goes on where it was stopped; results in build/bench
+	@$(BIN)/python benchmarks/_all.py --data $(DATA)
 
 clean:  ## remove what was built, keep .venv and results
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """Orchestration: what a run costs beyond its own steps. 200 one-step runs, each in a process of its own.
 
-    python benchmarks/orchestration.py [--runs 200] [--jobs 1]
+    python benchmarks/orchestration.py [--runs 200] [--jobs 1] [--output FILE.json]
 
 Prints one JSON object. ``overhead_s_per_run`` = (wall time - training and evaluation steps) / runs, at one job: process,
 loading data and backbone, attaching, proofs, records. The first run, which waits for the fork server, is
@@ -10,17 +10,16 @@ reported by itself and left out.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from _report import report
+
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener
 from peftlab.execution.protocol import WorkerOptions
-from peftlab.records.environment import environment
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Train
@@ -50,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = ResultsFolder(Path(name) / "orchestration").open_or_create("study: orchestration\n")
@@ -63,23 +63,17 @@ def main() -> None:
         wall_s = time.perf_counter() - begin
         times = [folder.run(c).results().time for c in configs]  # pyright: ignore
         bare_s = sum(t["train_s"] + t["evaluate_s"] for t in times)
-    print(
-        json.dumps(
-            {
-                "benchmark": "orchestration",
-                "runs": arguments.runs,
-                "jobs": arguments.jobs,
-                "outcome": outcome.counts,
-                "first_run_s": round(first_s, 3),
-                "wall_s": round(wall_s, 3),
-                "bare_steps_s": round(bare_s, 3),
-                "overhead_s_per_run": round((wall_s * arguments.jobs - bare_s) / arguments.runs, 4),
-                "in_process_s_median": round(statistics.median(t["total_s"] for t in times), 4),
-                "machine": platform.machine(),
-                "environment": {k: environment()[k] for k in ("python", "cpu") if k in environment()},
-            },
-            indent=1,
-        )
+    report(
+        "orchestration",
+        arguments.output,
+        ("torch", "peft"),
+        {"runs": arguments.runs, "jobs": arguments.jobs},
+        outcome=outcome.counts,
+        first_run_s=round(first_s, 3),
+        wall_s=round(wall_s, 3),
+        bare_steps_s=round(bare_s, 3),
+        overhead_s_per_run=round((wall_s * arguments.jobs - bare_s) / arguments.runs, 4),
+        in_process_s_median=round(statistics.median(t["total_s"] for t in times), 4),
     )
 
 

@@ -47,6 +47,47 @@ def test_make_bench_can_start_it(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert not wanted
 
 
+def test_what_is_measured_is_not_measured_again_and_what_fails_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = benchmark("_all", monkeypatch)
+    good = "import sys; open(sys.argv[2], 'w').write('{}'); open('ran', 'a').write('.')"
+    bad = "raise SystemExit('no such weights')"
+    asked = {name: [sys.executable, "-c", code] for name, code in {"bad": bad, "silent": "", "good": good}.items()}
+    monkeypatch.chdir(tmp_path)
+    assert bench.run(asked, tmp_path / "bench", "v1") == ["bad", "silent"]
+    said = capsys.readouterr().out
+    assert "bad: failed" in said and "\n    no such weights" in said and "bad.log" in said
+    kept = tmp_path / "bench" / "good.json"
+    assert kept.read_text() == "{}" and Path("ran").read_text() == "."
+    assert bench.run(asked, tmp_path / "bench", "v1") == ["bad", "silent"]
+    assert Path("ran").read_text() == "." and "good: there" in capsys.readouterr().out
+    assert bench.run({"good": asked["good"]}, tmp_path / "bench", "v2") == []
+    assert Path("ran").read_text() == "..", "measured on other sources"
+    assert bench.run({"good": asked["good"]}, tmp_path / "bench", "v2", again=True) == []
+    assert Path("ran").read_text() == "..."
+
+
+def test_sources_that_change_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = benchmark("_all", monkeypatch)
+    (tmp_path / "a.py").write_text("x = 1")
+    before = bench.fingerprint([tmp_path])
+    (tmp_path / "notes.txt").write_text("x")
+    assert bench.fingerprint([tmp_path]) == before
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert bench.fingerprint([tmp_path]) != before
+
+
+def test_all_benchmarks_keep_what_they_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every one takes the file that all of them are called with; peers has three parts."""
+    bench = benchmark("_all", monkeypatch)
+    without = bench.commands(tmp_path / "nothing")
+    assert set(bench.commands(tmp_path)) - set(without) == {"peers-study"}
+    assert {"peers", "peers-memory", "orchestration"} < set(without)
+    for name in without:
+        assert '"--output"' in (FOLDER / f"{name.split('-')[0]}.py").read_text(encoding="utf-8"), name
+
+
 def acts(cls: type) -> bool:
     """Whether its file, or that of a base class, has a hook that does something after a step."""
     names = [value for base in cls.__mro__ for value in vars(sys.modules[base.__module__]).values()]
