@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from peftlab.analysis.analyze import analyze
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.planned import task_names
 from peftlab.analysis.reading import read_runs
-from peftlab.analysis.rows import COLUMNS, tidy_rows
+from peftlab.analysis.rows import BUSY_FLAG, COLUMNS, tidy_rows
 from tests.report.fixtures import write_results
 
 
@@ -74,6 +75,40 @@ def test_where_no_record_states_chance_the_worst_value_seen_stands_in(folder: Pa
     assert imputed["chance"].isna().all()
     assert sorted(p.kind for p in problems) == ["diverged", "failed"]
     assert len(warnings) == 1 and warnings[0].startswith("lora[rank=32] seed 4 diverged and no record of the task states")
+
+
+@pytest.mark.parametrize(
+    ("time", "flagged"),
+    [
+        ({"cpu_s": 7.9}, True),
+        ({"cpu_s": 8.0}, False),
+        ({"cpu_s": 15.0, "threads": 2}, False),
+        ({"cpu_s": 1.0, "total_s": 2.0}, True),
+        ({"cpu_s": 1.0, "total_s": 1.9}, False),  # most of it is reading files
+        ({"cpu_s": 1.0, "device": "cuda:0"}, False),  # the process waits for its GPU
+        ({"cpu_s": 1.0, "processes": 2}, False),  # for the others
+        ({}, False),  # a record of before, or of a stack, whose time is that of all its runs
+    ],
+)
+def test_a_run_that_was_kept_waiting_says_that_its_time_is_of_a_busy_machine(folder: Path, time: dict, flagged: bool) -> None:
+    run = one_run(folder)
+    raw = json.loads((run / "results.json").read_text())
+    raw["time"] = {"train_s": 5.0, "total_s": 10.0, "device": "cpu", **time}
+    (run / "results.json").write_text(json.dumps(raw))
+    rows = load_frame(folder).primary().set_index("run_id")
+    assert (rows.loc[run.name, "flags"] == BUSY_FLAG) == flagged
+    assert BUSY_FLAG not in "".join(rows.drop(index=run.name)["flags"])
+    if flagged:
+        (arm,) = [arm for arm in analyze(folder).arms if arm.label == "full"]
+        assert arm.flags == [BUSY_FLAG], "so it stands in every table"
+
+
+def test_what_was_not_trained_has_no_time_to_doubt(folder: Path) -> None:
+    run = one_run(folder)
+    raw = json.loads((run / "results.json").read_text())
+    raw |= {"steps": 0, "time": {"total_s": 10.0, "cpu_s": 1.0, "device": "cpu"}}
+    (run / "results.json").write_text(json.dumps(raw))
+    assert load_frame(folder).primary().set_index("run_id").loc[run.name, "flags"] == ""
 
 
 def test_without_records_the_table_has_its_columns() -> None:

@@ -15,12 +15,16 @@ import pandas as pd
 
 from peftlab.analysis.planned import canonical, task_name
 from peftlab.analysis.reading import Problem, RunRecord
+from peftlab.records.record import RunResults
 
 COLUMNS = (
     "study label arm slug backbone task task_kind data seed fold run_id folder status split metric value higher_is_better "
     "imputed chance majority trainable trainable_at_end adapted total trainable_percent measured_peak_mb predicted_peak_mb "
     "train_s steps resumed examples flags"
 ).split()
+#: a run on one processor that had it for less than this share of its time was kept waiting, by other processes or a slow disk
+BUSY_SHARE, BUSY_FROM_S = 0.8, 2.0
+BUSY_FLAG = "timed on a busy machine"
 
 
 def tidy_rows(
@@ -115,9 +119,22 @@ def _about(record: RunRecord, task: str) -> dict[str, Any]:
         "trainable_percent": parameters.get("trainable_percent"),
         "measured_peak_mb": memory.get("measured_peak_mb"), "predicted_peak_mb": memory.get("predicted_peak_mb"),
         "train_s": results.time.get("train_s") if results else None, "steps": results.steps if results else None,
-        "resumed": results.resumed if results else 0, "flags": "; ".join(results.flags) if results else "",
+        "resumed": results.resumed if results else 0,
+        "flags": "; ".join([*results.flags, *_kept_waiting(results)]) if results else "",
         **{f"factor.{name}": _scalar(value) for name, value in config.factors.items()},
     }  # fmt: skip
+
+
+def _kept_waiting(results: RunResults) -> list[str]:
+    """The flag of a run whose seconds say more about what else went on than about its arm.
+
+    Processes wait for their GPU, those of a team for one another, and a run of a stack has no time of its own: they are not
+    asked. Nor is what took less than two seconds, most of which is waiting for files.
+    """
+    time, wall_s = results.time, results.time.get("total_s", 0.0)
+    alone_on_cpu = str(time.get("device", "")).startswith("cpu") and time.get("processes", 1) == 1
+    asked = results.steps > 0 and alone_on_cpu and "cpu_s" in time and wall_s >= BUSY_FROM_S
+    return [BUSY_FLAG] if asked and time["cpu_s"] < BUSY_SHARE * wall_s else []
 
 
 def _scalar(value: Any) -> str:
