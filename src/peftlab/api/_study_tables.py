@@ -42,10 +42,14 @@ def plan_table(study: Study, made: Any) -> Any:
 
 
 def findings_table(findings: Any) -> Any:
-    from peftlab.analysis.words import show, show_interval
+    """One row per arm, what a reader of the rows must know, and the answers."""
+    from peftlab.analysis.words import listed, show, show_interval
 
     rows, metric = [], findings.plan.metric
+    flagged: dict[str, dict[str, None]] = {}
     for arm in findings.arms:
+        for flag in arm.flags:
+            flagged.setdefault(flag, {})[arm.label] = None
         mean = f"{show(arm.mean, metric)} {show_interval(arm.interval, metric)}".strip()
         rows.append(
             (
@@ -59,7 +63,8 @@ def findings_table(findings: Any) -> Any:
         )
     columns = ["arm", "n", f"{metric}, {findings.plan.confidence:.0%} interval", "trainable", "peak memory", "training"]
     table = answers.table(columns, rows, right=("n", "trainable", "peak memory", "training"))
-    return answers.lines(findings.question, table, *findings.verdict, *(f"warning: {w}" for w in findings.warnings))
+    flags = (f"note: {flag}: {listed([*labels])}" for flag, labels in flagged.items())
+    return answers.lines(findings.question, table, *flags, *findings.verdict, *(f"warning: {w}" for w in findings.warnings))
 
 
 def _mb(value: float | None) -> str:
