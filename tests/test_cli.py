@@ -190,3 +190,12 @@ def test_list_json_names_options_with_defaults(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "lora" in json.dumps(json.loads(done.stdout))
     assert "rank" in done.stdout
+
+
+def test_an_override_that_a_shell_took_apart_is_told_to_be_quoted() -> None:
+    """``--set trackers=[{name:mlflow,timeout_s:5}]`` reaches us as two words."""
+    typed = ["run", "study.yaml", "--set", "trackers=[name:mlflow]", "trackers=[timeout_s:5]"]
+    with pytest.raises(StudyError) as caught:
+        cli.app(args=typed, prog_name="peftlab", standalone_mode=False)
+    assert caught.value.where == "--set trackers=[name:mlflow]"
+    assert "quote what a shell takes apart: --set 'trackers=VALUE'" in caught.value.remedy

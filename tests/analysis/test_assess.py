@@ -213,6 +213,12 @@ def test_choose_takes_the_smallest_shown_to_be_non_inferior(folder: Path, findin
     assert {n.label for n in made.not_chosen} == set(LEVELS) - {made.label}
 
 
+def test_choose_says_what_is_not_there_yet(tmp_path: Path) -> None:
+    skip = tuple((label, seed) for label in LEVELS if label != "full" for seed in range(5))
+    made = choose(write_results(tmp_path, Options(skip=skip, failed=(), diverged=())))
+    assert made.label == "full" and made.notes[0] == "30 runs are missing and could not be counted."
+
+
 def test_choose_within_memory_and_margin(folder: Path) -> None:
     assert choose(folder, memory_mb=40).label is None
     assert "40 MB" in next(n.why for n in choose(folder, memory_mb=40).not_chosen if n.label == "lora-all")

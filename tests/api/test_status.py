@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from peftlab import api
 from peftlab.errors import RecordError
+from peftlab.records.store import ResultsFolder
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
@@ -63,7 +65,11 @@ def test_runs_of_an_earlier_form_are_told(tmp_path: Path) -> None:
     (folder / "plan.json").unlink()
     answer = api.status(folder)
     assert len(answer["to_do"]) == 35
-    text = " ".join(shown(answer).split())
+    assert all(run["status"] == "finished" for run in answer.as_dict()["runs"])
+    table = shown(answer)
+    assert sum("earlier form" in line and "of an" not in line for line in table.splitlines()) == 35
+    assert table.rstrip().endswith("35 to do, 35 of an earlier form; the command that ran the study goes on with it")
+    text = " ".join(table.split())
     assert "35 runs of an earlier form" in text and "epochs 5, now 6" in text
 
 
@@ -74,3 +80,30 @@ def test_the_folder_above_names_the_studies_in_it(tmp_path: Path, verb: str) -> 
         with pytest.raises(RecordError, match=what) as caught:
             getattr(api, verb)(wrong)
         assert str(folder) in caught.value.remedy, verb
+
+
+def test_tuning_runs_say_what_they_try_and_how_many_are_to_do(tmp_path: Path) -> None:
+    """In the order of the trials, though ids are hashes; a trial of a later rung has no id before the first has ended."""
+    folder = write_results(tmp_path, Options(failed=(), diverged=()))
+    begun: list[str] = []
+    for rate in (3e-4, 1e-3, 3e-2):
+        config = next(ResultsFolder(folder).runs("evaluation")).config()
+        train = {**config.train, "learning_rate": rate, "max_steps": 11}
+        values = {"purpose": "tuning", "tuned": {"learning_rate": rate, "weight_decay": 0.1}, "train": train, "seed": 100}
+        config = config.model_copy(update=values)
+        ResultsFolder(folder).run(config).create(config)
+        begun.append(config.run_id)
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    ids = [*begun, "0123456789abcdef", "0123456789abcdef", None, None]  # one trial repeats another
+    plan["runs"] += [{"purpose": "tuning", "label": "full", "run_id": run_id, "refusal": None} for run_id in ids]
+    plan["runs"] += [{"purpose": "tuning", "label": "lora", "run_id": None, "refusal": "too large"}]
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+
+    answer = api.status(folder)
+    assert answer["tuning_to_do"] == 3
+    text = shown(answer)
+    assert "3 to do (3 of them tuning)" in text and "goes on with it" in text
+    assert ["tuning:", "full", "3", "of", "6", "to", "do"] in [line.split() for line in text.splitlines()]
+    rates = [line.split()[3] for line in text.splitlines() if "tuning:" in line and "learning_rate" in line]
+    assert rates == ["0.0003", "0.001", "0.03"] and begun != sorted(begun)
+    assert text.count("weight_decay 0.1") == 3

@@ -12,9 +12,11 @@ import torch
 from peftlab import registry
 from peftlab.adapters._peft import PeftAdapter
 from peftlab.adapters.contract import Adapted, Adapter
+from peftlab.backbones.resolve import source_of
 from peftlab.nn.surgery import SlicedLinear
 from peftlab.nn.triplets import TripletLinear
 from tests.contracts.conftest import Bench, Sample, perturb, samples, update
+from tests.contracts.tiny import CLASSES
 
 
 @pytest.fixture(params=samples("adapter"), ids=str)
@@ -67,6 +69,15 @@ def test_count_is_the_closed_formula(adapter: Adapter, adapted: Adapted, bench: 
     assert formula == sum(p.numel() for name, p in adapted.trainable().items() if not adapted.is_head(name))
     head = sum(p.numel() for name, p in adapted.trainable().items() if adapted.is_head(name))
     assert head == backbone.head_parameters
+
+
+def test_a_plan_sees_what_is_trained(adapter: Adapter, adapted: Adapted, bench: Bench) -> None:
+    """Planning has shapes and no weights: an initialiser that decomposes them must not be asked to."""
+    head = "sequence-classification" if bench.kind == "gpt2" else "image-classification"
+    meta = source_of(str(bench.folder)).load(str(bench.folder), outputs=CLASSES, head=head, device="meta")
+    planned = adapter.attach(meta, seed=3)
+    shapes = {name: tuple(p.shape) for name, p in adapted.trainable().items()}
+    assert {name: tuple(p.shape) for name, p in planned.trainable().items()} == shapes
 
 
 def test_merged_equals_unmerged(adapter: Adapter, adapted: Adapted, bench: Bench) -> None:

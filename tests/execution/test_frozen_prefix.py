@@ -106,7 +106,7 @@ REFUSED = {
     "schedule": (config(TOP, quantizer={**GROUPWISE, "schedule": "linear"}), {}),
     "switched off": (config(PROBE), {"prefix_cache_mb": 0.0}),
     "more than the 0 MB": (config(PROBE), {"prefix_cache_mb": 0.01}),
-    "too little": (config(PROBE, predicted={"prefix": {"why": "predicted to save 0.1 s in 1 runs: too little"}}), {}),
+    "too little": (config(PROBE, predicted={"prefix": {"why": "predicted to save 0.1 s in 1 run: too little"}}), {}),
     "is trained": (config({"name": "full"}), {}),
 }
 

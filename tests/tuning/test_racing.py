@@ -23,7 +23,7 @@ from peftlab.analysis.anytime import confidence_sequence, p_two_sided
 from peftlab.analysis.best import best_arms
 from peftlab.analysis.choose import choose
 from peftlab.analysis.raced import race_words, read_race
-from peftlab.api import running
+from peftlab.api.standing import status
 from peftlab.errors import StudyError
 from peftlab.planning.plan import Plan
 from peftlab.records.record import RunConfig, RunResults
@@ -337,7 +337,7 @@ def test_the_report_and_the_status_say_who_left(backbone: str, cache: Path, tmp_
     assert "anytime-valid" in page and "Race: " in page
     table = (raced.folder.path / "report" / "tables" / "results.csv").read_text()
     assert f"left the race after {left.seeds} of 12 seeds" in table
-    shown = running.status(raced.folder.path)
+    shown = status(raced.folder.path)
     assert shown.as_dict()["racing"] == race_words(read_race(raced.folder.path)) and len(shown.as_dict()["racing"]) == 2
 
 

@@ -93,7 +93,7 @@ def test_a_study_changed_during_its_last_round_is_told(backbone: str, cache: Pat
     said: list[str] = []
     outcome = StudyRun(
         folder=folder, study=asked, planner=planner, progress=progress, cache=cache, retry_failed=False,
-        engine=(Beside if changed else Here)(cache=cache, jobs=1), listener=NullListener, say=said.append,
+        engine=(Beside if changed else Here)(cache=cache, jobs=1), listener=lambda _: NullListener(), say=said.append,
     ).run()  # fmt: skip
     assert outcome.exit_code == 0 and len(outcome.endings) == 2
     assert folder.superseded == changed == any("another process has changed the study" in sentence for sentence in said)
@@ -115,7 +115,7 @@ def test_a_tuning_run_that_failed_is_told_by_the_exit_code(backbone: str, cache:
         studies.finish(folder, run.config)
     outcome = StudyRun(
         folder=folder, study=asked, planner=planner, progress=progress, cache=cache, retry_failed=False,
-        engine=Here(cache=cache, jobs=1), listener=NullListener, say=lambda _: None,
+        engine=Here(cache=cache, jobs=1), listener=lambda _: NullListener(), say=lambda _: None,
     ).run()  # fmt: skip
     assert outcome.exit_code == 1 and outcome.counts == {"failed-before": 1, "reused": 2}
     assert [ending.config.run_id for ending in outcome.failed] == [failing.run_id]

@@ -15,7 +15,7 @@ from tests.tuning import studies
 
 @pytest.mark.slow
 def test_what_nobody_has_done_is_told_by_the_exit_code_and_damage_stops_nothing(
-    backbone: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PEFTLAB_CACHE", str(cache))
     study = studies.study(
@@ -29,6 +29,9 @@ def test_what_nobody_has_done_is_told_by_the_exit_code_and_damage_stops_nothing(
     with folder.run(config).make().lease():
         answer = running.run(file, output=tmp_path, jobs=1)
     assert answer.exit_code == 6 and answer.as_dict()["runs"] == {"leased": 1, "finished": 1}
+    told = " ".join(capsys.readouterr().err.split())
+    assert "tuning: 4 runs, 1 at a time" in told and "3 finished, 1 left to another process" in told
+    assert "1 run left to another process; the same command takes up what becomes of it there" in told
     assert "lora: nothing was chosen." in answer.as_dict()["tuning"]
     answer = running.run(file, output=tmp_path, jobs=1)
     assert answer.exit_code == 0 and answer.as_dict()["runs"] == {"finished": 1, "reused": 1}

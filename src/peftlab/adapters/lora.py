@@ -113,10 +113,15 @@ class Lora(PeftAdapter):
             lora_dropout=self.dropout,
             target_modules=target_modules([s.name for s in sites], backbone.module),
             modules_to_save=self.modules_to_save(backbone),
-            init_lora_weights=_INITIALISERS[self.init],  # pyright: ignore
+            init_lora_weights=_INITIALISERS[self._init_on(backbone)],  # pyright: ignore
             use_dora=self.dora,
             use_rslora=self.rslora,
         )
+
+    def _init_on(self, backbone: Backbone) -> str:
+        """Where a run is planned there are shapes and no weights, which no singular value or QR decomposition can be had of."""
+        planned = any(parameter.is_meta for parameter in backbone.module.parameters())
+        return "kaiming" if planned and self.init in ("pissa", "olora") else self.init
 
     @property
     def resizable(self) -> bool:

@@ -16,6 +16,7 @@ from peftlab.analysis.assess import assess
 from peftlab.analysis.comparison import margin_differences, union
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.headlines import incidents
 from peftlab.analysis.words import equation_p, show_count, show_margin
 from peftlab.study.schema import Margin
 
@@ -81,7 +82,8 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
             qualified.append((max((a.trainable if a.trainable is not None else math.inf) for a in group), label))
     qualified.sort()
     words = show_margin(used, plan.metric)
-    common = {"memory_mb": memory_mb, "margin": words, "notes": [*findings.warnings, *findings.notes]}
+    lost = incidents(frame, plan)  # of a study in progress the answer may change
+    common = {"memory_mb": memory_mb, "margin": words, "notes": [*lost, *findings.warnings, *findings.notes]}
     if not qualified or plan.baseline is None:
         reason = "no baseline is declared" if plan.baseline is None else "no arm is shown to be non-inferior within the limits"
         return Choice(label=None, sentence=f"Nothing can be recommended: {reason}.", not_chosen=rejected, **common)

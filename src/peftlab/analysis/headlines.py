@@ -25,7 +25,7 @@ def headlines(
         here = [f for f in findings if (f.task, f.backbone) == (task, backbone)]
         arms = [s for s in summaries if (s.task, s.backbone) == (task, backbone)]
         words += [prefix + text for text in _setting(arms, here, plan, margin)]
-    return words + _raced(frame) + _incidents(frame, plan)
+    return words + _raced(frame) + incidents(frame, plan)
 
 
 def _raced(frame: Frame) -> list[str]:
@@ -121,7 +121,8 @@ def _undecided(findings: list[Finding]) -> str:
     return f"Undecided: {listed(parts)}."
 
 
-def _incidents(frame: Frame, plan: AnalysisPlan) -> list[str]:
+def incidents(frame: Frame, plan: AnalysisPlan) -> list[str]:
+    """Runs that diverged, failed or are not there, in words."""
     kinds = [p.kind for p in frame.problems]
     words = []
     if count := kinds.count("diverged"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ belo
     from peftlab.api.running import plan as plan
     from peftlab.api.running import report as report
     from peftlab.api.running import run as run
-    from peftlab.api.running import status as status
+    from peftlab.api.standing import status as status
     from peftlab.api.starting import init as init
     from peftlab.api.verifying import verify as verify
 
@@ -40,7 +40,7 @@ _VERBS = {
     "check": "checking",
     "plan": "running",
     "run": "running",
-    "status": "running",
+    "status": "standing",
     "analyze": "running",
     "report": "running",
     "choose": "running",

@@ -48,7 +48,7 @@ class Where:
                 raise OptionError("this option is for another engine", where=option, remedy="add --engine ray, or leave it out")
         if self.processes > 1 and self.stack != "off":
             remedy = "leave out --stack or --processes"
-            raise OptionError("a run of several processes shares none with other runs", where="--stack", remedy=remedy)
+            raise OptionError("runs of several processes each cannot be stacked", where="--stack", remedy=remedy)
         about = {"jobs": self.jobs, "processes": self.processes, "shard": self.shard}
         return Here(cache=cache, starts=starts, stack=wanted_stack(self.stack), **about)  # pyright: ignore
 

@@ -1,15 +1,15 @@
-"""plan, run, status, analyze, report, choose: from a study to its answer."""
+"""plan, run, analyze, report, choose: from a study to its answer."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftlab.analysis.words import plural
 from peftlab.api import answers
 from peftlab.api._amounts import parse_memory_mb, parse_share
 from peftlab.api._at_work import at_work
@@ -96,7 +96,7 @@ def run(  # noqa: PLR0913
     console = Console(stderr=True)
 
     def say(sentence: str) -> None:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print(sentence, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
     local = {"jobs": jobs, "processes": processes, "shard": shard, "stack": stack}
     cluster = {"address": address, "place": place, "gpus": gpus, "shared_disk": shared_disk}
@@ -124,10 +124,12 @@ def run(  # noqa: PLR0913
             engine=machines,
             retry_failed=retry_failed,
             checkpoint_every_s=checkpoint_every_s,
-            listener=lambda: listener_for(console),
+            listener=lambda what: listener_for(console, what),
             say=say,
         )
         outcome = execution.run()
+    if left := outcome.counts.get("leased", 0):
+        say(f"{plural(left, 'run')} left to another process; the same command takes up what becomes of it there")
     data: dict[str, Any] = {"folder": str(folder.path), "runs": outcome.counts, "interrupted": outcome.interrupted}
     if folder.superseded:
         data["superseded"] = True
@@ -136,44 +138,14 @@ def run(  # noqa: PLR0913
     if execution.raced:
         data["racing"] = execution.raced
     if outcome.interrupted or not any(record.status() == "finished" for record in folder.runs("evaluation")):
-        return Answer(data, exit_code=outcome.exit_code)
+        short = {"folder": data["folder"], "runs": data["runs"]}  # what tuning and race told was said as it happened
+        return Answer(data, lambda: answers.pairs(short), exit_code=outcome.exit_code)
     try:
         shown = report(folder.path)
     except (KeyboardInterrupt, SystemExit):
         say(f"every run has ended, the report is not written yet; `peftlab report {folder.path}` writes it without training")
         raise
     return Answer({**data, **shown.as_dict()}, shown.table, exit_code=outcome.exit_code)
-
-
-def status(folder: str | Path) -> Answer:
-    """Which runs are done, running, failed or still to do; from the folders alone."""
-    from peftlab.analysis.raced import race_words, read_race
-    from peftlab.analysis.still_to_do import still_to_do
-    from peftlab.records.store import ResultsFolder
-    from peftlab.study.expand import cells
-
-    results = ResultsFolder(folder)
-    study, missing, earlier = still_to_do(results.path)
-    order = {cell.label: place for place, cell in enumerate(cells(study))}
-    rows = results.status_table()
-    rows.sort(key=lambda row: (row.purpose != "tuning", order.get(row.label, len(order)), row.label, row.seed, row.fold))
-    columns = ["arm", "seed", "status", "step", "run"]
-    names = ["tuning: " + row.label if row.purpose == "tuning" else row.label for row in rows]
-    seeds = [row.seed if row.fold == 0 else f"{row.seed}/{row.fold}" for row in rows]
-    shown = [(name, seed, row.status, row.step, row.run_id) for name, seed, row in zip(names, seeds, rows, strict=True)]
-    said = [f"{name} seed {seed}: {row.detail}" for name, seed, row in zip(names, seeds, rows, strict=True) if row.detail]
-    counts = Counter(row.status for row in rows)
-    lacking = [problem for problem in missing if problem.kind == "missing"]
-    shown += [(problem.label, problem.seed, "to do", "", "") for problem in lacking]
-    said += [f"{problem.label}: refused, {problem.what}" for problem in missing if problem.kind == "refused"]
-    parts = [f"{number} {name}" for name, number in sorted(counts.items())] + ([f"{len(lacking)} to do"] if lacking else [])
-    waiting = bool(lacking or counts["interrupted"])
-    summary = ", ".join(parts) + ("; the command that ran the study goes on with it" if waiting else "")
-    raced = race_words(read_race(results.path))
-    to_do = [{"label": p.label, "backbone": p.backbone, "task": p.task, "seed": p.seed, "what": p.what} for p in lacking]
-    data = {"folder": str(folder), "counts": counts, "runs": rows, "to_do": to_do, "earlier_form": earlier, "racing": raced}
-    drawn = answers.table(columns, shown, right=("seed", "step")) if shown else None
-    return Answer(data, lambda: answers.lines(drawn, *said, *earlier, *raced, summary))
 
 
 def analyze(folder: str | Path) -> Answer:
@@ -240,4 +212,4 @@ def _shown_plan(folder: Any, study: Study, made: Any) -> Answer:
     return Answer(made.as_dict(), lambda: plan_table(study, made))
 
 
-__all__ = ["analyze", "cache_folder", "choose", "plan", "report", "run", "status"]
+__all__ = ["analyze", "cache_folder", "choose", "plan", "report", "run"]

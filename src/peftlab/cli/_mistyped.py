@@ -74,6 +74,9 @@ def _out_of_place(message: str, typed: Sequence[str], options: Sequence[Any]) ->
         return None
     place = typed.index(words[0])
     before, earlier = typed[place - 1] if place else "", typed[place - 2] if place > 1 else ""
+    if earlier == "--set" and "=" in before:  # a shell makes several words of `a={b,c}`, and cuts a value at spaces
+        key = before.partition("=")[0]
+        return "an override is one word, key=value", f"--set {before}", f"quote what a shell takes apart: --set '{key}=VALUE'"
     if earlier == "--set":  # a shell cuts at spaces
         value = " ".join(words).removeprefix("=").strip() or "VALUE"
         return "an override is one word, key=value", f"--set {before}", f"write it without spaces: --set {before}={value}"

@@ -11,11 +11,23 @@ from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from peftlab.execution.memory_guard import Shortage
 from peftlab.execution.outcome import Ending, Outcome
 from peftlab.execution.protocol import Evaluated, Message, Moved, Started, Step
+from peftlab.execution.run_names import bar_name, run_name
 from peftlab.execution.silence import Silence
 from peftlab.records.journal import plain
 from peftlab.records.record import RunConfig
@@ -26,6 +38,7 @@ _WORDS: dict[str, str] = {
     "leased": "left to another process",
     "interrupted": "stopped; run again to continue",
 }
+_COUNTED = {"failed-before": "failed before", "leased": "left to another process"}
 
 
 class Listener(Protocol):
@@ -85,28 +98,22 @@ class NullListener:
         pass
 
 
-def run_name(config: RunConfig) -> str:
-    """``lora[rank=8] seed 3`` with fold and purpose where they tell runs apart."""
-    fold = f" fold {config.fold}" if config.fold else ""
-    tried = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in config.tuned.items())
-    return f"{config.label} seed {config.seed}{fold}" + (f" (tuning: {tried})" if config.purpose == "tuning" else "")
-
-
 def summary(outcome: Outcome) -> str:
     """``7 finished, 2 reused, 1 failed``."""
-    return ", ".join(f"{number} {how}" for how, number in sorted(outcome.counts.items())) or "nothing to run"
+    return ", ".join(f"{number} {_COUNTED.get(how, how)}" for how, number in sorted(outcome.counts.items())) or "nothing to run"
 
 
 class PlainListener(NullListener):
     """One line per event, for logs; steps are not shown."""
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None, what: str = "") -> None:
         self.stream = stream if stream is not None else sys.stdout
+        self.what = what
         self.done, self.total = 0, 0
 
     def begin(self, total: int, jobs: int) -> None:
         self.done, self.total = 0, total
-        self._line(f"{total} runs, {jobs} at a time" if total != 1 else "1 run")
+        self._line((f"{self.what}: " if self.what else "") + (f"{total} runs, {jobs} at a time" if total != 1 else "1 run"))
 
     def message(self, config: RunConfig, message: Message) -> None:
         if isinstance(message, Started):
@@ -170,24 +177,38 @@ class JsonListener(NullListener):
         print(json.dumps(plain({"event": event, **values}), allow_nan=False), file=self.stream, flush=True)
 
 
-class RichListener(NullListener):
-    """A bar for the study and one for every run in progress; what ended stands above them."""
+class _Yielding(TextColumn):
+    """Text that ends in dots where the line is too short for all: figures and times beside it stay whole."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, text: str) -> None:
+        super().__init__(text, table_column=Column())  # the default column does not give way
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
+class RichListener(NullListener):
+    """A bar for all runs and one for every run in progress; what ended stands above them."""
+
+    def __init__(self, console: Console | None = None, what: str = "") -> None:
+        wide = console is None or console.width >= 110
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _Yielding("{task.description}"),
+            BarColumn(bar_width=24 if wide else 8, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Yielding("{task.fields[note]}"),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
         )
         self.progress = Progress(*columns, console=console, speed_estimate_period=600)
+        self.what = what or "study"
         self.study: TaskID | None = None
         self.bars: dict[str, TaskID] = {}
 
     def begin(self, total: int, jobs: int) -> None:
-        self.study = self.progress.add_task("[bold]study[/bold]", total=total, note="")
+        self.study = self.progress.add_task(f"[bold]{escape(self.what)}[/bold]", total=total, note="")
         self.progress.start()
 
     def message(self, config: RunConfig, message: Message) -> None:
@@ -198,7 +219,7 @@ class RichListener(NullListener):
             loss = "not finite" if message.loss is None else f"{message.loss:.4f}"
             self._bar(config, completed=message.step, total=message.total or None, note=f"loss {loss}")
         elif isinstance(message, Evaluated):
-            self._bar(config, note=escape(_metrics(message)))
+            self._bar(config, note=escape(_metrics(message, most=1)))  # all of them would leave no room for whose they are
         elif isinstance(message, Moved):
             self._warn(f"{run_name(config)}: {_moved(message)}")
 
@@ -221,8 +242,7 @@ class RichListener(NullListener):
         self.progress.console.print(f"[{style}]{escape(_sentence(ending))}[/{style}]", highlight=False)
 
     def stopping(self, number: int, now: bool) -> None:
-        if self.study is not None:
-            self.progress.update(self.study, note=_stopping(now))
+        self._warn(_stopping(now))
 
     def close(self, outcome: Outcome) -> None:
         self.progress.stop()
@@ -231,15 +251,15 @@ class RichListener(NullListener):
     def _bar(self, config: RunConfig, **values: Any) -> None:
         key = _key(config)
         if key not in self.bars:
-            self.bars[key] = self.progress.add_task(escape(run_name(config)), total=None, note="")
+            self.bars[key] = self.progress.add_task(escape(bar_name(config)), total=None, note="")
         self.progress.update(self.bars[key], **values)
 
 
-def listener_for(console: Console, *, as_json: bool = False) -> Listener:
-    """Bars where ``console`` is a terminal, plain lines elsewhere, JSON lines where asked for."""
+def listener_for(console: Console, what: str = "", *, as_json: bool = False) -> Listener:
+    """Bars where ``console`` is a terminal, plain lines elsewhere, JSON lines where asked for; ``what`` all runs together are."""
     if as_json:
         return JsonListener(console.file)
-    return RichListener(console) if console.is_terminal else PlainListener(console.file)
+    return RichListener(console, what) if console.is_terminal else PlainListener(console.file, what)
 
 
 def _key(config: RunConfig) -> str:
@@ -256,8 +276,8 @@ def _identity(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _metrics(message: Evaluated) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in message.metrics.items() if value is not None)
+def _metrics(message: Evaluated, most: int | None = None) -> str:
+    return " ".join([f"{name} {value:.4g}" for name, value in message.metrics.items() if value is not None][:most])
 
 
 def _sentence(ending: Ending) -> str:

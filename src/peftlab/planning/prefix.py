@@ -42,7 +42,7 @@ class Shortcut:
         if size_mb > limit_mb:
             why = f"hidden states of {size_mb:,.0f} MB are more than the {limit_mb:,.0f} MB that may be kept"
         elif saved_s < max(LEAST_S, LEAST_SHARE * spent_s):
-            why = f"predicted to save {max(0.0, saved_s):.2g} s in {runs} runs: too little"
+            why = f"predicted to save {max(0.0, saved_s):.2g} s in {runs} run{'' if runs == 1 else 's'}: too little"
         return Decision(
             cut=self.cut, blocks=self.blocks, runs=runs, mb=size_mb, fill_s=fill_s, saved_s=saved_s, use_s=use_s, why=why
         )

@@ -15,9 +15,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from peftlab.errors import RecordError, close
 from peftlab.records import commit, survey
@@ -47,6 +47,7 @@ class RunStatus:
     status: Status
     step: int | None  #: last step seen in the journal
     detail: str  #: who runs it, or why it failed
+    tried: dict[str, Any] = field(default_factory=dict)  #: values of a tuning run
 
 
 class ResultsFolder:
@@ -232,7 +233,7 @@ def _row(run: RunFolder) -> RunStatus:
     elif failure is not None:
         detail = f"{failure.error.get('type', '')}: {failure.error.get('what', '')}"
     where = (config.label, config.seed, config.fold, config.purpose, config.backbone)
-    return RunStatus(run.run_id, *where, status, step, detail)
+    return RunStatus(run.run_id, *where, status, step, detail, config.tuned if config.purpose == "tuning" else {})
 
 
 def _content(study_yaml_text: str) -> list[str]:

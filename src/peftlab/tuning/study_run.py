@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -40,7 +41,7 @@ class StudyRun:
     engine: Engine
     retry_failed: bool
     checkpoint_every_s: float = 30.0
-    listener: Callable[[], Listener]
+    listener: Callable[[str], Listener]  #: is given what the runs are that follow
     say: Callable[[str], None]  #: is given what the tuning chose, and what an arm did not get, a sentence at a time
     said: list[str] = dataclasses.field(default_factory=list)
     raced: list[str] = dataclasses.field(default_factory=list)  #: which arms left the race, and why
@@ -57,9 +58,10 @@ class StudyRun:
         tuning: list[Ending] = []
         if self.study.tune is not None:
             asked: set[str] = set()
+            rounds = itertools.count(1)
             while new := [config for config in choice.configs(self.plan) if config.run_id not in asked]:
                 self._keep_trials()
-                outcome = self._execute(new)
+                outcome = self._execute(new, "tuning" if (number := next(rounds)) == 1 else f"tuning, round {number}")
                 if outcome.interrupted:
                     return outcome
                 tuning += outcome.endings
@@ -71,7 +73,8 @@ class StudyRun:
         if self.study.search is not None:
             outcome = self._race()
         else:
-            outcome = self._execute([run.config for run in self.plan.runs if run.config is not None])
+            what = "study" if self.study.tune is None else "evaluation"
+            outcome = self._execute([run.config for run in self.plan.runs if run.config is not None], what)
         return dataclasses.replace(outcome, endings=(*self._without_value(tuning), *outcome.endings))
 
     def _without_value(self, tuning: list[Ending]) -> list[Ending]:
@@ -94,7 +97,7 @@ class StudyRun:
             new = [c for heat in heats for c in (*(heat.needed if not asked else ()), *heat.due) if c.run_id not in asked]
             if not new:
                 return Outcome(tuple(endings))
-            outcome = self._execute(new)
+            outcome = self._execute(new, "race")
             endings += outcome.endings
             if outcome.interrupted:
                 return Outcome(tuple(endings), outcome.stop_signal)
@@ -123,7 +126,7 @@ class StudyRun:
     def _write_plan(self) -> None:
         self.folder.write_state("plan.json", json.dumps(self.plan.as_dict(), indent=1, sort_keys=True) + "\n")
 
-    def _execute(self, configs: list[RunConfig]) -> Outcome:
+    def _execute(self, configs: list[RunConfig], what: str) -> Outcome:
         self._say_if_superseded()
         options = WorkerOptions(
             cache=self.cache,
@@ -133,7 +136,9 @@ class StudyRun:
             fused=self.planner.options.fused,
             prefix_cache_mb=self.planner.options.prefix_cache_mb,
         )
-        outcome = self.engine.execute(self.folder, configs, self.plan, options, self.listener(), retry_failed=self.retry_failed)
+        outcome = self.engine.execute(
+            self.folder, configs, self.plan, options, self.listener(what), retry_failed=self.retry_failed
+        )
         self._say_if_superseded()
         return outcome
 
