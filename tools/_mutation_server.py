@@ -131,6 +131,7 @@ Living = dict[tuple[str, str, int], list[types.FunctionType]]
 
 def living(files: set[str]) -> Living:
     """(file, qualified name, first line) -> the functions there are. Asked once: to walk all objects copies them in a fork."""
+    gc.unfreeze()  # what the tests froze when they were collected is not among the objects
     found: Living = {}
     for each in gc.get_objects():
         if isinstance(each, types.FunctionType) and (code := each.__code__).co_filename in files:
