@@ -273,26 +273,6 @@ def test_nothing_observed_is_no_importance_and_no_error(importance: Importance) 
     assert {s.module for s in importance.meter(parts).scores().values()} == {0.0}
 
 
-def test_what_metrics_say_of_themselves(importance: Importance) -> None:
-    """Where there is no update, what is one of the update is zero, whatever the gradients; and whether every weight is held."""
-    parts = lora_parts()
-    for seed, part in enumerate(parts.values()):
-        (a, _), (b, _) = part.tensors
-        b.data.zero_()
-        for tensor in (a, b):
-            tensor.grad = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
-    meter = importance.meter(parts)
-    meter.observe()
-    meter.observe()
-    if importance.of_update:
-        assert {scores.module for scores in meter.scores().values()} == {0.0}
-    else:
-        assert all(scores.module > 0 for scores in meter.scores().values())
-    weights = sum(tensor.numel() for part in parts.values() for tensor, _ in part.tensors)
-    held = sum(value.numel() for value in meter.state().values() if isinstance(value, torch.Tensor))
-    assert importance.copies_weights == (held >= weights)
-
-
 def test_without_any_gradient_each_direction_still_has_a_value(importance: Importance) -> None:
     meter = importance.meter(lora_parts())
     meter.observe()
