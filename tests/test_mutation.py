@@ -159,6 +159,19 @@ def test_a_survivor_is_found_again_near_where_it_was(monkeypatch: pytest.MonkeyP
     assert _mutants.found_again(entry | {"line": 3, "before": "return"}, tmp_path) == []
 
 
+def test_the_whole_has_a_mutant_at_every_place_that_has_one(tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cosmic_ray", reason="only the environment of the tool has it")
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import _mutants  # pyright: ignore
+
+    sources = {"f.py": SOURCE, "g.py": "def g(x, y):\n    return x * y - 1\n"}
+    places = {mutant.place for file, source in sources.items() for mutant in _mutants.mutants_of(file, source)}
+    for seed in range(5):
+        chosen, count = _mutants.sample(sources, tool.how_many("all"), seed)
+        assert count == len(places) == len(chosen) and {mutant.place for mutant in chosen} == places
+        assert len(_mutants.sample(sources, tool.how_many("4"), seed)[0]) == 4
+
+
 def test_no_mutant_is_taken_for_another_of_its_size(server: Any, tmp_path: Path) -> None:
     path, seen = tmp_path / "made_up.py", []
     path.write_text("VALUE = 1\n")
@@ -194,6 +207,17 @@ def test_living_functions_change_with_what_is_in_them(server: Any, tmp_path: Pat
         assert server.exchange(changed, str(path), server.living({str(path)}))
     assert bound([3]) == [2] and kept()() == 6
     assert server.outermost_changes(compiled(source), compiled(source)) == []
+
+
+def test_functions_that_the_tests_froze_are_found(tmp_path: Path) -> None:
+    """Where they were not, every mutant had its tests collected anew: right, and many times slower."""
+    (tmp_path / "made_up.py").write_text("def f():\n    return 5\n")
+    code = (
+        "import gc, sys\nsys.path[:0] = sys.argv[1:]\nimport _mutation_server, made_up\ngc.freeze()\n"
+        "print([key[1:] for key in _mutation_server.living({made_up.__file__})])"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "tools"), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[('f', 1)]\n"
 
 
 @pytest.mark.parametrize(

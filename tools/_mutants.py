@@ -183,8 +183,11 @@ def runs(mutant: Mutant, source: str) -> bool:
     return changed.count("\n") == source.count("\n") and ast.dump(tree) != ast.dump(ast.parse(source))
 
 
-def sample(sources: dict[str, str], count: int, seed: int) -> tuple[list[Mutant], int]:
-    """``count`` mutants spread over the files by their number of places, one at a place; and how many places there are."""
+def sample(sources: dict[str, str], count: int | None, seed: int) -> tuple[list[Mutant], int]:
+    """``count`` mutants spread over the files by their number of places, one at a place; and how many places there are.
+
+    Without a ``count`` one at every place: where what was drawn does not run, another is drawn until none is left.
+    """
     random_numbers = random.Random(seed)
     places: dict[str, list[list[Mutant]]] = {}
     for file, source in sorted(sources.items()):
@@ -199,9 +202,9 @@ def sample(sources: dict[str, str], count: int, seed: int) -> tuple[list[Mutant]
     for _, file, rank in queue:
         if len(chosen) == count:
             break
-        mutant = random_numbers.choice(places[file][rank])
-        if runs(mutant, sources[file]):
-            chosen.append(mutant)
+        here = places[file][rank]
+        drawn = [random_numbers.choice(here)] if count is not None else random_numbers.sample(here, len(here))
+        chosen += [mutant for mutant in drawn if runs(mutant, sources[file])][:1]
     return chosen, total
 
 

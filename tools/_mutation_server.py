@@ -131,10 +131,14 @@ Living = dict[tuple[str, str, int], list[types.FunctionType]]
 
 def living(files: set[str]) -> Living:
     """(file, qualified name, first line) -> the functions there are. Asked once: to walk all objects copies them in a fork."""
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()  # what the tests froze when they were collected is not among the objects
     found: Living = {}
     for each in gc.get_objects():
         if isinstance(each, types.FunctionType) and (code := each.__code__).co_filename in files:
             found.setdefault((code.co_filename, code.co_qualname, code.co_firstlineno), []).append(each)
+    if frozen:
+        gc.freeze()
     return found
 
 

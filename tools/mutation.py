@@ -2,6 +2,7 @@
 
     python tools/mutation.py                             every area, 60 mutants each, into build/mutation
     python tools/mutation.py statistics --count 100 --seed 2 --output FILE.json
+    python tools/mutation.py records --count all         a mutant at every place: no sample, but the whole
     python tools/mutation.py statistics --again FILE.json   only what survived there, also in a file of several samples
 
 Areas, sources and tests are in `_mutation_areas.py`, what counts as a mutant in `_mutants.py`, and which survivors change
@@ -65,7 +66,7 @@ def prepare(
     from _mutants import changed_lines, found_again, sample
 
     sources = {file: (bench.copy / file).read_text(encoding="utf-8") for file in area.source_files(bench.copy)}
-    mutants, places = sample(sources, options.count, options.seed)
+    mutants, places = sample(sources, options.count if only is None else 0, options.seed)
     if only is not None:
         mutants = [mutant for entry in only for mutant in found_again(entry, bench.copy)]
     seconds = {test: each["seconds"][test] for each in measured for test in each["seconds"]}
@@ -121,10 +122,15 @@ def table(areas: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def how_many(said: str) -> int | None:
+    """Of ``--count``; None is a mutant at every place."""
+    return None if said == "all" else int(said)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("areas", nargs="*", default=list(AREAS), help=f"of {', '.join(AREAS)}")
-    parser.add_argument("--count", type=int, default=60, help="mutants of each area")
+    parser.add_argument("--count", type=how_many, default=60, help="mutants of each area, or all: one at every place")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--budget", type=float, default=4.0, help="processor seconds of tests against one mutant")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a mutant may take beyond ten times its tests")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from peftlab.allocators._probe import note, trainable_weights
+from peftlab.allocators._probe import Measured, ProbeReport, backward, note, trainable_weights
 from peftlab.errors import RecordError
 from peftlab.nn.roles import Site
 from peftlab.registry import create
@@ -25,6 +26,20 @@ def test_a_run_goes_on_with_what_the_first_look_took() -> None:
     again.load_state(kept)
     assert again.report()["ranks.json"]["probe"] == kept["probe"]
     assert again.report()["ranks.json"]["ranks"] == first.report()["ranks.json"]["ranks"]
+
+
+def test_what_a_look_took_is_told_in_seconds_and_millions_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted, _ = attached("vit", SPEC)
+    measured = Measured(importance={}, batches=2, seconds=1.23456789, gradient_bytes=1_234_567_890)
+    report = ProbeReport(create("allocator", SPEC), adapted, None, measured).report()["ranks.json"]
+    assert report["probe"] == {"batches": 2, "seconds": 1.2346, "gradient_mb": 1234.568}
+    assert Measured(importance={}, batches=2, seconds=0.0).gradient_bytes == 0
+    times = iter([10.0, 12.5])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    base, begun = models.backbone("vit"), []
+    with trainable_weights(probe(base, "vit"), create("adapter", "lora").sites(base)):
+        assert backward(probe(base, "vit"), 3, lambda: begun.append(1)) == (3, 2.5)
+    assert len(begun) == 3
 
 
 def test_a_look_that_gives_other_ranks_than_the_first_is_refused() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from peftlab import registry
 from peftlab.allocators.importance.contract import Importance
+from peftlab.errors import OptionError
 from peftlab.nn.parts import Part
 from tests.contracts.conftest import samples
 
@@ -37,6 +38,15 @@ def lora_parts() -> dict[str, Part]:
         )
         for name, rank in RANKS.items()
     }
+
+
+def small_parts() -> dict[str, Part]:
+    """With an update whose norm stays below 1."""
+    parts = lora_parts()
+    for part in parts.values():
+        for tensor, _ in part.tensors:
+            tensor.data *= 1e-3
+    return parts
 
 
 def triplet_parts() -> dict[str, Part]:
@@ -171,15 +181,16 @@ def test_every_metric_has_a_loop_to_compare_it_with() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("make", [lora_parts, triplet_parts, base_parts])
+@pytest.mark.parametrize("steps", [1, STEPS])
+@pytest.mark.parametrize("make", [lora_parts, small_parts, triplet_parts, base_parts])
 @pytest.mark.parametrize("name", NAIVE)
-def test_equals_a_loop_over_single_weights(name: str, make: Callable[[], dict[str, Part]]) -> None:
+def test_equals_a_loop_over_single_weights(name: str, make: Callable[[], dict[str, Part]], steps: int) -> None:
     metric: Importance = registry.create("importance", name)
     parts = make()
     if metric.of_update and not next(iter(parts.values())).directions:
         pytest.skip("a property of the update, which the base has not")
     meter = metric.meter(parts)
-    seen = train(parts, meter)
+    seen = train(parts, meter, range(steps))
     for module, scores in meter.scores().items():
         part, own = parts[module], [step[module] for step in seen]
         assert scores.module == pytest.approx(NAIVE[name](part, own, None), rel=1e-4)
@@ -187,8 +198,11 @@ def test_equals_a_loop_over_single_weights(name: str, make: Callable[[], dict[st
         assert scores.directions.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_state_lets_a_run_continue_bit_for_bit(importance: Importance) -> None:
-    whole, parts = importance.meter(first := lora_parts()), lora_parts()
+@pytest.mark.parametrize("make", [lora_parts, base_parts])
+def test_state_lets_a_run_continue_bit_for_bit(importance: Importance, make: Callable[[], dict[str, Part]]) -> None:
+    if importance.of_update and make is base_parts:
+        pytest.skip("a property of the update, which the base has not")
+    whole, parts = importance.meter(first := make()), make()
     train(first, whole)
     begun = importance.meter(parts)
     train(parts, begun, range(2))
@@ -198,6 +212,26 @@ def test_state_lets_a_run_continue_bit_for_bit(importance: Importance) -> None:
     for name, scores in whole.scores().items():
         assert continued.scores()[name].module == scores.module
         assert torch.equal(continued.scores()[name].directions, scores.directions)
+
+
+def test_state_is_taken_up_whatever_the_rank_was_at_the_start(importance: Importance) -> None:
+    def grown() -> dict[str, Part]:
+        parts = lora_parts()
+        (a, _), (b, _) = parts["a"].tensors
+        a.data, b.data = torch.ones(4, D_IN), torch.ones(D_OUT, 4)
+        return parts
+
+    whole = importance.meter(first := grown())
+    train(first, whole, range(2))
+    parts = lora_parts()
+    continued = importance.meter(parts)
+    for name, part in first.items():
+        for (tensor, _), (now, _) in zip(parts[name].tensors, part.tensors, strict=True):
+            tensor.data = now.detach().clone()
+    continued.load_state(whole.state())
+    assert {name: scores.module for name, scores in continued.scores().items()} == {
+        name: scores.module for name, scores in whole.scores().items()
+    }
 
 
 def test_after_a_reset_only_what_follows_counts_whatever_the_rank_is_now(importance: Importance) -> None:
@@ -239,6 +273,13 @@ def test_nothing_observed_is_no_importance_and_no_error(importance: Importance) 
     assert {s.module for s in importance.meter(parts).scores().values()} == {0.0}
 
 
+def test_without_any_gradient_each_direction_still_has_a_value(importance: Importance) -> None:
+    meter = importance.meter(lora_parts())
+    meter.observe()
+    assert {name: len(scores.directions) for name, scores in meter.scores().items()} == RANKS
+    assert all(scores.module == 0.0 for scores in meter.scores().values()) or importance.of_update
+
+
 def test_without_any_gradient_there_is_no_importance_and_no_error(importance: Importance) -> None:
     """Weights of the base that no loss reached."""
     if importance.of_update:
@@ -247,6 +288,16 @@ def test_without_any_gradient_there_is_no_importance_and_no_error(importance: Im
     meter.observe()
     assert {s.module for s in meter.scores().values()} == {0.0}
     assert {len(s.directions) for s in meter.scores().values()} == {0}
+
+
+@pytest.mark.parametrize("option", ["beta1", "beta2"])
+@pytest.mark.parametrize("value", [-0.5, 0.0, 1.0, 1.5])
+def test_a_smoothing_that_forgets_all_or_nothing_is_refused(option: str, value: float) -> None:
+    with pytest.raises(OptionError, match="must be between 0 and 1") as caught:
+        registry.create("importance", {"name": "sensitivity", option: value})
+    assert caught.value.where.endswith(option)
+    for fine in (0.01, 0.99):
+        registry.create("importance", {"name": "sensitivity", option: fine})
 
 
 def test_options_survive_the_way_to_a_study_file_and_back(importance: Importance) -> None:

@@ -26,3 +26,9 @@ def test_a_weight_of_the_base_has_no_directions() -> None:
     assert (part.directions, part.switched_on) == (0, 0)
     column = Part(tensors=((torch.randn(D_OUT, 1), None),), d_in=1, d_out=D_OUT)
     assert column.switched_on == 0
+
+
+def test_an_update_without_a_scale_is_taken_as_it_is() -> None:
+    tensors = ((torch.zeros(RANK, 2), 0), (torch.zeros(8, RANK), 1))
+    assert float(Part(tensors=tensors, d_in=2, d_out=8).per_weight(torch.tensor(4.0))) == 1.0
+    assert float(Part(tensors=tensors, d_in=2, d_out=8, scale=3.0).per_weight(torch.tensor(4.0))) == 3.0

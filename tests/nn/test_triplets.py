@@ -78,3 +78,24 @@ def test_the_product_of_what_survives_is_the_update() -> None:
     torch.testing.assert_close(made(x) - made.base_layer(x), SCALE * x @ (up @ down).T, rtol=1e-4, atol=1e-6)
     one = made.chosen(torch.tensor([2]))
     torch.testing.assert_close(one[1] @ one[0], 3.0 * torch.outer(made.P[:, 2], made.Q[2]).detach())
+
+
+def test_who_watches_in_training_is_shown_what_goes_in_and_what_comes_out() -> None:
+    made, x = layer(), torch.randn(6, D_IN)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    assert made.plain_only == ""
+    made.watch = lambda inputs, update: seen.append((inputs, update))
+    assert made.plain_only == "an allocator watches its update"
+    out = made(x)
+    ((inputs, update),) = seen
+    assert torch.equal(inputs, x) and not inputs.requires_grad and update.requires_grad
+    torch.testing.assert_close(out, made.base_layer(x) + update)
+    with torch.no_grad():
+        made(x)
+    assert len(seen) == 1, "nothing is watched where no gradient is asked for"
+
+
+def test_the_product_of_the_factors_is_the_update() -> None:
+    made, x = layer(), torch.randn(6, D_IN)
+    down, up = made.factors()
+    torch.testing.assert_close(made(x) - made.base_layer(x), SCALE * x @ (up @ down).T, rtol=1e-4, atol=1e-6)

@@ -109,6 +109,7 @@ def test_write_atomic_killed_at_every_call(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a call of Linux")
 def test_where_the_kernel_can_two_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    commit._renameat2.cache_clear()
     assert (commit._renameat2() is not None) == hasattr(ctypes.CDLL(None), "renameat2")
     for name in ("one", "other"):
         commit_folder(tmp_path / name, fill(name))
@@ -193,6 +194,19 @@ def test_a_writer_that_raises_leaves_the_old_folder_and_nothing_else(tmp_path: P
     assert verify_folder(tmp_path / "folder") == []
 
 
+def test_what_a_writer_raised_is_told_where_what_it_left_cannot_be_removed(tmp_path: Path, monkeypatch) -> None:
+    def write(folder: Path) -> None:
+        (folder / "weights.bin").write_text("half")
+        raise ZeroDivisionError
+
+    def refused(*_, **__) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "unlink", refused)
+    with pytest.raises(ZeroDivisionError):
+        commit_folder(tmp_path / "folder", write)
+
+
 def test_a_link_is_not_committed(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="link"):
         commit_folder(tmp_path / "folder", lambda folder: (folder / "link").symlink_to("/etc/hostname"))
@@ -246,6 +260,14 @@ def test_a_folder_that_is_a_file_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError) as caught:
         commit_folder(tmp_path / "file" / "folder", fill("x"))
     assert caught.value.remedy and str(tmp_path) in caught.value.where
+
+
+def test_who_writes_a_folder_settles_what_a_crash_left_of_it(tmp_path: Path) -> None:
+    for name in (".one.tmp-01234567", ".one.old-01234567", ".other.tmp-01234567"):
+        (tmp_path / name).mkdir()
+    commit_folder(tmp_path / "one", fill("new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-01234567", "one"]
+    assert verify_folder(tmp_path / "one") == []
 
 
 def test_settle_leaves_the_temporaries_of_others_alone(tmp_path: Path) -> None:
@@ -316,6 +338,19 @@ def test_a_half_written_link_goes_and_what_it_leads_to_stays(tmp_path: Path) -> 
     assert sweep(tmp_path) == [".one.tmp-01234567", ".one.tmp-89abcdef"]
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
     assert (tmp_path / "elsewhere" / "file").read_text() == "of somebody"
+
+
+def test_what_another_process_removes_meanwhile_is_swept_too(tmp_path: Path, monkeypatch) -> None:
+    """Such as the file with which a process that looks at the lease asks for the disk's time."""
+    (tmp_path / ".clock.tmp-01234567").write_text("")
+    unlink = os.unlink
+
+    def late(path: Path, **more) -> None:
+        unlink(path, **more)
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", late)
+    assert sweep(tmp_path) == [".clock.tmp-01234567"] and list(tmp_path.iterdir()) == []
 
 
 def test_where_there_is_no_folder_nothing_is_left_over(tmp_path: Path) -> None:

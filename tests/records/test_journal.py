@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from peftlab.errors import RecordError
 from peftlab.records import journal
-from tests.records.disk import Told
+from tests.records.disk import Told, open_files
 
 
 def line(step: int, loss: float = 0.5) -> dict[str, object]:
@@ -170,3 +170,19 @@ def test_whoever_may_see_the_folder_may_read_the_journal(tmp_path: Path) -> None
     finally:
         os.umask(before)
     assert (tmp_path / "metrics.jsonl").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_same_line_is_the_same_bytes(tmp_path: Path) -> None:
+    before = open_files()
+    journal.append(tmp_path / "one", [line(1)])
+    journal.append(tmp_path / "other", [dict(reversed(line(1).items()))])
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    assert open_files() == before
+
+
+def test_a_journal_of_one_empty_line_is_as_damaged_as_before(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n")
+    journal.append(tmp_path / "metrics.jsonl", [line(1)])
+    with pytest.raises(RecordError, match="damaged") as caught:
+        journal.read(tmp_path / "metrics.jsonl")
+    assert caught.value.where.endswith("metrics.jsonl:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,13 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from peftlab.errors import LeaseHeld
+from peftlab.errors import LeaseHeld, RecordError
+from peftlab.records import lease as leases
 from peftlab.records.lease import BEAT_S, FILE, STALE_S, Holder, Lease, boot_id, holder
+from tests.records.disk import Told, open_files
 
 HOLD = """
 import pathlib, sys, time
@@ -41,6 +46,24 @@ def left_by(folder: Path, found: Holder, age_s: float) -> None:
     (folder / FILE).write_text(json.dumps(asdict(found)))
     then = time.time() - age_s
     os.utime(folder / FILE, (then, then))
+
+
+class Clock:
+    """Time that passes by itself hardly, and else only while somebody sleeps; ``then`` says what the n-th sleep brings."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Mapping[int, Callable[[], object]] | None = None) -> None:
+        self.now, self.slept, self.then = 1000.0, [], then or {}
+        monkeypatch.setattr(time, "monotonic", self.read)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def read(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        self.then.get(len(self.slept), lambda: None)()
 
 
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
@@ -71,6 +94,8 @@ def test_a_process_that_forgets_its_lease_still_ends(tmp_path: Path) -> None:
     code = "import pathlib, sys\nfrom peftlab.records.lease import Lease\nLease(pathlib.Path(sys.argv[1])).__enter__()"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60).returncode == 0
     assert holder(tmp_path) is None
+    with Lease(tmp_path):
+        assert holder(tmp_path) is not None
 
 
 def test_a_killed_holder_holds_nothing_though_its_file_stays(tmp_path: Path) -> None:
@@ -266,6 +291,32 @@ def test_a_disk_without_locks_is_a_typed_error_and_can_still_be_looked_at(tmp_pa
     assert tried()[0] == "None"
 
 
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOLCK, "this file system takes no locks"), (errno.EIO, os.strerror(errno.EIO))]
+)
+def test_what_else_is_wrong_with_a_disk_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refused(*_) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(RecordError) as caught, Lease(tmp_path):
+        pass
+    assert caught.value.what == said
+
+
+def test_what_a_forked_child_does_with_its_parents_leases(tmp_path: Path) -> None:
+    """Done here, in the process of the tests, to a lease whose heart was stopped before; a child has none."""
+    with Lease(tmp_path) as held:
+        held._stop.set()
+        held._thread.join()
+        leases._after_fork()
+        assert holder(tmp_path) is None, "nothing is locked"
+        with Lease(tmp_path) as own:
+            assert own is not held and holder(tmp_path) is not None
+
+
 def test_who_works_on_a_run_in_words() -> None:
     assert str(Holder("here", 7, "boot", "2026-01-02T03:04:05Z")) == "process 7 on here since 2026-01-02T03:04:05Z"
     assert str(Holder("here", 7, "boot")) == "process 7 on here", "what is not known is not said"
@@ -304,7 +355,7 @@ def test_a_folder_is_the_same_by_each_of_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("there", ["nothing", "older", "newer"])
 def test_what_was_removed_before_it_was_locked_is_no_lease(tmp_path: Path, monkeypatch, there: str) -> None:
     """Its holder gave it back between our opening and our locking: the lock is on a file that nobody finds any more."""
-    flock, calls = fcntl.flock, []
+    flock, calls, before = fcntl.flock, [], open_files()
     if there == "older":  # its number is mostly the lower one, that of a new file the higher
         (tmp_path / "another").write_text("")
 
@@ -327,6 +378,7 @@ def test_what_was_removed_before_it_was_locked_is_no_lease(tmp_path: Path, monke
         os.close(rival)
         found = holder(tmp_path)
         assert found is not None and found.pid == os.getpid()
+    assert open_files() == before
 
 
 @pytest.mark.parametrize(("age_s", "alive"), [(100.0, True), (140.0, False)])
@@ -346,9 +398,96 @@ def test_whoever_may_see_the_folder_may_read_who_holds_it(tmp_path: Path) -> Non
         os.umask(before)
 
 
-def test_no_heart_beats_for_what_was_given_back(tmp_path: Path) -> None:
+def test_no_heart_beats_for_what_was_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would stamp whatever file gets the lease's number next."""
-    for _ in range(30):  # a heart that is not waited for mostly, not always, beats on for an instant
-        with Lease(tmp_path) as lease:
+    utime, beating = os.utime, threading.Event()
+
+    def slow(*arguments) -> None:
+        beating.set()
+        time.sleep(0.2)
+        utime(*arguments)
+
+    monkeypatch.setattr(os, "utime", slow)
+    with Lease(tmp_path, beat_s=0.001) as lease:
+        assert beating.wait(60)
+    assert not lease._thread.is_alive()
+
+
+def test_who_looks_for_an_instant_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = os.open(tmp_path / FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    before = open_files()
+    clock = Clock(monkeypatch, {3: lambda: fcntl.flock(looking, fcntl.LOCK_UN)})
+    with Lease(tmp_path):
+        assert clock.slept == [0.01] * 3
+    assert open_files() == before
+    os.close(looking)
+
+
+def test_who_stays_is_waited_for_a_fifth_of_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = os.open(tmp_path / FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(there, fcntl.LOCK_EX)
+    clock = Clock(monkeypatch)
+    with pytest.raises(LeaseHeld, match="by another process"), Lease(tmp_path):
+        pass
+    os.close(there)
+    assert set(clock.slept) == {0.01} and sum(clock.slept) == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize(("beat_s", "look_s"), [(0.4, 0.1), (10.0, 0.5)])
+def test_a_doubtful_heartbeat_is_watched_for_two_and_a_half_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beat_s: float, look_s: float
+) -> None:
+    """With at least four looks in each, and one every half a second."""
+    left_by(tmp_path, Holder("far-away", 1, "another-boot"), age_s=1000)
+    clock = Clock(monkeypatch)
+    with Lease(tmp_path, beat_s=beat_s):
+        pass
+    assert set(clock.slept) == {look_s} and sum(clock.slept) == pytest.approx(2.5 * beat_s, abs=look_s)
+
+
+def test_of_two_threads_each_is_refused_while_the_other_holds(tmp_path: Path) -> None:
+    """Threads are told apart by numbers, of which one is the lower."""
+
+    def refused() -> None:
+        with pytest.raises(LeaseHeld), Lease(tmp_path):
             pass
-        assert lease._thread is not None and not lease._thread.is_alive()
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for holding, asking in ((one, other), (other, one)):
+            lease = holding.submit(Lease(tmp_path).__enter__).result()
+            asking.submit(refused).result()
+            holding.submit(lease.__exit__, None, None, None).result()
+
+
+def test_what_is_given_back_or_refused_is_closed(tmp_path: Path) -> None:
+    before = open_files()
+    with Lease(tmp_path):
+        pass
+    assert open_files() == before
+    left_by(tmp_path, Holder("far-away", 1, "another-boot"), age_s=1)
+    with pytest.raises(LeaseHeld), Lease(tmp_path):
+        pass
+    assert open_files() == before
+
+
+def test_who_holds_a_lease_is_told_to_all_who_read_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk may keep what is written to an open file on the host until it is flushed."""
+    told = Told(monkeypatch)
+    with Lease(tmp_path):
+        assert told.flushed(tmp_path / FILE)
+
+
+def test_looking_leaves_nothing_and_minds_nobody_who_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that tells the disk's time is a temporary, which whoever sweeps the folder may remove first."""
+    left_by(tmp_path, Holder("far-away", 1, "another-boot"), age_s=1)
+    assert holder(tmp_path) is not None and [path.name for path in tmp_path.iterdir()] == [FILE]
+    unlink = os.unlink
+
+    def late(path: Path, **more) -> None:
+        unlink(path, **more)
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", late)
+    with pytest.raises(LeaseHeld), Lease(tmp_path):
+        pass

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from peftlab.errors import RecordError
+from peftlab.records.commit import commit_folder
 from peftlab.records.record import to_json
 from peftlab.records.store import ResultsFolder, RunFolder, require_study, verify
 from tests.records.disk import Told
@@ -64,6 +66,23 @@ def test_a_record_is_on_the_disk_before_its_results_say_so(run: RunFolder, monke
     for name in ("metrics.jsonl", "memory.json", "config.json", "MANIFEST.json", "results.json"):
         assert told.flushed(run.path / name, visible), name
     assert told.events[-1][:2] == ("flush", run.path.stat().st_ino)
+
+
+def test_metrics_last_unless_they_need_not(run: RunFolder, monkeypatch) -> None:
+    told = Told(monkeypatch)
+    run.append_metrics([{"step": 1, "epoch": 0.5, "split": "train"}], durable=False)
+    assert told.events == []
+    run.append_metrics([{"step": 2, "epoch": 0.5, "split": "train"}])
+    assert told.flushed(run.path / "metrics.jsonl")
+
+
+def test_a_record_stays_as_it_was_read_and_says_what_it_leaves_out(run: RunFolder) -> None:
+    config = run.config()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+    assert config.evaluate_test, "what is no tuning run is tested"
+    run.append_metrics([{"step": 1, "epoch": 0.5, "split": "train"}])
+    assert run.metrics()[0].time_s == 0.0 and results(run.run_id).resumed == 0
 
 
 def test_arrays_come_back_as_they_were_written_and_a_refusal_is_typed(run: RunFolder, tmp_path: Path) -> None:
@@ -118,8 +137,18 @@ def test_errors_are_kept_over_retries(run: RunFolder) -> None:
         "second",
         "third",
     ]
+    run.fail(failure(run.run_id, "fourth"))
     run.finish(results(run.run_id))
     assert run.status() == "finished" and run.verify() == []
+    assert run.error() is None and "fourth" in (run.path / "error-4.json").read_text()
+
+
+def test_an_error_that_is_kept_is_kept_over_a_power_cut(run: RunFolder, monkeypatch) -> None:
+    run.fail(failure(run.run_id))
+    told = Told(monkeypatch)
+    run.clear_error()
+    folder = run.path.stat().st_ino
+    assert [event[:2] for event in told.events] == [("rename", folder), ("flush", folder)]
 
 
 def test_truncating_at_resume(run: RunFolder) -> None:
@@ -176,6 +205,8 @@ def test_the_same_record_is_the_same_text(run: RunFolder) -> None:
     written = (run.path / "config.json").read_text()
     assert written == json.dumps(configuration().model_dump(), indent=1, sort_keys=True) + "\n"
     assert '"backbone": "bundled:\u00e9"' in to_json(configuration(backbone="bundled:\u00e9"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"loss": math.nan})
 
 
 def test_verify_reads_the_error_of_a_failed_run(folder: ResultsFolder, run: RunFolder) -> None:
@@ -237,6 +268,18 @@ def test_what_a_crash_left_half_written_is_swept_away(run: RunFolder) -> None:
     (run.checkpoints / "notes").write_text("of somebody")
     assert sorted(run.sweep()) == sorted(path.name for path in left)
     assert whole.exists() and not any(path.exists() for path in left)
+
+
+def test_a_run_that_is_there_is_left_as_it_is(run: RunFolder) -> None:
+    written = (run.path / "config.json").stat().st_ino
+    assert run.create(configuration()).config() == configuration()
+    pair = configuration(task={"kind": "image-classification", "data": ("a", "b")})
+    again = RunFolder(run.path.with_name(pair.run_id)).create(pair).create(pair)
+    assert again.config().task["data"] == ["a", "b"], "which is the same in JSON"
+    assert (run.path / "config.json").stat().st_ino == written
+    (run.path / "config.json").write_text("{")
+    with pytest.raises(RecordError, match="damaged"):
+        run.create(configuration())
 
 
 def test_another_run_in_the_folder_is_refused(folder: ResultsFolder, run: RunFolder) -> None:
@@ -316,9 +359,16 @@ def test_find_by_the_beginning_of_an_id(folder: ResultsFolder) -> None:
     made = [folder.run(c).create(c).run_id for c in (configuration(seed=s) for s in range(40))]
     assert folder.find(made[3]).run_id == made[3]
     assert folder.find(made[3][:12]).run_id == made[3]
-    for wrong in ("zzz", "", next(a for a in "0123456789abcdef" if sum(m.startswith(a) for m in made) > 1)):
-        with pytest.raises(RecordError):
+    several = next(a for a in "0123456789abcdef" if sum(m.startswith(a) for m in made) > 1)
+    number = sum(name.startswith(several) for name in made)
+    for wrong, said in (
+        ("zzz", "there is no run 'zzz'"),
+        ("", "there is no run ''"),
+        (several, f"{number} runs begin with '{several}'"),
+    ):
+        with pytest.raises(RecordError) as caught:
             folder.find(wrong)
+        assert caught.value.what == said
 
 
 def test_status_table_reads_the_folders_alone(folder: ResultsFolder) -> None:
@@ -406,6 +456,31 @@ def test_at_most_eight_folders_of_results_are_named(tmp_path: Path, count: int) 
     assert remedy.endswith(", ".join(map(str, made[:8])) + (", ..." if count > 8 else ""))
 
 
+def test_the_folders_above_results_are_made_too(tmp_path: Path) -> None:
+    assert ResultsFolder(tmp_path / "results" / "of" / "first").open_or_create(STUDY).study_text() == STUDY
+
+
+def test_a_damaged_checkpoint_matters_while_a_run_may_go_on_from_it(folder: ResultsFolder, run: RunFolder) -> None:
+    saved = run.checkpoints / "float32" / "step-4"
+    commit_folder(saved, lambda path: (path / "weights.bin").write_text("x"))
+    assert verify(folder) == []
+    (saved / "weights.bin").write_text("y")
+    (problem,) = verify(folder)
+    assert problem.endswith("no checkpoint is whole, the run begins again")
+    run.finish(results(run.run_id))
+    assert verify(folder) == []
+
+
+def test_a_link_to_an_arm_is_one_problem_and_not_followed(folder: ResultsFolder, run: RunFolder) -> None:
+    arm = run.path.parent
+    arm.with_name("alias").symlink_to(arm)
+    (arm / "0123456789abcdef").symlink_to(run.path)
+    assert [problem.partition(", ")[0].partition("; ")[0] for problem in verify(folder)] == [
+        "runs/alias: is a link",
+        f"runs/{arm.name}/0123456789abcdef: is a link",
+    ]
+
+
 def test_a_study_behind_a_link_is_not_one(folder: ResultsFolder, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -432,13 +507,14 @@ def test_what_a_crash_left_is_no_problem_and_hides_none(folder: ResultsFolder, r
 def test_earlier_studies_and_runs_keep_their_names(folder: ResultsFolder, run: RunFolder) -> None:
     """The names that stand in folders and papers of earlier versions."""
     assert run.run_id == "ed25e4a85251d809"
+    assert configuration(backbone="bundled:\u00e9").run_id == "df6235d3e6f5ae6b"
     folder.open_or_create(STUDY + "seeds: [0, 1]\n")
     digest = hashlib.sha256(STUDY.encode()).hexdigest()
     assert sorted(path.name for path in folder.path.glob("*.yaml")) == [f"study-{digest[:8]}.yaml", "study.yaml"]
 
 
 def test_a_damaged_record_is_told_with_the_place_of_the_damage(run: RunFolder) -> None:
-    (run.path / "config.json").write_text(json.dumps({**configuration().model_dump(), "seed": "many"}))
+    (run.path / "config.json").write_text(json.dumps({**configuration().model_dump(), "seed": "many", "fold": "few"}))
     with pytest.raises(RecordError, match="damaged: seed must be a whole number, not 'many'"):
         run.config()
     (run.path / "config.json").unlink()

@@ -27,7 +27,8 @@ def test_a_name_of_ours_says_of_what_it_is(name: str, kind: str) -> None:
         "step-8.tmp-01234567",  # not hidden
         ".step-8.tmp-0123456",  # seven characters
         ".step-8.old-012345678",  # nine
-        "..tmp-01234567"[1:],  # of nothing
+        ".tmp-01234567",
+        "..tmp-01234567",  # of nothing
         ".step-8.new-01234567",
         "step.tmp-01234567.tmp-",
     ],
@@ -41,3 +42,4 @@ def test_what_is_replaced_stands_in_until_its_successor_is_there(tmp_path: Path)
     assert stands_in(old) and not stands_in(half)
     (tmp_path / "step-2").mkdir()
     assert not stands_in(old)
+    assert not stands_in(tmp_path / "step-4"), "what is no temporary stands in for nothing"

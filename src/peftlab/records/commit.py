@@ -74,7 +74,7 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
             fsync_folder(path.parent)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                temporary.unlink()
             raise
 
 
@@ -153,11 +153,11 @@ def fsync_folder(folder: Path | str) -> None:
 
 
 def _fsync_tree(folder: Path) -> None:
+    """All below a folder; the folder itself is flushed when its manifest is written."""
     for path in sorted(folder.rglob("*")):  # in any order: nothing is visible before all is flushed
         if path.is_symlink():
             raise RecordError("a link cannot be committed", where=str(path), remedy="copy the file itself")
         fsync_folder(path)  # opens for reading: good for files as well
-    fsync_folder(folder)
 
 
 def _move_into_place(source: Path, target: Path) -> Path | None:
@@ -185,7 +185,7 @@ def _exchange_or_swap(one: Path, other: Path) -> None:
 def _renameat2() -> Any:
     if not sys.platform.startswith("linux"):
         return None
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return getattr(ctypes.CDLL(None), "renameat2", None)
 
 
 def _exchange(one: Path, other: Path) -> bool:

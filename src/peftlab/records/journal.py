@@ -47,7 +47,7 @@ def append(path: Path, lines: Iterable[MetricLine | Mapping[str, Any]], *, durab
     """
     data = "".join(json.dumps(plain(line), sort_keys=True, allow_nan=False) + "\n" for line in lines).encode()
     with disk_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = _whole(handle)
             os.ftruncate(handle, size)

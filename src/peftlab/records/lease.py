@@ -68,13 +68,15 @@ class Lease:
         LeaseHeld: on entering, when another live process (or thread) holds it; names it.
     """
 
+    _handle: int  #: of the file; this and the following from entering on
+    _owner: int
+    _depth: int
+    _thread: threading.Thread
+
     def __init__(self, folder: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> None:
         self.path = Path(folder) / FILE
         self.beat_s, self.stale_s = beat_s, stale_s
-        self._handle = -1
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._owner, self._depth = 0, 0
 
     def __enter__(self) -> Lease:
         key = str(self.path.resolve())
@@ -108,7 +110,7 @@ class Lease:
     def _acquire(self) -> None:
         deadline = time.monotonic() + 0.2  # holder() takes the lock for an instant: not a rival
         while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 if not _lock(handle, fcntl.LOCK_EX, self.path):
                     if time.monotonic() < deadline:
@@ -125,6 +127,7 @@ class Lease:
                 me = Holder(socket.gethostname(), os.getpid(), boot_id(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, json.dumps(asdict(me)).encode(), 0)
+                # other hosts read who holds it while we have it open
                 os.fsync(handle)
                 self._handle = handle
                 return
@@ -156,12 +159,10 @@ class Lease:
 
     def _release(self) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
         with suppress(OSError):
             self.path.unlink()  # while still locked: whoever waits sees that the file is gone and starts over
         os.close(self._handle)
-        self._handle = -1
 
 
 def holder(folder: Path) -> Holder | None:
@@ -172,7 +173,7 @@ def holder(folder: Path) -> Holder | None:
         if ours is not None:
             return _read(ours._handle)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:

@@ -19,7 +19,7 @@ def read_regular(path: Path, limit: int | None = RECORD_BYTES) -> bytes:
         OSError: absent, unreadable, a link, no regular file, or larger than ``limit`` bytes.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "is a link, and links are not followed", str(path)) from error

@@ -68,7 +68,7 @@ class RunFolder:
         """Make the folder and write ``config.json``; an existing folder of the same run is left as it is.
 
         Raises:
-            RecordError: the folder belongs to another run, or the configuration holds a secret.
+            RecordError: the folder belongs to another run, what is there is damaged, or the configuration holds a secret.
         """
         text = to_json(config)
         if config.run_id != self.run_id:
@@ -78,8 +78,8 @@ class RunFolder:
             raise RecordError("the configuration holds what looks like a secret", where=str(self.path), remedy=remedy)
         if not (self.path / CONFIG).exists():
             commit.write_atomic(self.make().path / CONFIG, text)
-        elif self.config().identity() != config.identity():
-            raise RecordError("another configuration has the same run id", where=str(self.path), remedy=_REBUILT)
+        else:
+            self.config()
         return self
 
     def config(self) -> RunConfig:
