@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -146,3 +147,27 @@ def test_float_weights_that_were_quantized_do_not_count_as_memory_of_the_run(tmp
     execute(results, [plain, stored], jobs=1, options=options, listener=NullListener())
     process = [results.run(each).read_json("memory.json")["measured"]["process"] for each in (plain, stored)]
     assert process[1] - process[0] < weights_mb / 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
+def test_a_run_with_compiled_steps_and_all_that_watches_it(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step's operations are counted while it goes the ordinary way: compiled there would be none to see."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    plain = config(backbone, epochs=1)
+    compiled = plain.model_copy(update={"seed": 0, "predicted": {"compile": True, "peak_mb": 1000.0, "parts_mb": {}}})
+    found = {}
+    for name, each in {"plain": plain, "compiled": compiled}.items():
+        results = ResultsFolder(tmp_path / name).open_or_create("study: kill\n")
+        outcome = execute(results, [each], jobs=1, options=WorkerOptions(cache=tmp_path / "cache"), listener=NullListener())
+        assert outcome.counts == {"finished": 1}
+        found[name] = results.run(each)
+    one, other = (run.results() for run in found.values())
+    assert one is not None and other is not None
+    assert not one.flags and other.flags == ["compiled steps, whose compiling is not in their time"]
+    assert json.loads((found["compiled"].path / "compiled.json").read_text())["compiled"] is True
+    assert one.metrics["test"]["loss"] == pytest.approx(other.metrics["test"]["loss"], rel=1e-3)
+    counts = [json.loads((run.path / "efficiency.json").read_text())["step_gflop"] for run in found.values()]
+    assert counts[0] == counts[1] > 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from peftlab.nn.flops import flop_counter
 from peftlab.training.compiled import Compiled
 from peftlab.training.passes import Passes
 from tests.training.conftest import Lab
@@ -83,6 +84,20 @@ def test_what_cannot_be_compiled_says_so_and_goes_the_ordinary_way(
     assert (
         torch.equal(passes.outputs(trainer.adapted, batch(4)), Passes().outputs(trainer.adapted, batch(4))) and not passes.passes
     )
+
+
+def test_a_step_whose_operations_are_counted_goes_the_ordinary_way(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = lab.trainer(tmp_path)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    passes = Compiled(tmp_path, CPU, "float32")
+    passes.prepare(trainer.adapted, batch(4))
+    with flop_counter() as counter:
+        passes.outputs(trainer.adapted, batch(4))
+    assert passes.passes == 0 and counter.get_total_flops() > 0
+    passes.outputs(trainer.adapted, batch(4))
+    assert passes.passes == 1, "and the next is compiled again"
 
 
 def test_other_outputs_are_noticed(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

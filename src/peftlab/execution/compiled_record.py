@@ -63,7 +63,7 @@ class CompiledRecord:
     @property
     def flags(self) -> list[str]:
         """For every table that shows times."""
-        return ["compiled steps; compiling is not in their time"] if self.record.get("compiled") else []
+        return ["compiled steps, whose compiling is not in their time"] if self.record.get("compiled") else []
 
     @property
     def notes(self) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.fused_layers import settle
@@ -25,7 +26,8 @@ TOLERANCE: Mapping[Precision, float] = {"float32": 1e-4, "float16": 5e-2, "bfloa
 
 
 class Compiled(Passes):
-    """Compiles for batches of one shape; others (the last of an epoch) are computed as ever.
+    """Compiles for batches of one shape; others (the last of an epoch) are computed as ever, and so is a step whose operations
+    somebody looks at one by one (a count of them): compiled there are none to be seen, and torch refuses.
 
     Args:
         cache: where compiled kernels are kept, for all runs and processes.
@@ -88,7 +90,8 @@ class Compiled(Passes):
         return ""
 
     def outputs(self, adapted: Adapted, inputs: Mapping[str, torch.Tensor]) -> Any:
-        if self.why or adapted is not self._adapted or _shape(inputs) != self._shape or self._function is None:
+        ready = not self.why and adapted is self._adapted and _shape(inputs) == self._shape
+        if not ready or self._function is None or _get_current_dispatch_mode() is not None:
             return super().outputs(adapted, inputs)
         self.passes += 1
         with adapted.reading():
