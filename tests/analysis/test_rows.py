@@ -87,6 +87,7 @@ def test_where_no_record_states_chance_the_worst_value_seen_stands_in(folder: Pa
         ({"cpu_s": 1.0, "total_s": 1.9}, False),  # most of it is reading files
         ({"cpu_s": 1.0, "device": "cuda:0"}, False),  # the process waits for its GPU
         ({"cpu_s": 1.0, "processes": 2}, False),  # for the others
+        ({"cpu_s": 1.0, "prefix": {"used": True}}, False),  # for the run that computes what they share
         ({}, False),  # a record of before, or of a stack, whose time is that of all its runs
     ],
 )

@@ -128,12 +128,13 @@ def _about(record: RunRecord, task: str) -> dict[str, Any]:
 def _kept_waiting(results: RunResults) -> list[str]:
     """The flag of a run whose seconds say more about what else went on than about its arm.
 
-    Processes wait for their GPU, those of a team for one another, and a run of a stack has no time of its own: they are not
-    asked. Nor is what took less than two seconds, most of which is waiting for files.
+    Processes wait for their GPU, those of a team for one another, those that share a frozen prefix for whoever computes it, and
+    a run of a stack has no time of its own: they are not asked. Nor is what took less than two seconds, most of which is waiting
+    for files.
     """
     time, wall_s = results.time, results.time.get("total_s", 0.0)
     alone_on_cpu = str(time.get("device", "")).startswith("cpu") and time.get("processes", 1) == 1
-    asked = results.steps > 0 and alone_on_cpu and "cpu_s" in time and wall_s >= BUSY_FROM_S
+    asked = results.steps > 0 and alone_on_cpu and not time.get("prefix") and "cpu_s" in time and wall_s >= BUSY_FROM_S
     return [BUSY_FLAG] if asked and time["cpu_s"] < BUSY_SHARE * wall_s else []
 
 
