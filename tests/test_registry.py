@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from peftlab import registry
 from peftlab.errors import OptionError, StudyError
+from peftlab.study.expand import cells
+from peftlab.study.load import validate_study
+from peftlab.study.plain_yaml import parse_yaml
 
 #: what BibTeX itself demands of an entry (bibtex.org/Format), year and author wherever we cite
 REQUIRED = {
@@ -151,3 +154,32 @@ def test_any_options_are_options_or_a_study_error(name: str, options: dict[str, 
         assert error.what
         return
     assert registry.create("adapter", made.spec()) == made
+
+
+METHODS = [
+    (kind, method, keys)
+    for kind in ("adapter", "allocator", "quantizer")
+    for cls in registry.components(kind).values()
+    for method, keys in cls.methods.items()
+]
+
+
+@pytest.mark.parametrize(("kind", "method", "keys"), METHODS)
+def test_a_method_of_the_field_is_told_as_it_is_written(kind: str, method: str, keys: str) -> None:
+    """And so written it can be made."""
+    for typed in (method, method.lower(), method.upper().replace("-", "_")):
+        with pytest.raises(OptionError) as caught:
+            registry.create(kind, typed)
+        assert keys in caught.value.remedy and "Did you mean" not in caught.value.remedy
+    around = "study: s\nbackbone: bundled:vit-nano\ntask: {kind: image-classification, data: digits}\nseeds: [0]\n"
+    arm = keys if "adapter:" in keys else f"adapter: lora, {keys}"
+    (cell,) = cells(validate_study(parse_yaml(f"{around}arms: {{mine: {{{arm}}}}}")))
+    made = {kind: registry.create(kind, spec) for kind in ("adapter", "allocator", "quantizer") if (spec := getattr(cell, kind))}
+    assert made.keys() >= {"adapter"} | {key for key in made if f"{key}:" in keys}
+
+
+def test_a_name_is_that_of_one_method() -> None:
+    assert {method for _, method, _ in METHODS} >= {"QLoRA", "QA-LoRA", "AdaLoRA", "DoRA", "rsLoRA", "PiSSA", "IA3"}
+    assert len({(kind, method.lower()) for kind, method, _ in METHODS}) == len(METHODS)
+    for kind, method, _ in METHODS:
+        assert method.lower() not in registry.components(kind), "a component's name is the component"

@@ -50,11 +50,14 @@ class Component:
     Class variables:
         name: the word used in study files; unique within its kind.
         citation: BibTeX entry of the source; empty for what has none.
+        methods: what the field calls this component with some of its options, or beside others: name -> keys of an arm. Who
+            writes such a name for a component is told them, and not the component whose name is spelt most like it.
         summary: taken from the first line of the docstring.
     """
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    methods: ClassVar[Mapping[str, str]] = {}
 
     def options(self) -> dict[str, Any]:
         """Options with their defaults filled in, JSON-ready (what goes into the run's hash)."""
@@ -103,12 +106,26 @@ def component(kind: str, name: str, *, where: str = "") -> type[Component]:
     """The class of one component.
 
     Raises:
-        OptionError: no such component; names the nearest one.
+        OptionError: no such component; says how the method of that name is written, or names the nearest component.
     """
     known = components(kind)
     if name not in known:
-        raise OptionError(f"unknown {kind} {name!r}", where=where or kind, remedy=nearest(name, known))
+        raise OptionError(f"unknown {kind} {name!r}", where=where or kind, remedy=_method(name, known) or nearest(name, known))
     return known[name]
+
+
+def _method(name: str, known: Mapping[str, type[Component]]) -> str:
+    """How a study writes what the field calls ``name``; capitals, hyphens and blanks do not matter."""
+    wanted = _letters(name)
+    for cls in known.values():
+        for method, keys in cls.methods.items():
+            if wanted == _letters(method):
+                return f"{method} is written {{{keys}}}"
+    return ""
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def create(kind: str, spec: str | Mapping[str, Any], *, key: str = "name", where: str = "") -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -15,6 +17,9 @@ from peftlab.adapters.contract import Adapted, Adapter
 from peftlab.backbones.resolve import source_of
 from peftlab.nn.surgery import SlicedLinear
 from peftlab.nn.triplets import TripletLinear
+from peftlab.planning.estimate import trace
+from peftlab.study.schema import Train
+from peftlab.training.passes import tensors_of
 from tests.contracts.conftest import Bench, Sample, perturb, samples, update
 from tests.contracts.tiny import CLASSES
 
@@ -71,13 +76,26 @@ def test_count_is_the_closed_formula(adapter: Adapter, adapted: Adapted, bench: 
     assert head == backbone.head_parameters
 
 
+class Sum:
+    """An objective of which a plan needs nothing but that it can be differentiated."""
+
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return batch
+
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor], smoothing: float) -> torch.Tensor:
+        return torch.stack([tensor.float().sum() for tensor in tensors_of(outputs)]).sum()
+
+
 def test_a_plan_sees_what_is_trained(adapter: Adapter, adapted: Adapted, bench: Bench) -> None:
-    """Planning has shapes and no weights: an initialiser that decomposes them must not be asked to."""
+    """Planning has shapes and no weights: nothing may be decomposed, and no number be asked for that only weights give."""
     head = "sequence-classification" if bench.kind == "gpt2" else "image-classification"
     meta = source_of(str(bench.folder)).load(str(bench.folder), outputs=CLASSES, head=head, device="meta")
     planned = adapter.attach(meta, seed=3)
     shapes = {name: tuple(p.shape) for name, p in adapted.trainable().items()}
     assert {name: tuple(p.shape) for name, p in planned.trainable().items()} == shapes
+    inputs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in bench.inputs().items()}
+    found = trace(lambda: planned, inputs, Sum(), Train(), torch.device("cpu"))
+    assert found.flops > 0
 
 
 def test_merged_equals_unmerged(adapter: Adapter, adapted: Adapted, bench: Bench) -> None:

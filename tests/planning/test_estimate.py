@@ -188,3 +188,15 @@ def test_slices_of_one_tensor_stay_slices_of_one() -> None:
     assert joined.shape == (5, 4)
     apart = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(4, 3, bias=False))
     assert adjacent([p for _, p in apart.named_parameters()]) is None
+
+
+def test_where_a_step_asks_for_a_number_it_is_taken_to_compute_something() -> None:
+    """PEFT's LoHa and LoKr leave a layer out now and then: ``torch.rand(1) > module_dropout``."""
+
+    class Sometimes(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            scale = float(torch.rand(1, device=input.device)) * int(torch.randint(5, (1,), device=input.device))
+            return super().forward(input) * scale if torch.rand(1, device=input.device) > 0.5 else input
+
+    found = traced(lambda: Sometimes(WIDTH, WIDTH))
+    assert found.flops == traced(lambda: nn.Linear(WIDTH, WIDTH)).flops > 0

@@ -39,6 +39,11 @@ class BottleneckAdapter(Inserting):
     """
 
     name: ClassVar[str] = "bottleneck"
+    methods: ClassVar[Mapping[str, str]] = {
+        "Houlsby": "adapter: bottleneck",
+        "Pfeiffer": "adapter: {name: bottleneck, placement: pfeiffer}",
+        "adapter": "adapter: bottleneck",
+    }
     mergeable: ClassVar[bool] = False
     citation: ClassVar[str] = """@inproceedings{houlsby2019adapters,
   title = {Parameter-Efficient Transfer Learning for {NLP}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from peftlab.adapters._plain import InPlace
@@ -16,6 +17,10 @@ class Full(InPlace):
     """Every parameter of the backbone trains: the reference that the others are measured against."""
 
     name: ClassVar[str] = "full"
+    methods: ClassVar[Mapping[str, str]] = {
+        "fine-tuning": "adapter: full",
+        "full-fine-tuning": "adapter: full",
+    }
 
     @property
     def unstackable(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from peftlab.adapters._plain import InPlace
@@ -14,6 +15,10 @@ class LinearProbe(InPlace):
     """Only the classification head trains, on frozen features: what the backbone knows already (Alain & Bengio 2016)."""
 
     name: ClassVar[str] = "linear-probe"
+    methods: ClassVar[Mapping[str, str]] = {
+        "probe": "adapter: linear-probe",
+        "head": "adapter: linear-probe",
+    }
     citation: ClassVar[str] = """@misc{alain2016probes,
   title = {Understanding intermediate layers using linear classifier probes},
   author = {Alain, Guillaume and Bengio, Yoshua}, year = {2016},

@@ -43,6 +43,13 @@ class Lora(PeftAdapter):
     """
 
     name: ClassVar[str] = "lora"
+    methods: ClassVar[Mapping[str, str]] = {
+        "QLoRA": "adapter: lora, quantizer: {name: bnb, bits: 4, double: true}",
+        "DoRA": "adapter: {name: lora, dora: true}",
+        "rsLoRA": "adapter: {name: lora, rslora: true}",
+        "PiSSA": "adapter: {name: lora, init: pissa}",
+        "OLoRA": "adapter: {name: lora, init: olora}",
+    }
     has_rank: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{hu2022lora,
   title = {{LoRA}: Low-Rank Adaptation of Large Language Models},

@@ -27,6 +27,15 @@ class PeftTuner(PeftAdapter):
     """
 
     name: ClassVar[str] = "peft"
+    methods: ClassVar[Mapping[str, str]] = {
+        "VeRA": "adapter: {name: peft, type: VERA}",
+        "IA3": "adapter: {name: peft, type: IA3}",
+        "OFT": "adapter: {name: peft, type: OFT}",
+        "LoHa": "adapter: {name: peft, type: LOHA}",
+        "LoKr": "adapter: {name: peft, type: LOKR}",
+        "HRA": "adapter: {name: peft, type: HRA}",
+        "FourierFT": "adapter: {name: peft, type: FOURIERFT}",
+    }
     citation: ClassVar[str] = """@misc{mangrulkar2022peft,
   title = {{PEFT}: State-of-the-art Parameter-Efficient Fine-Tuning methods},
   author = {Mangrulkar, Sourab and Gugger, Sylvain and Debut, Lysandre and Belkada, Younes and Paul, Sayak and Bossan, Benjamin},

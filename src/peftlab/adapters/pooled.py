@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -45,6 +45,9 @@ class PooledLora(OwnLayers):
     """
 
     name: ClassVar[str] = "pooled"
+    methods: ClassVar[Mapping[str, str]] = {
+        "QA-LoRA": "adapter: pooled, quantizer: {name: groupwise, type: int4, group_size: 32}",
+    }
     has_rank: ClassVar[bool] = True
     takes_slices: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{xu2024qalora,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,9 @@ class Svd(OwnLowRank):
     """
 
     name: ClassVar[str] = "svd"
+    methods: ClassVar[Mapping[str, str]] = {
+        "AdaLoRA": "adapter: {name: svd, rank: 8}, allocator: {name: adalora}",
+    }
     has_triplets: ClassVar[bool] = True
     citation: ClassVar[str] = """@inproceedings{zhang2023adalora,
   title = {Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning},

@@ -63,6 +63,11 @@ class VisualPrompt(Inserting):
     """
 
     name: ClassVar[str] = "vpt"
+    methods: ClassVar[Mapping[str, str]] = {
+        "prompt-tuning": "adapter: vpt",
+        "VPT-shallow": "adapter: {name: vpt, depth: shallow}",
+        "VPT-deep": "adapter: vpt",
+    }
     mergeable: ClassVar[bool] = False
     zero_at_start: ClassVar[bool] = False
     citation: ClassVar[str] = """@inproceedings{jia2022vpt,

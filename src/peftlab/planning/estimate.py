@@ -99,7 +99,7 @@ def trace(
     module = adapted.module
     if train.gradient_checkpointing:
         enable_checkpointing(adapted)
-    mode = FakeTensorMode()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # indices that an adapter holds beside its parameters and buffers
     fake_module(module, mode, device)
     module.train()
     precision = resolve_precision(train.precision, device)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -78,7 +78,10 @@ class _Follower(TorchDispatchMode):
         self._alive: dict[int, tuple[weakref.ref, _Storage]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        try:
+            out = func(*args, **(kwargs or {}))
+        except DataDependentOutputException:  # `if torch.rand(1) > dropout`: where nothing is computed no number is known
+            return _one(args[0].dtype)
         if func.namespace != "prim":
             self.clock += 1
             written = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
@@ -123,6 +126,11 @@ class _Follower(TorchDispatchMode):
 
     def alive_now(self) -> list[_Storage]:
         return [entry for _, entry in self._alive.values()]
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    """What a step is taken to find where it asks a tensor for a number: the branch in which something happens."""
+    return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
 
 def fake_module(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:

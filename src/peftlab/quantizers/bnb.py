@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
 
@@ -32,6 +32,12 @@ class BitsAndBytes(Quantizer):
     """
 
     name: ClassVar[str] = "bnb"
+    methods: ClassVar[Mapping[str, str]] = {
+        "NF4": "quantizer: {name: bnb, bits: 4}",
+        "FP4": "quantizer: {name: bnb, bits: 4, type: fp4}",
+        "LLM.int8": "quantizer: {name: bnb, bits: 8}",
+        "QLoRA": "quantizer: {name: bnb, bits: 4, double: true}",
+    }
     citation: ClassVar[str] = """@inproceedings{dettmers2023qlora,
   title = {{QLoRA}: Efficient Finetuning of Quantized {LLMs}},
   author = {Dettmers, Tim and Pagnoni, Artidoro and Holtzman, Ari and Zettlemoyer, Luke},

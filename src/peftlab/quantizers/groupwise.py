@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -36,6 +36,11 @@ class Groupwise(Quantizer):
     """
 
     name: ClassVar[str] = "groupwise"
+    methods: ClassVar[Mapping[str, str]] = {
+        "INT4": "quantizer: {name: groupwise, type: int4}",
+        "INT8": "quantizer: {name: groupwise, type: int8}",
+        "QA-LoRA": "adapter: pooled, quantizer: {name: groupwise, type: int4, group_size: 32}",
+    }
     citation: ClassVar[str] = """@inproceedings{xu2024qalora,
   title = {{QA-LoRA}: Quantization-Aware Low-Rank Adaptation of Large Language Models},
   author = {Xu, Yuhui and Xie, Lingxi and Gu, Xiaotao and Chen, Xin and Chang, Heng and Zhang, Hengheng and Chen, Zhengsu
