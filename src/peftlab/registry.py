@@ -34,6 +34,8 @@ PACKAGES: dict[str, str] = {
     "figure": "peftlab.report.figures",
 }
 
+#: kinds that an arm of a study names
+OF_ARMS = ("adapter", "allocator", "quantizer")
 
 #: ``citation`` of a component of our own design, which no paper has proposed in this form
 OWN = """@misc{peftlab,
@@ -110,14 +112,14 @@ def component(kind: str, name: str, *, where: str = "") -> type[Component]:
     """
     known = components(kind)
     if name not in known:
-        raise OptionError(f"unknown {kind} {name!r}", where=where or kind, remedy=_method(name, known) or nearest(name, known))
+        raise OptionError(f"unknown {kind} {name!r}", where=where or kind, remedy=_method(kind, name) or nearest(name, known))
     return known[name]
 
 
-def _method(name: str, known: Mapping[str, type[Component]]) -> str:
-    """How a study writes what the field calls ``name``; capitals, hyphens and blanks do not matter."""
+def _method(kind: str, name: str) -> str:
+    """How an arm says what the field calls ``name``; capitals, hyphens and blanks do not matter."""
     wanted = _letters(name)
-    for cls in known.values():
+    for cls in (cls for each in OF_ARMS if kind in OF_ARMS for cls in components(each).values()):
         for method, keys in cls.methods.items():
             if wanted == _letters(method):
                 return f"{method} is written {{{keys}}}"

@@ -36,7 +36,6 @@ class BitsAndBytes(Quantizer):
         "NF4": "quantizer: {name: bnb, bits: 4}",
         "FP4": "quantizer: {name: bnb, bits: 4, type: fp4}",
         "LLM.int8": "quantizer: {name: bnb, bits: 8}",
-        "QLoRA": "quantizer: {name: bnb, bits: 4, double: true}",
     }
     citation: ClassVar[str] = """@inproceedings{dettmers2023qlora,
   title = {{QLoRA}: Efficient Finetuning of Quantized {LLMs}},

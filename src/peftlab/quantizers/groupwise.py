@@ -39,7 +39,6 @@ class Groupwise(Quantizer):
     methods: ClassVar[Mapping[str, str]] = {
         "INT4": "quantizer: {name: groupwise, type: int4}",
         "INT8": "quantizer: {name: groupwise, type: int8}",
-        "QA-LoRA": "adapter: pooled, quantizer: {name: groupwise, type: int4, group_size: 32}",
     }
     citation: ClassVar[str] = """@inproceedings{xu2024qalora,
   title = {{QA-LoRA}: Quantization-Aware Low-Rank Adaptation of Large Language Models},
