@@ -215,7 +215,7 @@ def test_equals_a_loop_over_single_weights(name: str, make: Makes, steps: int) -
 @pytest.mark.parametrize(
     ("importance", "make"),
     [(metric, make) for make in (lora_parts, base_parts) for metric in SAMPLED if measurable(metric, make)],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # as text a function has its address, another one in each process
 )
 def test_state_lets_a_run_continue_bit_for_bit(importance: Importance, make: Makes) -> None:
     whole, parts = importance.meter(first := make()), make()
