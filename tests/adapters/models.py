@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,8 +22,13 @@ Step = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 @cache
+def _held(kind: str) -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix=f"peftlab-{kind}-")
+
+
+@cache
 def folder(kind: str) -> Path:
-    path = Path(mkdtemp(prefix=f"peftlab-{kind}-"))
+    path = Path(_held(kind).name)
     if kind != "deit":
         return tiny.make(kind, path)
     from transformers import DeiTConfig, DeiTForImageClassification

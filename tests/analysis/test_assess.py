@@ -184,7 +184,8 @@ def test_folds_widen_the_intervals(tmp_path: Path) -> None:
     ("study", "options", "words"),
     [
         (changed(seeds=[0]), {}, "one seed only"),
-        (changed(arms={"full": {"adapter": "full"}}), {}, "one arm only"),
+        (changed(arms={"full": {"adapter": "full"}}), {}, "There is one arm only"),
+        (changed(), {"skip": tuple((label, s) for label in LEVELS if label != "full" for s in range(5))}, "one has finished"),
         (changed(analysis={"metric": "accuracy"}), {}, "No baseline is declared"),
         (changed(analysis={"metric": "accuracy", "baseline": "fulll"}), {}, "'fulll' has no outcome"),
         (changed(analysis={"metric": "top9"}), {}, "No record has the declared metric 'top9'"),

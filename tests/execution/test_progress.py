@@ -24,7 +24,7 @@ from peftlab.execution.progress import (
     RichListener,
     listener_for,
 )
-from peftlab.execution.protocol import Evaluated, Finished, Started, Step
+from peftlab.execution.protocol import Evaluated, Finished, Noted, Started, Step
 from peftlab.execution.silence import Silence
 from peftlab.records.record import RunConfig
 from tests.execution.targets import configuration
@@ -131,6 +131,22 @@ def test_a_wait_for_memory_and_a_silence_that_ends_a_run_are_told(kind: Any) -> 
     else:
         assert "arm seed 7: waits for memory: predicted to need 1,234 MB of its own, room is for 800 MB" in shown
         assert "arm seed 8: nothing heard for 1800 s, after step 5; it is ended" in shown
+
+
+@pytest.mark.parametrize("kind", [PlainListener, JsonListener, RichListener])
+def test_a_note_is_told_once_a_person_and_of_every_run_to_a_script(kind: Any) -> None:
+    stream = io.StringIO()
+    listener = kind(Console(file=stream, force_terminal=True, width=160, color_system=None) if kind is RichListener else stream)
+    for seed in (0, 1):
+        listener.message(configuration(seed), Noted("tracker [x]: no"))
+    listener.message(configuration(2), Noted("tracker y: no"))
+    shown = stream.getvalue()
+    if kind is JsonListener:
+        lines = [json.loads(line) for line in shown.splitlines()]
+        assert [(line["event"], line["seed"]) for line in lines] == [("noted", 0), ("noted", 1), ("noted", 2)]
+        assert lines[0]["what"] == "tracker [x]: no"
+    else:
+        assert shown.splitlines() == ["arm seed 0: tracker [x]: no", "arm seed 2: tracker y: no"]
 
 
 def test_bars_on_a_terminal() -> None:

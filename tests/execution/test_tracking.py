@@ -11,11 +11,12 @@ import pytest
 
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener
-from peftlab.execution.protocol import WorkerOptions
+from peftlab.execution.protocol import Noted, WorkerOptions
 from peftlab.records.record import RunConfig
 from peftlab.records.store import verify
 from peftlab.registry import components
 from tests.contracts.tiny import make
+from tests.execution.test_local import Recorder
 from tests.execution.test_worker import Killer, config, folder, same_record
 from tests.faults import inject
 from tests.trackers.records import STEPS, begun, record, results, store, track, train
@@ -77,10 +78,12 @@ def test_trackers_that_cannot_write_cost_a_run_two_notes(tmp_path: Path, backbon
     execute(plain, [wanted], jobs=1, options=WorkerOptions(cache=tmp_path / "cache"), listener=NullListener())
     (broken.path / "trackers").write_text("not a folder")
     options = WorkerOptions(cache=tmp_path / "cache", trackers=("tensorboard", "unknown"))
-    ended = execute(broken, [wanted], jobs=1, options=options, listener=NullListener())
+    listener = Recorder()
+    ended = execute(broken, [wanted], jobs=1, options=options, listener=listener)
     assert ended.exit_code == 0
     same_record(plain.run(wanted), broken.run(wanted))
     first, second = sorted(run_notes(broken.path, wanted))
+    assert sorted(message.what for _, message in listener.messages if isinstance(message, Noted)) == [first, second]
     assert first.startswith("tracker tensorboard: ") and second.startswith("tracker unknown: ")
 
 

@@ -105,8 +105,13 @@ def test_the_score_of_a_trial_is_its_mean_and_the_worst_there_is_where_a_seed_ga
     [
         (Range(low=1e-4, high=1e-1, log=True), 1e-1 / 10**0.14, True),  # 5 % of three decades: 0.15
         (Range(low=1e-4, high=1e-1, log=True), 1e-1 / 10**0.16, False),
-        (Range(low=0.0, high=1.0), 0.04, True),
-        (Range(low=0.0, high=1.0), 0.06, False),
+        (Range(low=1.0, high=2.0), 1.04, True),
+        (Range(low=1.0, high=2.0), 1.06, False),
+        (Range(low=0.0, high=1.0), 0.0, False),  # nothing lies below
+        (Range(low=0.0, high=1.0), 0.96, True),
+        ([0.0, 0.01, 0.1], 0.0, False),
+        ([0.0, 0.01, 0.1], 0.1, True),
+        ([0.0, 0.01, 0.1], 0.01, False),
         (Range(low=2, high=32), 2, True),
         ([1e-2, 1e-4, 1e-3], 1e-3, False),  # in no order
         ([1e-2, 1e-4, 1e-3], 1e-2, True),

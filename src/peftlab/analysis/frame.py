@@ -183,7 +183,8 @@ def _frame_warnings(study: Study, frame: pd.DataFrame, split: str) -> list[str]:
     if extra := sorted(set(frame["label"]) - declared):
         found.append("Not in the study file, but in its folder, and analysed with the rest: " + ", ".join(extra) + ".")
     if frame["label"].nunique() == 1:
-        found.append("There is one arm only: nothing can be compared.")
+        there = f"Of {len(declared)} arms one has finished runs yet" if len(declared) > 1 else "There is one arm only"
+        found.append(f"{there}: nothing can be compared.")
     if frame["seed"].nunique() * frame["fold"].nunique() == 1:
         found.append("There is one seed only: no interval and no test is possible, and differences may be chance.")
     return found

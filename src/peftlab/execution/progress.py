@@ -26,7 +26,7 @@ from rich.text import Text
 
 from peftlab.execution.memory_guard import Shortage
 from peftlab.execution.outcome import Ending, Outcome
-from peftlab.execution.protocol import Evaluated, Message, Moved, Started, Step
+from peftlab.execution.protocol import Evaluated, Message, Moved, Noted, Started, Step
 from peftlab.execution.run_names import bar_name, run_name
 from peftlab.execution.silence import Silence
 from peftlab.records.journal import plain
@@ -110,6 +110,7 @@ class PlainListener(NullListener):
         self.stream = stream if stream is not None else sys.stdout
         self.what = what
         self.done, self.total = 0, 0
+        self.noted: set[str] = set()
 
     def begin(self, total: int, jobs: int) -> None:
         self.done, self.total = 0, total
@@ -122,6 +123,8 @@ class PlainListener(NullListener):
             self._line(f"{run_name(config)}: step {message.step} {message.split} {_metrics(message)}")
         elif isinstance(message, Moved):
             self._line(f"{run_name(config)}: {_moved(message)}")
+        elif isinstance(message, Noted) and _is_new(message.what, self.noted):
+            self._line(f"{run_name(config)}: {message.what}")
 
     def silent(self, silence: Silence) -> None:
         self._line(f"{run_name(silence.config)}: {silence.sentence()}")
@@ -206,6 +209,7 @@ class RichListener(NullListener):
         self.what = what or "study"
         self.study: TaskID | None = None
         self.bars: dict[str, TaskID] = {}
+        self.noted: set[str] = set()
 
     def begin(self, total: int, jobs: int) -> None:
         self.study = self.progress.add_task(f"[bold]{escape(self.what)}[/bold]", total=total, note="")
@@ -222,6 +226,8 @@ class RichListener(NullListener):
             self._bar(config, note=escape(_metrics(message, most=1)))  # all of them would leave no room for whose they are
         elif isinstance(message, Moved):
             self._warn(f"{run_name(config)}: {_moved(message)}")
+        elif isinstance(message, Noted) and _is_new(message.what, self.noted):
+            self._warn(f"{run_name(config)}: {message.what}")
 
     def silent(self, silence: Silence) -> None:
         self._warn(f"{run_name(silence.config)}: {silence.sentence()}")
@@ -287,6 +293,13 @@ def _sentence(ending: Ending) -> str:
         remedy = f" -> {ending.error['remedy']}" if ending.error.get("remedy") else ""
         text += f": {ending.error.get('type', '')}: {ending.error.get('what', '')}{remedy}"
     return text + (f" ({ending.detail})" if ending.detail and ending.how != "reused" else "")
+
+
+def _is_new(note: str, told: set[str]) -> bool:
+    """Whether nobody said it yet: what keeps one run's curves from a server keeps those of all."""
+    new = note not in told
+    told.add(note)
+    return new
 
 
 def _moved(message: Moved) -> str:

@@ -107,7 +107,14 @@ class Moved:
     why: str
 
 
-Message = Moved | Reused | Started | Step | Evaluated | Finished | Failed | Leased
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a person would rather know now than read in the record later; the run goes on."""
+
+    what: str
+
+
+Message = Moved | Noted | Reused | Started | Step | Evaluated | Finished | Failed | Leased
 
 
 class Channel:

@@ -24,7 +24,7 @@ from peftlab.execution.follower import build, follow, set_determinism
 from peftlab.execution.forward import Forward
 from peftlab.execution.frozen_prefix import FrozenPrefix
 from peftlab.execution.fused_record import FusedRecord
-from peftlab.execution.protocol import Channel, Finished, WorkerOptions
+from peftlab.execution.protocol import Channel, Finished, Noted, WorkerOptions
 from peftlab.execution.stop import StopFlag
 from peftlab.execution.tracking import Tracking
 from peftlab.execution.watching import watching
@@ -33,6 +33,7 @@ from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import PreparedTask
+from peftlab.trackers.contract import Status
 from peftlab.training.assemble import Ingredients
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Fitted, Trainer
@@ -115,10 +116,18 @@ class Run:
                 remedy = "lower train.batch_size, set train.gradient_checkpointing, or train.on_out_of_memory: accumulate"
                 raise OutOfMemory(str(error).split("\n")[0], where=self.config.label, remedy=remedy) from error
             raise
-        results = results.model_copy(update={"notes": [*results.notes, *self.tracking.end(results.status, results)]})
+        results = results.model_copy(update={"notes": [*results.notes, *self._untracked(results.status, results)]})
         self.folder.finish(results)
         self.checkpoints.clear()
         self.channel.send(Finished(results.status))
+
+    def _untracked(self, status: Status, results: RunResults | None = None) -> list[str]:
+        """Ends the trackers; notes on those that did not do their part, told at once as well: whoever waits for curves on a
+        server does not look for the reason in the record."""
+        notes = self.tracking.end(status, results)
+        for note in notes:
+            self.channel.send(Noted(note))
+        return notes
 
     def _results(self) -> RunResults:
         """All that the run is, but for its last word."""
@@ -202,7 +211,7 @@ class Run:
             finally:
                 self.crew.close()
             self.prefix.release()
-            self.notes += self.tracking.end("failed")
+            self.notes += self._untracked("failed")
             self.attempt, flag = following
             self.flags.append(flag)
             gc.collect()  # the tensors of the failed attempt

@@ -162,12 +162,13 @@ def _text(values: Values) -> str:
 
 
 def _at_edge(space: list[Any] | Range, value: Any) -> bool:
-    """Of a list of numbers: its smallest or largest. Words have no edge."""
+    """Of a list of numbers: its smallest or largest. Words have no edge, and zero is none: no option goes below it."""
     if not isinstance(space, Range):
         numbers = [v for v in space if isinstance(v, int | float) and not isinstance(v, bool)]
-        return len(numbers) == len(space) > 1 and value in (min(numbers), max(numbers))
+        return len(numbers) == len(space) > 1 and value in (min(numbers) or None, max(numbers))
     low, high, at = (math.log(v) if space.log else v for v in (space.low, space.high, value))
-    return min(at - low, high - at) <= EDGE * (high - low)
+    below = at - low if space.low else math.inf
+    return min(below, high - at) <= EDGE * (high - low)
 
 
 def save(
