@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+
 import pytest
 
 from peftlab.training.strand import Ended, Strand
@@ -42,3 +46,22 @@ def test_errors_go_in_and_come_out() -> None:
     with pytest.raises(KeyError, match="mine"):
         strand.resume(ValueError("theirs"))
     assert caught == ["theirs"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for single threads")
+def test_a_signal_is_handled_while_a_strand_waits_for_its_handler() -> None:
+    """Python's handlers run in the main thread, which waits for the strand."""
+    come: list[int] = []
+
+    def work(_strand: Strand) -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        end = time.monotonic() + 60
+        while not come and time.monotonic() < end:
+            time.sleep(0.01)
+        assert come
+
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: come.append(number))
+    try:
+        assert isinstance(Strand(work).resume(), Ended)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -23,7 +23,8 @@ PRELOAD = ("peftlab.execution.preload",)
 
 @contextmanager
 def signals(come: deque[int], wake: int) -> Iterator[None]:
-    """SIGINT and SIGTERM are put down in ``come`` and wake the waiting loop. Only the main thread may ask for that."""
+    """SIGINT and SIGTERM are put down in ``come`` and wake the loop that waits for the other end of the pipe ``wake``, which does
+    not block. Only the main thread may ask for that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -35,13 +36,15 @@ def signals(come: deque[int], wake: int) -> Iterator[None]:
         if seen > 2:  # the loop does not come round: give up here
             raise KeyboardInterrupt
         come.append(number)
-        with suppress(BlockingIOError):
-            os.write(wake, b"!")
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Written by the system's own handler: Python's runs in the main thread alone, and not before that has been woken. A signal
+    # that another thread took, or that came just before the loop began to wait, would else be seen at its next message.
+    woken = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         yield
     finally:
+        signal.set_wakeup_fd(woken)
         for number, old in before.items():
             signal.signal(number, old)
 

@@ -10,6 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+#: seconds after which a handler has run at the latest of a signal that came just before the wait, or to a strand's thread:
+#: Python runs handlers in the main thread alone, and the system does not wake that one for them
+WOKEN_EVERY_S = 0.5
+
 
 class Ended:
     """What a strand says last."""
@@ -53,7 +57,8 @@ class Strand:
         self._answer = answer
         del answer
         self._answered.release()
-        self._asked.acquire()
+        while not self._asked.acquire(timeout=WOKEN_EVERY_S):  # a strand may wait for what a signal's handler says
+            pass
         request, self._request = self._request, None
         if isinstance(request, Ended) and self._error is not None:
             raise self._error
