@@ -48,7 +48,11 @@ def test_what_is_raised_by_rule_is_raised_here_and_ends_nothing() -> None:
         assert helper.result() == 4.0 and helper._process is process is not None
 
 
-def test_what_a_job_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_job_prints_is_no_answer(
+    unbuffered: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with helping(True) as helper:
         process = helper._process
         helper.start(print, "done")

@@ -112,6 +112,7 @@ def serve() -> None:
                 found = function(*arguments)
             except PeftlabError as error:
                 found = error
+            sys.stdout.flush()  # this process is killed in the end, and what it holds back goes with it
             job.with_suffix(".out").write_bytes(pickle.dumps(found, protocol=5))
             answers.write("done\n")
             answers.flush()
