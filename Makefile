@@ -92,6 +92,8 @@ BY_FILE = --dist loadfile
 # no test needs a hub, and a test that asks one must fail the same way everywhere
 test test-slow test-gpu: export HF_HUB_OFFLINE = 1
 test test-slow test-gpu: export HF_DATASETS_OFFLINE = 1
+# the workers are the parallelism: with the threads of numeric libraries beside them each test would wait for the others'
+test test-slow: export OMP_NUM_THREADS = 1
 
 test: setup-dev  ## the fast tests; SEED=7 in the seventh random order
 	$(BIN)/python -m pytest -n $(TEST_JOBS) $(BY_FILE) -m "not slow and not gpu" $(ORDER)
