@@ -53,6 +53,15 @@ def test_half_written_records_are_problems_not_crashes(folder: Path) -> None:
     assert len(frame.primary().query("label == 'full'")) == 2
 
 
+def test_what_is_wrong_with_the_data_is_a_warning_said_once(folder: Path) -> None:
+    said = "3 of 360 test images are also in train, pixel by pixel: accuracy is flattered"
+    for path in (folder / "runs").glob("*/*/results.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "data_warnings": [said], "notes": ["read from a cache"]}))
+    frame = load_frame(folder)
+    assert [warning for warning in frame.warnings if "flattered" in warning] == [f"Data: {said}."]
+    assert frame.notes == ("read from a cache",)
+
+
 def test_a_record_of_a_newer_schema_is_refused_and_says_what_to_do(folder: Path) -> None:
     path = one_run(folder) / "results.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2, "new_field": 1}))

@@ -120,6 +120,17 @@ def test_a_run_leaves_a_complete_record(tmp_path: Path, backbone: str) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_wrong_with_its_data_is_in_the_record(tmp_path: Path, backbone: str) -> None:
+    results = folder(tmp_path)
+    wanted = config(backbone, epochs=1).model_copy(update={"task": {**TASK, "test_size": 5}})
+    execute(results, [wanted], jobs=1, options=WorkerOptions(cache=tmp_path / "cache"), listener=NullListener())
+    record = results.run(wanted).results()
+    assert record is not None
+    (said,) = record.data_warnings
+    assert "no test example" in said and said not in record.notes
+
+
+@pytest.mark.slow
 def test_a_tuning_run_never_sees_test_data(tmp_path: Path, backbone: str) -> None:
     results = folder(tmp_path)
     wanted = config(backbone, epochs=1).model_copy(update={"purpose": "tuning", "evaluate_test": False})

@@ -50,9 +50,11 @@ def test_without_results_it_says_so(record: tuple[RunConfig, RunResults]) -> Non
 
 
 def test_divergence_and_flags_are_said(record: tuple[RunConfig, RunResults]) -> None:
-    broken = record[1].model_copy(update={"status": "diverged", "flags": ["fell back to the CPU"], "metrics": {}})
+    said = {"flags": ["fell back to the CPU"], "data_warnings": ["3 of 9 test images are also in train"], "notes": ["rested"]}
+    broken = record[1].model_copy(update={"status": "diverged", "metrics": {}, **said})
     card = model_card(record[0], broken)
-    assert "diverged" in card and "fell back to the CPU" in card
+    assert "diverged" in card
+    assert "* fell back to the CPU\n* 3 of 9 test images are also in train\n* rested\n" in card
 
 
 def test_names_cannot_break_out(record: tuple[RunConfig, RunResults]) -> None:

@@ -122,6 +122,7 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
             *_shared_costs(records),
             *_frame_warnings(study, frame, split),
             *_confounds(study, records, names),
+            *_of_data(records, names),
         ),
         notes=tuple(dict.fromkeys(note for r in records if r.results for note in r.results.notes)),
         split=split,
@@ -156,6 +157,14 @@ def _confounds(study: Study, records: Sequence[RunRecord], names: Mapping[str, s
     elsewhere = ", ".join(dict.fromkeys(record.config.label for record in records if record.config.adapter.get("source")))
     told = f"Trained elsewhere: {elsewhere}. On which data, how long and how tuned is not known here, and may be what differs."
     return [*unlike(arms, study.analysis.baseline), *([told] if elsewhere else [])]
+
+
+def _of_data(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
+    """What is wrong with the data themselves, e.g. test examples that are copies of training examples."""
+    done = [(names[canonical(record.config.task)], record.results.data_warnings) for record in records if record.results]
+    several = len({name for name, _ in done}) > 1
+    found = dict.fromkeys((name, said) for name, warnings in done for said in warnings)
+    return [f"Data{f' of {name}' if several else ''}: {said}." for name, said in found]
 
 
 def _shared_costs(records: Sequence[RunRecord]) -> list[str]:

@@ -183,9 +183,9 @@ class Run:
                 *self.compiled.notes,
                 *fitted.notes,
                 *adapted.backbone.roles.notes,
-                *task.info.warnings,
                 *task.info.notes,
             ],
+            data_warnings=list(task.info.warnings),
             resumed=fitted.resumed,
         )
 

@@ -104,6 +104,7 @@ class RunResults(Record):
     splits: dict[str, int] = {}  #: split -> number of examples
     quantizer: dict[str, Any] | None = None  #: the one that the run ended with, where a fallback put another in its place
     flags: list[str] = []  #: fallbacks and other things every table must show
+    data_warnings: list[str] = []  #: of the data that the run was trained and tested on, e.g. test examples that are copies
     notes: list[str] = []
     resumed: int = 0  #: how many times the run was continued
 

@@ -32,8 +32,9 @@ def model_card(config: RunConfig, results: RunResults | None, *, as_run: bool = 
         "## Results", "", *_results(results), "",
         "## Training", "", *_list(_training(config, results)), "",
     ]  # fmt: skip
-    if results is not None and (results.flags or results.notes):
-        parts += ["## To be known", "", *[f"* {_text(note)}" for note in (*results.flags, *results.notes)], ""]
+    known = (*results.flags, *results.data_warnings, *results.notes) if results is not None else ()
+    if known:
+        parts += ["## To be known", "", *[f"* {_text(note)}" for note in known], ""]
     parts += [
         "## Limits", "",
         "One run, one seed: the numbers above are of this run alone. How the method compares with others, over several seeds "

@@ -30,7 +30,7 @@ _KNOWN = frozenset("config results error environment memory parameters MANIFEST"
 #: of the environment: what changes with every run, and what tells a machine or a person apart
 _PRIVATE = frozenset("host command time started pid boot_id packages packages_sha256".split())
 _OF_THE_RUN = frozenset("seed fold label slug study arm factors run_id schema_version purpose evaluate_test".split())
-_LEFT_OUT = frozenset("metrics higher_is_better run_id schema_version status flags notes".split())
+_LEFT_OUT = frozenset("metrics higher_is_better run_id schema_version status flags notes data_warnings".split())
 Unit = tuple[str, str, str, int, int]
 
 
@@ -149,7 +149,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
         "large": large,
         "modules": at_end["ranks"] if isinstance(at_end.get("ranks"), Mapping) else None,
         "flags": results.flags if results else None,
-        "notes": results.notes if results else None,
+        "notes": [*results.data_warnings, *results.notes] if results else None,
         "error": _error(record),
     }  # fmt: skip
 
