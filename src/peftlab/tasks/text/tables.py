@@ -104,7 +104,12 @@ def read_table(path: Path, split: str) -> RowPart:
             f"a {path.suffix or 'file without a suffix'} is no table", where=str(path), remedy="use " + ", ".join(SUFFIXES)
         )
     columns, lines = read[suffix](path)
-    return RowPart(split=split, columns=columns, where=lambda i: f"{path.name} {lines[i]}" if i < len(lines) else path.name)
+    return RowPart(
+        split=split,
+        columns=columns,
+        where=lambda i: f"{path.name} {lines[i]}" if i < len(lines) else path.name,
+        header=f"{path} line 1" if suffix in (".tsv", ".csv") else str(path),
+    )
 
 
 def read_text(path: Path) -> str:
