@@ -192,6 +192,22 @@ def test_list_json_names_options_with_defaults(tmp_path: Path) -> None:
     assert "rank" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        ("run s.yaml --seeds 7", "it is a key of the study: --set 'seeds=[7]'; see peftlab run --help"),
+        ("check s.yaml --lr=1e-3", "it is a key of the study: --set train.learning_rate=1e-3; see peftlab check --help"),
+        ("run s.yaml -lr 3", "see peftlab run --help"),
+        ("run s.yaml --workers 2", "see peftlab run --help"),
+        ("status results --seeds 7", "see peftlab status --help"),  # which overrides no key
+    ],
+)
+def test_an_option_that_is_a_key_of_the_study_is_told_to_be_set(typed: str, remedy: str) -> None:
+    with pytest.raises(StudyError, match="no such option: -") as caught:
+        cli.app(args=typed.split(), prog_name="peftlab", standalone_mode=False)
+    assert caught.value.remedy == remedy
+
+
 def test_an_override_that_a_shell_took_apart_is_told_to_be_quoted() -> None:
     """``--set trackers=[{name:mlflow,timeout_s:5}]`` reaches us as two words."""
     typed = ["run", "study.yaml", "--set", "trackers=[name:mlflow]", "trackers=[timeout_s:5]"]

@@ -24,7 +24,9 @@ code meaning
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -166,6 +168,25 @@ def close(word: str, known: Iterable[str]) -> str:
         initials = {"".join(part[0] for part in name.split()): name for name in plain if name}
         found = [initials[wanted]] if len(wanted) > 1 and wanted in initials else _held_in(wanted, plain)
     return f"Did you mean {plain[found[0]]!r}?" if found else ""
+
+
+def absent(path: Path, otherwise: str, *, also: Iterable[str] = ()) -> str:
+    """The remedy for a path that leads nowhere: its first part that is not there, and what is nearly called so.
+
+    Args:
+        otherwise: what to do where nothing is.
+        also: words that could have been meant, too.
+    """
+    while not path.parent.is_dir() and path.parent != path:
+        path = path.parent
+    return f"{path.name!r} is not in {path.parent.resolve()}; {close(path.name, [*beside(path), *also]) or otherwise}"
+
+
+def beside(path: Path, most: int = 2000) -> list[str]:
+    """Names in the folder of a path; none where that cannot be read."""
+    with contextlib.suppress(OSError):
+        return [other.name for other in itertools.islice(path.parent.iterdir(), most)]
+    return []
 
 
 def _held_in(wanted: str, known: Iterable[str]) -> list[str]:

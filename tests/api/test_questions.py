@@ -129,7 +129,8 @@ def test_questions_come_in_tables_too_and_what_is_none_is_refused(runs: Trained,
     assert [entry["where"] for entry in first] == ["q.tsv line 2", "q.tsv line 3"]
     (tmp_path / "u.csv").write_text("question,text\nwhy,because\n")
     (tmp_path / "e.csv").write_text("question,context\nwhy,\n")
-    for given, what in (("u.csv", "no column 'context'"), ("e.csv", "is empty"), ("gone.csv", "is no table")):
+    wrong = {"u.csv": "no column 'context'", "e.csv": "is empty", "gone.csv": "no such file", ".": "a folder is no input"}
+    for given, what in wrong.items():
         with pytest.raises(DataError, match=what):
             api.predict(tmp_path / "out", [tmp_path / given])
 

@@ -107,15 +107,12 @@ def test_files_of_texts_are_labelled(runs: Trained, tmp_path: Path) -> None:
     answer = api.predict(tmp_path / "out", [str(tmp_path / "gaps.txt")])
     assert [entry["text"] for entry in answer["predictions"]] == ["gaps.txt line 1", "gaps.txt line 3"]
     assert answer["cut"] == ["gaps.txt line 3"]  # the model has 48 positions
-    with pytest.raises(DataError, match="no such file"):
-        api.predict(tmp_path / "out", ["gone.txt"])
     (tmp_path / "u.csv").write_text("review\nfine\n")
     with pytest.raises(DataError, match="no column 'sentence'"):
         api.predict(tmp_path / "out", [str(tmp_path / "u.csv")])
     (tmp_path / "n.json").write_text('[{"sentence": "fine"}, {"sentence": null}]')
     with pytest.raises(DataError, match=r"n.json row 2.*null in place of a text"):
         api.predict(tmp_path / "out", [str(tmp_path / "n.json")])
-    (tmp_path / "t.docx").write_bytes(b"PK")
-    for path in (tmp_path, tmp_path / "t.docx"):
-        with pytest.raises(DataError, match="is no file of texts"):
-            api.predict(tmp_path / "out", [str(path)])
+    for given, what in ((str(tmp_path), "a folder is no input"), (" ", "an empty text"), ("gone.txt", "no such file")):
+        with pytest.raises(DataError, match=what):
+            api.predict(tmp_path / "out", [given])

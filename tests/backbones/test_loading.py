@@ -246,7 +246,7 @@ def test_architecture_names(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="Did you mean 'vit_tiny_patch16_224'"):
         TimmBackbone.load(str(tmp_path), outputs=2)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vitt"}))
-    with pytest.raises(BackboneError, match="cannot be loaded"):
+    with pytest.raises(BackboneError, match=r"cannot be loaded.*\n  -> check config\.json and the weights"):  # it is there
         TransformersBackbone.load(str(tmp_path), outputs=2, device="meta")
     with pytest.raises(BackboneError, match="timm models cannot do causal-lm"):
         TimmBackbone.load("timm/vit_tiny_patch16_224", outputs=2, head="causal-lm", device="meta")
@@ -378,10 +378,14 @@ def test_a_name_that_is_nearly_a_folder_or_a_model_of_timm(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vit-tiny").mkdir()
     (tmp_path / "vit-tiny" / "config.json").write_text("{}")
-    for name, hint in (("vit-tini", "a folder 'vit-tiny'"), ("vit_tiny_patch16_224", "'timm/vit_tiny_patch16_224'")):
+    for name, what, hint in (
+        ("vit-tini", "there is no such folder, but a folder 'vit-tiny'", "Did you mean 'vit-tiny'? "),
+        ("vit_tiny_patch16_224", "is a model of timm", "Write 'timm/vit_tiny_patch16_224'. "),
+    ):
         with pytest.raises(BackboneError) as caught:
             source_of(name).fingerprint(name)
-        assert hint in caught.value.remedy
+        assert caught.value.what == what and caught.value.remedy.startswith(hint)
+        assert "As a model of the hub it cannot be loaded: " in caught.value.remedy
     with pytest.raises(BackboneError) as caught:
         source_of("nobody/nothing").fingerprint("nobody/nothing")
     assert caught.value.remedy.startswith("check the name")

@@ -50,6 +50,8 @@ VERBS = [
     line("run without a study", "run"),
     line("run with two studies", "run good.yaml good.yaml"),
     line("no such option", "run good.yaml --jbos 2"),
+    line("a key of the study as an option", "run good.yaml --seeds 7"),
+    line("a key of the study as an option, with =", "plan good.yaml --learning-rate=1e-3"),
     line("no such study", "run goood.yaml"),
     line("no such folder of studies", "plan studies/good.yaml"),
     line("a folder in place of a study", "plan world"),

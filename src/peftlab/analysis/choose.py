@@ -74,19 +74,20 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
     groups = {label: [a for a in findings.arms if a.label == label] for label in dict.fromkeys(a.label for a in findings.arms)}
     rejected: list[NotChosen] = []
     qualified: list[tuple[float, str]] = []
+    unproven = {label: "" if group[0].baseline else _unproven(label, findings, alpha) for label, group in groups.items()}
     for label, group in groups.items():
-        why = _too_large(group, memory_mb) or ("" if group[0].baseline else _unproven(label, findings, alpha))
-        if why:
+        if why := _too_large(group, memory_mb) or unproven[label]:
             rejected.append(NotChosen(label=label, why=why))
         else:
-            qualified.append((max((a.trainable if a.trainable is not None else math.inf) for a in group), label))
+            qualified.append((_size(group), label))
     qualified.sort()
     words = show_margin(used, plan.metric)
     lost = incidents(frame, plan)  # of a study in progress the answer may change
     common = {"memory_mb": memory_mb, "margin": words, "notes": [*lost, *findings.warnings, *findings.notes]}
     if not qualified or plan.baseline is None:
         reason = "no baseline is declared" if plan.baseline is None else "no arm is shown to be non-inferior within the limits"
-        return Choice(label=None, sentence=f"Nothing can be recommended: {reason}.", not_chosen=rejected, **common)
+        enough = "" if plan.baseline is None else _enough([group for label, group in groups.items() if not unproven[label]])
+        return Choice(label=None, sentence=f"Nothing can be recommended: {reason}.{enough}", not_chosen=rejected, **common)
     label = qualified[0][1]
     chosen = groups[label]
     rejected += [NotChosen(label=other, why=f"also qualifies, but {label} trains fewer parameters") for _, other in qualified[1:]]
@@ -110,6 +111,21 @@ def _sentence(label: str, group: list[ArmSummary], baseline: str, margin: str, a
         f"Take {label}: {count} trainable parameters, shown to be within {margin} of {baseline} (adjusted "
         f"{adjusted}, at least {min(a.n for a in group)} seeds)."
     )
+
+
+def _size(group: list[ArmSummary]) -> float:
+    """Trainable parameters; infinite where they are not known."""
+    return max((a.trainable if a.trainable is not None else math.inf) for a in group)
+
+
+def _enough(groups: list[list[ArmSummary]]) -> str:
+    """The least memory that one of the arms fits into, in words; nothing where no peak is known."""
+    found = [(*_memory(group), group) for group in groups]
+    fitting = [(math.ceil(peak), _size(group), group[0].label, guess) for peak, guess, group in found if peak is not None]
+    if not fitting:
+        return ""
+    peak, _, label, predicted = min(fitting)
+    return f" {peak:,} MB of memory{' (predicted)' if predicted else ''} would admit {label}."
 
 
 def _memory(group: list[ArmSummary]) -> tuple[float | None, bool]:

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from peftlab.api._model_folder import Exported, load_forward
+from peftlab.api._named_files import file_of
+from peftlab.api._predict_texts import columns_named
 from peftlab.api.answers import Answer, lines, table
-from peftlab.errors import DataError, nearest
+from peftlab.errors import DataError
 from peftlab.registry import create
 from peftlab.tasks._answer_meter import NO_ANSWER
 from peftlab.tasks._answers import decode, gather, ranked
@@ -77,16 +79,16 @@ def predict_answers(folder: Path, exported: Exported, inputs: Sequence[str]) -> 
 
 def _questions(given: str, columns: Sequence[str]) -> list[tuple[str, str, str]]:
     """(place, question, paragraph) of one input."""
-    path = Path(given)
-    if path.suffix not in SUFFIXES or not path.is_file():
-        pair = " and ".join(map(repr, columns))
-        raise DataError("is no table", where=given[:80], remedy=f"give a table with the columns {pair}, or a file of SQuAD's")
+    read = f"give tables ({', '.join(SUFFIXES)}) with {columns_named(columns)}, or files of SQuAD's"
+    path = file_of(given, SUFFIXES, read)
+    if path is None:
+        raise DataError("is no table", where=given[:80], remedy=read)
     nested = SquadJson.accepts(given)
     part = read_nested(path, "train", answered=False) if nested else read_table(path, "train")
     names = ("question", "context") if nested else columns
     for name in names:
         if name not in part.columns:
-            raise DataError(f"no column {name!r}", where=given, remedy=nearest(name, list(part.columns)))
+            raise part.lacks(name)
     rows = [(part.where(i), *texts) for i, texts in enumerate(zip(*(part.columns[name] for name in names), strict=True))]
     for where, question, context in rows:
         if not isinstance(question, str) or not isinstance(context, str) or not context.strip():

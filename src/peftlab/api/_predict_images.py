@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from peftlab.errors import DataError
+from peftlab.errors import DataError, absent
 from peftlab.tasks._images import resize_and_crop, to_rgb
 from peftlab.tasks._normalise import Normalise
 from peftlab.tasks.contract import Preprocessing
@@ -49,7 +49,7 @@ def _expand(path: Path) -> Iterator[Path]:
     elif path.is_file():
         yield path
     else:
-        raise DataError("there is no such file or folder", where=str(path), remedy="check the path")
+        raise DataError("there is no such file or folder", where=str(path), remedy=absent(path, "check the path"))
 
 
 def _decoded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 
 from peftlab import mistakes
-from peftlab.errors import DataError, nearest
+from peftlab.api._named_files import file_of
+from peftlab.errors import DataError, close
 from peftlab.tasks._tokens import tokenize
 from peftlab.tasks.contract import TextPreprocessing
+from peftlab.tasks.text.contract import RowPart
 from peftlab.tasks.text.tables import SUFFIXES, read_table, read_text
 
 Batch = tuple[list[str], dict[str, torch.Tensor]]
@@ -28,8 +31,8 @@ def text_batches(
         cut: gets the names of texts that are longer than the model was trained with, and are cut.
 
     Raises:
-        DataError: a pair model is given single texts, a table lacks a column or has no text in it, a file is none of these,
-            nothing is there.
+        DataError: a pair model is given single texts, a table lacks a column or has no text in it, a folder or a file of another
+            kind, a file that is not there, an empty text, nothing at all.
     """
     names, texts = texts_of(inputs, columns, needed=len(columns))
     for start in range(0, len(texts), size):
@@ -46,37 +49,57 @@ def texts_of(inputs: Iterable[str], columns: Sequence[str], *, needed: int) -> t
     Raises:
         DataError: as :func:`text_batches`.
     """
+    single = "texts, .txt files with a text a line, or " if needed == 1 else ""
+    read = f"give {single}tables ({', '.join(SUFFIXES)}) with {columns_named(columns[:needed])}"
     names: list[str] = []
     texts: list[tuple[str, ...]] = []
     for given in inputs:
-        path = Path(given) if len(given) < 1000 else None
-        if path is not None and path.suffix in SUFFIXES and path.is_file():
-            table = read_table(path, "train")
-            for column in columns[:needed]:
-                if column not in table.columns:
-                    raise DataError(f"no column {column!r}", where=given, remedy=nearest(column, list(table.columns)))
-            there = [column for column in columns if column in table.columns]
-            rows = list(zip(*(table.columns[column] for column in there), strict=True))
-            for i, row in enumerate(rows):
-                if other := [value for value in row if not isinstance(value, str)]:
-                    raise DataError(f"{mistakes.kind(other[0])} in place of a text", where=table.where(i), remedy="give a text")
-            names += [table.where(i) for i in range(len(rows))]
-            texts += rows
-            continue
-        if needed == 2:
-            pair = " and ".join(map(repr, columns))
-            raise DataError("the model labels pairs of texts", where=given[:80], remedy=f"give a table with the columns {pair}")
-        if path is not None and path.suffix == ".txt" and path.is_file():
-            lines = [(i, line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-            names += [f"{path.name} line {i}" for i, _ in lines]
-            texts += [(line,) for _, line in lines]
-        elif path is not None and path.suffix in (*SUFFIXES, ".txt") and " " not in given:
-            raise DataError("there is no such file", where=given, remedy="check the path")
-        elif "/" in given and " " not in given and len(given) < 256 and path is not None and path.exists():
-            raise DataError("is no file of texts", where=given, remedy="give a .txt file or a table: " + ", ".join(SUFFIXES))
+        path = file_of(given, (*SUFFIXES, ".txt"), read)
+        if path is not None and path.suffix.lower() in SUFFIXES:
+            found = _rows(path, columns, needed)
+        elif needed == 2:
+            raise DataError("the model labels pairs of texts", where=given[:80], remedy=read)
+        elif path is not None:
+            found = _lines(path)
         else:
-            names.append(given if len(given) <= 60 else given[:57] + "...")
-            texts.append((given,))
+            found = [(given if len(given) <= 60 else given[:57] + "...", (given,))]
+        names += [name for name, _ in found]
+        texts += [text for _, text in found]
     if not texts:
-        raise DataError("there is no text", where="inputs", remedy="give texts, .txt files or tables")
+        raise DataError("there is no text", where="inputs", remedy=read)
     return names, texts
+
+
+def columns_named(columns: Sequence[str]) -> str:
+    """``the column 'text'``."""
+    return f"the column{'s' if len(columns) > 1 else ''} {' and '.join(map(repr, columns))}"
+
+
+def _rows(path: Path, columns: Sequence[str], needed: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and texts of a table."""
+    table = read_table(path, "train")
+    for column in columns[:needed]:
+        if column not in table.columns:
+            raise _nested(table, column) or table.lacks(column)
+    rows = zip(*(table.columns[column] for column in columns if column in table.columns), strict=True)
+    found = [(table.where(i), row) for i, row in enumerate(rows)]
+    for where, row in found:
+        if other := [value for value in row if not isinstance(value, str)]:
+            raise DataError(f"{mistakes.kind(other[0])} in place of a text", where=where, remedy="give a text")
+    return found
+
+
+def _nested(table: RowPart, column: str) -> DataError | None:
+    """The error for a document of documents, as SQuAD's are, in which no column is nearly called so."""
+    deep = [(name, values[0]) for name, values in table.columns.items() if values and isinstance(values[0], dict | list)]
+    if not deep or close(column, list(table.columns)):
+        return None
+    what = f"is no table of texts: {deep[0][0]!r} holds {mistakes.kind(deep[0][1])}"
+    row = json.dumps({column: "a text"}, ensure_ascii=False)
+    return DataError(what, where=table.header, remedy=f"write it as a table with that column; in JSON: [{row}, ...]")
+
+
+def _lines(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and texts of a file with one a line."""
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [(f"{path.name} line {i}", (line,)) for i, line in lines if line.strip()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftlab.api._outside import Arm
 from peftlab.api.answers import Answer, lines, table
-from peftlab.errors import DataError, StudyError
+from peftlab.errors import DataError, StudyError, absent
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
@@ -52,8 +52,10 @@ def import_results(path: str | Path, folder: str | Path, label: str, *, seed: in
             raise StudyError("a table has a column for it", where="--seed", remedy="leave it out")
         records = read_numbers(path, Arm(study, results, label))
     else:
-        what = "there is no such file or folder" if not path.exists() else "neither an adapter's folder nor a .csv or .json file"
-        raise DataError(what, where=str(path), remedy="name a folder with adapter_config.json, or a table with a row per seed")
+        remedy = "name a folder with adapter_config.json, or a table with a row per seed"
+        if not path.exists():
+            raise DataError("there is no such file or folder", where=str(path), remedy=absent(path, remedy))
+        raise DataError("neither an adapter's folder nor a .csv or .json file", where=str(path), remedy=remedy)
     return _answer(records, results, label)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from peftlab.backbones._causal import logits, unpackable
 from peftlab.backbones._files import channels, hash_folder, read_json, require_safetensors
-from peftlab.backbones._hints import fitting, meant
+from peftlab.backbones._hints import fitting, unreachable
 from peftlab.backbones._texts import pad_token, text_preprocessing
 from peftlab.backbones.contract import Backbone, BackboneSource
 from peftlab.errors import BackboneError, PeftlabError
@@ -72,7 +72,7 @@ class TransformersBackbone(BackboneSource):
         try:
             return str(HfApi().model_info(repo, revision=revision or None).sha)
         except Exception as error:
-            raise _unreachable(name, error) from error
+            raise unreachable(name, error) from error
 
     @classmethod
     def preprocessing(cls, name: str, image_size: int | None = None) -> Preprocessing:
@@ -124,7 +124,7 @@ class TransformersBackbone(BackboneSource):
                 what = f"transformers has no {AUTO[head]} of its kind"
                 other = _KINDS.get(head, "one of texts, e.g. an encoder")
                 raise BackboneError(what, where=name, remedy=f"use another backbone for this task: {other}") from error
-            raise _unreachable(name, error) from error
+            raise unreachable(name, error) from error
         if image_size:
             _resize_positions(module, image_size, name)
         if head == "sequence-classification" and getattr(module.config, "pad_token_id", None) is None:
@@ -233,12 +233,6 @@ class _quiet:
         self.logging.set_verbosity(self.before)
 
 
-def _unreachable(name: str, error: Exception) -> BackboneError:
-    first = str(error).strip().split("\n")[0][:200]
-    remedy = f"{meant(name)}check the name and the connection, or give a local folder (safetensors)"
-    return BackboneError(f"cannot be loaded: {first}", where=name, remedy=remedy)
-
-
 def _config(name: str) -> dict:
     folder = _folder(name)
     if folder is not None:
@@ -261,7 +255,7 @@ def _download(name: str, file: str) -> Path:
     try:
         return Path(hf_hub_download(repo, file, revision=revision or None))
     except Exception as error:
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error
 
 
 def _edge(size: Any) -> int | None:

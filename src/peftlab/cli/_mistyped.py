@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -62,8 +63,25 @@ def _explained(error: Any, typed: Sequence[str], group: Any) -> StudyError:
         return StudyError("is missing", where=f"{command} {place}", remedy=help_line)
     if context is not None and (found := _out_of_place(str(error.message), typed, context.command.params)):
         return StudyError(found[0], where=found[1], remedy=f"{found[2]}; {help_line}")
+    if override := _override(error, typed):
+        remedy = f"it is a key of the study: {override}; {help_line}"
+        return StudyError(f"no such option: {error.option_name}", where=command, remedy=remedy)
     what = str(error.message if place else error.format_message()).rstrip(".")
     return StudyError(what[:1].lower() + what[1:], where=place or command, remedy=help_line)
+
+
+def _override(error: Any, typed: Sequence[str]) -> str | None:
+    """The ``--set`` that was meant by an option which is none, where it is called like a key of the study."""
+    if type(error).__name__ != "NoSuchOption" or not any("--set" in option.opts for option in error.ctx.command.params):
+        return None
+    from peftlab.study.as_option import override_of
+
+    place = next((i for i, word in enumerate(typed) if word.partition("=")[0] == error.option_name), None)
+    if place is None:  # of letters that stand behind one dash, each is an option
+        return None
+    _, assigned, value = typed[place].partition("=")
+    behind = itertools.takewhile(lambda word: not word.startswith("-"), typed[place + 1 :])
+    return override_of(error.option_name, [value] if assigned else [*behind])
 
 
 def _out_of_place(message: str, typed: Sequence[str], options: Sequence[Any]) -> tuple[str, str, str] | None:

@@ -244,7 +244,8 @@ def _texts(rows: Rows, columns: Sequence[str]) -> tuple[list[list[str]], int]:
     texts = [rows.texts(name) for name in columns]
     empty = sum(not text.strip() for values in texts for text in values)
     if empty and empty == len(rows) * len(columns):
-        raise DataError("every text is empty", where=" ".join(columns), remedy="set text: to the column of the texts")
+        where = " ".join([rows.source, *columns])
+        raise DataError("every text is empty", where=where, remedy="set text: to the column of the texts")
     return texts, empty
 
 

@@ -210,7 +210,8 @@ def _examples(rows: Rows, template: Template, *, instruction: str | None, input:
     inputs = rows.texts(about, empty=True) if about is not None else [""] * len(instructions)
     usable = np.array([bool(text.strip()) for text in responses])
     if not usable.any():
-        raise DataError(f"all {len(rows):,} responses are empty", where=answered, remedy="set response: to another column")
+        where = f"{rows.source} {answered}"
+        raise DataError(f"all {len(rows):,} responses are empty", where=where, remedy="set response: to another column")
     with_input = sum(bool(text.strip()) for text in inputs)
     if with_input and not template.takes_inputs:
         raise OptionError(f"it has no {{input}}, and {with_input:,} examples have one", where="template", remedy="add {input}")

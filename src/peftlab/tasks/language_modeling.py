@@ -249,7 +249,8 @@ def _texts(rows: Rows, column: str | None) -> _Texts:
     parts: dict[Role, list[str]] = {role: [values[i] for i in rows.roles[role]] for role in roles if role in rows.roles}
     for role, texts in parts.items():
         if not any(texts):
-            raise DataError(f"all texts of the {role} split are empty", where=chosen, remedy="give it texts, or another column")
+            where = f"{rows.source} {chosen}"
+            raise DataError(f"all texts of the {role} split are empty", where=where, remedy="give it texts, or another column")
     return _Texts(column=chosen, parts=parts, notes=tuple(rows.notes_beside(chosen)))
 
 

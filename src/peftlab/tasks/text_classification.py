@@ -83,7 +83,8 @@ def _numbered(
                 raise DataError(what, where=where, remedy="write them alike, or list both in label_names")
         if len(distinct) > max(50, len(written) // 4):
             what = f"{len(distinct)} different labels in {len(written)} rows"
-            raise DataError(what, where=column, remedy="this does not look like classes; set label: to another column")
+            remedy = "this does not look like classes; set label: to another column"
+            raise DataError(what, where=f"{rows.source} {column}", remedy=remedy)
     elif values is None or not distinct <= set(values):
         values = [str(i) for i in range(len(names))] if numeric and not distinct <= set(names) else list(names)
     number = {value: i for i, value in enumerate(values)}

@@ -37,6 +37,8 @@ def test_splits_can_be_named(tmp_path: Path) -> None:
     folder = save(tmp_path / "d", fit=[0, 1] * 4, held=[1, 0])
     rows = TextDatasets(path=str(folder), train="fit", test="held").read()
     assert {role: len(indices) for role, indices in rows.roles.items()} == {"train": 8, "test": 2}
+    with pytest.raises(DataError, match=r"d train: there is no column 'lable'\n.*Did you mean 'label'"):
+        rows.column("lable")
     with pytest.raises(DataError, match="no split 'hold'"):
         TextDatasets(path=str(folder), train="fit", test="hold").read()
 

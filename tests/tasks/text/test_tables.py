@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,9 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     assert list(zip(*part.columns.values(), strict=True)) == ROWS
     assert list(part.columns) == ["text", "label"]
     assert "3" in part.where(2) or "4" in part.where(2)
+    named_at = f"data{suffix} line 1" if suffix in (".tsv", ".csv") else f"data{suffix}"
+    with pytest.raises(DataError, match=rf"{re.escape(named_at)}: there is no column 'lable'\n  -> Did you mean 'label'"):
+        raise part.lacks("lable")
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=12)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from peftlab.errors import DataError, close
+from peftlab.errors import DataError, absent
 from peftlab.registry import Component, components, create
 
 
@@ -46,17 +46,12 @@ def sources(kind: str) -> list[type[Source]]:
 
 def no_such(kind: str, text: str) -> DataError:
     """No source of the kind accepts the word: what is nearest to it, among the sources and beside it on the disk."""
-    gone = Path(text).expanduser()
-    while not gone.parent.is_dir() and gone.parent != gone:
-        gone = gone.parent
     words = [cls.name for cls in sources(kind)]
-    beside = [path.name for path in gone.parent.iterdir()][:200] if gone.parent.is_dir() else []
-    looked = f"{gone.name!r} is not in {gone.parent.resolve()}; "
     other, held = ("text", "texts") if kind == "data" else ("data", "images")
     if text in (cls.name for cls in sources(other)):
         return DataError(f"holds {held}, which is not what this task is about", where=text, remedy="name another kind of task")
     forms = f"a folder, a file, a hub id (owner/name), or one of {', '.join(words)}"
-    return DataError("no such data", where=text, remedy=looked + (close(gone.name, [*beside, *words]) or forms))
+    return DataError("no such data", where=text, remedy=absent(Path(text).expanduser(), forms, also=words))
 
 
 def find_source(kind: str, spec: str | Mapping[str, Any], where: str) -> Any:

@@ -22,15 +22,21 @@ class RowPart:
     split: str  #: what the data call it
     columns: Mapping[str, Sequence[Any]]  #: name -> one value a row
     where: Callable[[int], str]  #: position in this part -> file and line, for messages
+    header: str  #: where its columns are named, for messages: the file, and its line where one line names them
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+    def lacks(self, name: str) -> DataError:
+        """The error for a column that is not there; names what is nearest."""
+        return DataError(f"there is no column {name!r}", where=self.header, remedy=nearest(name, list(self.columns)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """All rows of a source, numbered through its parts in order: train, validation, test."""
 
+    source: str  #: the file, folder or id they come from, for messages about all of them
     parts: tuple[RowPart, ...]
     roles: Mapping[Role, np.ndarray]  #: int64 indices that the data themselves call train, validation, test; train is there
     columns: Mapping[str, str | tuple[str, ...]]  #: what a task asks for -> column that it is in, where the source knows
@@ -47,9 +53,7 @@ class Rows:
         """
         for part in self.parts:
             if name not in part.columns:
-                raise DataError(
-                    f"split {part.split!r} has no column {name!r}", where=part.where(0), remedy=nearest(name, list(part.columns))
-                )
+                raise part.lacks(name)
         return [value for part in self.parts for value in part.columns[name]]
 
     def texts(self, name: str, *, empty: bool = False) -> list[str]:
@@ -110,4 +114,5 @@ def gather(
         if not len(part):
             raise DataError(f"split {part.split!r} has no rows", where=where, remedy="remove it or fill it")
     order, roles, said = arrange([(part.split, len(part)) for part in parts], where=where)
-    return Rows(parts=tuple(parts[i] for i in order), roles=roles, columns=dict(columns or {}), notes=(*notes, *said))
+    arranged = tuple(parts[i] for i in order)
+    return Rows(source=where, parts=arranged, roles=roles, columns=dict(columns or {}), notes=(*notes, *said))

@@ -41,7 +41,8 @@ class TextDatasets(LibraryData, TextSource):
         notes: list[str] = []
         parts = []
         for split, table in self.tables().items():
-            part = RowPart(split=split, columns=_columns(table), where=lambda i, split=split: f"{self.where} {split} row {i}")
+            header = f"{self.where} {split}"
+            part = RowPart(split=split, columns=_columns(table), where=lambda i, of=header: f"{of} row {i}", header=header)
             withheld = [name for name, values in part.columns.items() if _is_label(table, name) and set(values) == {None}]
             if withheld and ROLES[split] != "train":
                 notes.append(f"the data's {split!r} split has no labels and is left out")

@@ -9,8 +9,7 @@ from typing import Any
 from peftlab.errors import DataError
 from peftlab.tasks.data._source import find_source, no_such
 from peftlab.tasks.text.contract import TextSource
-
-SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+from peftlab.tasks.text.tables import SPREADSHEETS, spreadsheet
 
 
 def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> TextSource:
@@ -26,9 +25,7 @@ def source_of(spec: str | Mapping[str, Any], *, where: str = "data") -> TextSour
     word = str(spec)
     path = Path(word).expanduser()
     if path.is_file() and path.suffix.lower() in SPREADSHEETS:
-        raise DataError(
-            "is a spreadsheet, no table of texts", where=word, remedy="save the sheet as CSV (UTF-8) and name that file"
-        )
+        raise spreadsheet(word)
     if path.exists():
         remedy = "use train.tsv + dev.tsv (or .csv, .json, .jsonl, .parquet), one such file, or a folder that `datasets` saved"
         raise DataError("holds no texts in a form that is known here", where=word, remedy=remedy)

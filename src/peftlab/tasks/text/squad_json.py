@@ -104,7 +104,9 @@ def read_nested(path: Path, split: str, *, answered: bool = True) -> RowPart:
             raise DataError(what, where=f"{path.name} {name}", remedy="correct either")
         columns["answers"][i] = {key: [answer.get(key) for answer in found["answers"]] for key in ("text", "answer_start")}
     ids = columns["id"]
-    return RowPart(split=split, columns=columns, where=lambda i: f"{path.name} question {ids[i]}" if ids else path.name)
+    return RowPart(
+        split=split, columns=columns, where=lambda i: f"{path.name} question {ids[i]}" if ids else path.name, header=str(path)
+    )
 
 
 def _questions(content: Any) -> Iterator[dict[str, Any]]:

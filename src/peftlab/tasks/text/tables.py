@@ -18,6 +18,7 @@ from peftlab.tasks.data.contract import ROLES
 from peftlab.tasks.text.contract import RowPart, Rows, TextSource, gather
 
 SUFFIXES = (".tsv", ".csv", ".json", ".jsonl", ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 csv.field_size_limit(1 << 27)
 
 
@@ -95,16 +96,30 @@ def read_table(path: Path, split: str) -> RowPart:
     """One file as columns. Values are strings in TSV and CSV, and whatever they are in the others.
 
     Raises:
-        DataError: not UTF-8 (with the byte), no header, a row with too few or too many fields (with its line), broken JSON.
+        DataError: another kind of file; not UTF-8 (with the byte), no header, a row with too few or too many fields (with its
+            line), broken JSON.
     """
     read = {".tsv": _separated, ".csv": _separated, ".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}
     suffix = path.suffix.lower()
+    if suffix in SPREADSHEETS:
+        raise spreadsheet(str(path))
     if suffix not in read:
         raise DataError(
             f"a {path.suffix or 'file without a suffix'} is no table", where=str(path), remedy="use " + ", ".join(SUFFIXES)
         )
     columns, lines = read[suffix](path)
-    return RowPart(split=split, columns=columns, where=lambda i: f"{path.name} {lines[i]}" if i < len(lines) else path.name)
+    return RowPart(
+        split=split,
+        columns=columns,
+        where=lambda i: f"{path.name} {lines[i]}" if i < len(lines) else path.name,
+        header=f"{path} line 1" if suffix in (".tsv", ".csv") else str(path),
+    )
+
+
+def spreadsheet(where: str) -> DataError:
+    """The error for a file of :data:`SPREADSHEETS`."""
+    remedy = "save the sheet as CSV (UTF-8) and name that file"
+    return DataError("is a spreadsheet, no table of texts", where=where, remedy=remedy)
 
 
 def read_text(path: Path) -> str:

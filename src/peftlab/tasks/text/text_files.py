@@ -61,7 +61,7 @@ class TextFiles(TextSource):
         texts = [text]
         if self.separator is not None:
             texts = [part for found in text.split(self.separator) if (part := found.strip())]
-        return RowPart(split=split, columns={"text": texts}, where=lambda i: f"{path.name} text {i + 1}")
+        return RowPart(split=split, columns={"text": texts}, where=lambda i: f"{path.name} text {i + 1}", header=str(path))
 
     def _files(self) -> dict[Role, tuple[str, Path]]:
         """Role -> what the data call it, and its file.
