@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from peftlab.analysis.earlier_form import without_earlier_forms
-from peftlab.analysis.planned import canonical, missing_runs, task_names
+from peftlab.analysis.planned import canonical, folds_of, missing_runs, task_names
 from peftlab.analysis.raced import heat_of, read_race, spared
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
 from peftlab.analysis.rows import tidy_rows
@@ -179,12 +179,21 @@ def _frame_warnings(study: Study, frame: pd.DataFrame, split: str) -> list[str]:
     directions = frame.loc[frame["metric"] == metric, "higher_is_better"].dropna().unique()
     if len(directions) > 1:
         found.append(f"Records disagree on whether a higher {metric} is better.")
+    found += [f"Not in the study file, but in its folder, and analysed with the rest: {what}." for what in _undeclared(study, frame)]
     declared = {cell.label for cell in cells(study)}
-    if extra := sorted(set(frame["label"]) - declared):
-        found.append("Not in the study file, but in its folder, and analysed with the rest: " + ", ".join(extra) + ".")
     if frame["label"].nunique() == 1:
         there = f"Of {len(declared)} arms one has finished runs yet" if len(declared) > 1 else "There is one arm only"
         found.append(f"{there}: nothing can be compared.")
     if frame["seed"].nunique() * frame["fold"].nunique() == 1:
         found.append("There is one seed only: no interval and no test is possible, and differences may be chance.")
     return found
+
+
+def _undeclared(study: Study, frame: pd.DataFrame) -> list[str]:
+    """Arms, seeds and folds that have records and that nobody asks for any more."""
+    asked = [*cells(study)]
+    folds = max(folds_of(cell.task) for cell in asked)
+    found = [", ".join(sorted(set(frame["label"]) - {cell.label for cell in asked}))]
+    for name, extra in (("seed", set(frame["seed"]) - set(study.seeds)), ("fold", set(frame["fold"]) - set(range(folds)))):
+        found.append(f"{name}{'s' * (len(extra) > 1)} {', '.join(map(str, sorted(extra)))}" if extra else "")
+    return [what for what in found if what]
