@@ -29,6 +29,7 @@ from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, as_raced
 from peftlab.analysis.raced import flag, left_early
 from peftlab.analysis.setting import Comparison, Setting
 from peftlab.analysis.tuning_luck import tuning_luck
+from peftlab.analysis.uneven import uneven
 from peftlab.study.expand import cells
 from peftlab.study.schema import Margin
 
@@ -259,14 +260,7 @@ def _warnings(frame: Frame, settings: list[Setting], beyond: list[Finding]) -> l
         where = f" on {s.task}, {s.backbone}" if len(settings) > 1 else ""
         if analysis.baseline and analysis.baseline not in s.values.columns:
             found.append(f"The declared baseline {analysis.baseline!r} has no outcome{where}: nothing is compared there.")
-        stayed = [arm for arm in s.values.columns if not flag(s.heat, arm)]
-        counts = s.values[stayed].notna().sum()
-        if counts.nunique() > 1:
-            fewer = [f"{arm} ({n})" for arm, n in counts.items() if n < counts.max()]
-            found.append(
-                f"Some arms have outcomes for fewer than {counts.max()} seeds{where}: {', '.join(fewer)}. "
-                "Runs that failed for a reason of the arm itself make its mean look better than it is."
-            )
+    found += uneven(settings, frame.problems)
     if not analysis.baseline:
         found.append("No baseline is declared (analysis.baseline): arms are described, not compared.")
     return found + few_tasks(beyond)
