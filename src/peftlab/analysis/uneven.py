@@ -38,8 +38,8 @@ def uneven(settings: Sequence[Setting], problems: Sequence[Problem]) -> list[str
 
 def _kinds(setting: Setting, arm: str, problems: Sequence[Problem]) -> set[str]:
     """Of what became of the runs that it lacks. A run that left no trace is known by the first name of its task alone."""
-    column = setting.values[arm]
-    lacking = {int(seed) for seed, _ in column.index[column.isna()]}
+    absent = setting.values[arm].isna().tolist()
+    lacking = {int(seed) for (seed, _), gone in zip(setting.values.index, absent, strict=True) if gone}
     tasks = {setting.task, setting.task.partition("[")[0]}
     here = (p for p in problems if (p.label, p.backbone) == (arm, setting.backbone) and p.task in (*tasks, ""))
     return {p.kind for p in here if p.seed in lacking}
