@@ -17,14 +17,13 @@ from peftlab.analysis.frame import load_frame
 from peftlab.analysis.seeds import of_frame
 from peftlab.api import running
 from peftlab.api._seed_notes import with_seed_notes
-from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
+from peftlab.planning.plan import PlanOptions
 from peftlab.planning.planner import make_plan
 from peftlab.records.record import RunResults, to_json
 from peftlab.records.store import ResultsFolder
-from peftlab.study.expand import cells
 from peftlab.study.load import dump, validate_study
-from peftlab.study.task_name import task_name
-from tests.report.fixtures import STUDY, Options, config_of, write_results
+from tests.api.planned import plan_of
+from tests.report.fixtures import STUDY, Options, write_results
 
 RAW: dict[str, Any] = {
     **{key: value for key, value in STUDY.items() if key != "tune"},
@@ -34,24 +33,6 @@ RAW: dict[str, Any] = {
 
 def asked(margin: float = 0.003, **changes: Any) -> dict[str, Any]:
     return {**RAW, "analysis": {"metric": "accuracy", "baseline": "full", "margin": {"relative": margin}}, **changes}
-
-
-def plan_of(raw: dict[str, Any], **changes: Any) -> Plan:
-    """Evaluation runs of every arm and seed; ``changes``: of their configurations."""
-    study = validate_study(raw)
-    runs = [
-        PlannedRun(
-            label=cell.label, backbone=cell.backbone, task=task_name(cell.task), seed=seed, fold=0, purpose="evaluation",
-            config=config_of(study, cell, seed).model_copy(update=changes), steps=1, trainable=1, total_parameters=1,
-            estimate=None, predicted_s=None,
-        )
-        for cell in cells(study)
-        for seed in study.seeds
-    ]  # fmt: skip
-    return Plan(
-        study="fixture", question="", tuning=(), runs=tuple(runs), warnings=(), notes=("one of its own",), machine={},
-        higher_is_better=True,
-    )  # fmt: skip
 
 
 def notes(folder: Path, raw: dict[str, Any], **changes: Any) -> list[str]:
