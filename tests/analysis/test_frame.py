@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.planned import covers, task_names
@@ -151,3 +153,26 @@ def test_an_arm_that_is_trained_for_longer_than_the_baseline_is_a_confound(tmp_p
         "A confound: arms differ in effective batch size: 16 for bitfit, where the baseline full has 64.",
         "A confound: arms differ in length of training: 20 epochs for bitfit, where the baseline full has 5 epochs.",
     ]
+
+
+def declared_otherwise(folder: Path, **changes: Any) -> list[str]:
+    """Warnings on what is in the folder and not in its study file, once that was changed."""
+    with (folder / "study.yaml").open("w", encoding="utf-8") as stream:
+        YAML().dump({**STUDY, **changes}, stream)
+    (folder / "plan.json").unlink(missing_ok=True)
+    lead = "Not in the study file, but in its folder, and analysed with the rest: "
+    return [warning.removeprefix(lead) for warning in load_frame(folder).warnings if warning.startswith(lead)]
+
+
+def test_what_is_not_in_the_study_file_any_more_is_named(folder: Path) -> None:
+    assert declared_otherwise(folder) == []
+    assert declared_otherwise(folder, seeds=[0, 1, 2]) == ["seeds 3, 4."]
+    assert declared_otherwise(folder, seeds=[0, 1, 2, 3, 7]) == ["seed 4."]
+    fewer = {name: arm for name, arm in STUDY["arms"].items() if name not in ("bitfit", "lora-all")}
+    assert declared_otherwise(folder, seeds=[0, 1, 2, 3], arms=fewer) == ["bitfit, lora-all.", "seed 4."]
+
+
+def test_folds_that_nobody_declares_any_more_are_named(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, Options(study={**STUDY, "task": {**STUDY["task"], "folds": 3}}, folds=3, failed=()))
+    assert declared_otherwise(folder, task={**STUDY["task"], "folds": 3}) == []
+    assert declared_otherwise(folder) == ["folds 1, 2."]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.power import detectable_effect, power, seeds_needed
-from peftlab.analysis.seeds import ASSURANCE, Needed, Planned, Seeds, _higher, from_records, from_sd, plan, upper_limit
+from peftlab.analysis.seeds import ASSURANCE, Needed, Planned, Seeds, _higher, from_records, from_sd, of_frame, plan, upper_limit
 from peftlab.cli import app
 from peftlab.errors import StudyError
 from peftlab.study.schema import Margin
@@ -155,7 +155,7 @@ def planned(folder: Path, metric: str, **options: Any) -> tuple[Seeds, pd.DataFr
     study = load_frame(folder).study
     study = study.model_copy(update={"analysis": study.analysis.model_copy(update={"metric": metric})})
     frame = load_frame(folder, study=study)
-    return from_records(folder, study=study, **options), frame.values(*frame.settings[0])
+    return of_frame(frame, **options), frame.values(*frame.settings[0])
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from peftlab import api
+from peftlab.cli import app
 from peftlab.errors import RecordError
 from peftlab.records.store import ResultsFolder
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
@@ -107,3 +109,9 @@ def test_tuning_runs_say_what_they_try_and_how_many_are_to_do(tmp_path: Path) ->
     rates = [line.split()[3] for line in text.splitlines() if "tuning:" in line and "learning_rate" in line]
     assert rates == ["0.0003", "0.001", "0.03"] and begun != sorted(begun)
     assert text.count("weight_decay 0.1") == 3
+
+
+def test_the_help_says_of_which_form_of_the_study() -> None:
+    """What was added to the study's file since is not known to its folder."""
+    shown = CliRunner().invoke(app, ["status", "--help"]).stdout
+    assert "of the study as it was last run" in " ".join(shown.split())

@@ -88,17 +88,22 @@ def write_results(root: Path, options: Options | None = None) -> Path:
     return folder
 
 
-def _write_run(
-    folder: Path, study: Study, cell: Cell, unit: tuple[int, int], common: float, generator: np.random.Generator, options: Options
-) -> dict[str, Any]:
-    seed, fold = unit
-    config = RunConfig(
+def config_of(study: Study, cell: Cell, seed: int, fold: int = 0) -> RunConfig:
+    """As the planner would make it of a study of this file."""
+    return RunConfig(
         study=study.study, arm=cell.arm, label=cell.label, slug=cell.slug, factors=dict(cell.factors), backbone=cell.backbone,
         backbone_fingerprint="ab" * 32, task={"image_size": None, **cell.task}, data_fingerprint="cd" * 32,
         adapter=dict(cell.adapter), allocator=dict(cell.allocator) if cell.allocator else None,
         quantizer=dict(cell.quantizer), train=cell.train.model_dump(),
         seed=seed, fold=fold, tuned={"learning_rate": cell.train.learning_rate} if study.tune else {},
     )  # fmt: skip
+
+
+def _write_run(
+    folder: Path, study: Study, cell: Cell, unit: tuple[int, int], common: float, generator: np.random.Generator, options: Options
+) -> dict[str, Any]:
+    seed, fold = unit
+    config = config_of(study, cell, seed, fold)
     run = folder / "runs" / cell.slug / config.run_id
     run.mkdir(parents=True)
     (run / "config.json").write_text(to_json(config), encoding="utf-8")

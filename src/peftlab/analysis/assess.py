@@ -17,7 +17,6 @@ import peftlab
 from peftlab.analysis import statements as say
 from peftlab.analysis.assess_design import METHOD, design_findings
 from peftlab.analysis.assess_factors import few_tasks
-from peftlab.analysis.comparison import equivalence_p, holm, margin_differences, non_inferiority, paired_difference, union
 from peftlab.analysis.efficiency import reference
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding, Findings
 from peftlab.analysis.frame import Frame
@@ -25,11 +24,12 @@ from peftlab.analysis.headlines import headlines, notes
 from peftlab.analysis.imputed import stands_at, unvarying
 from peftlab.analysis.pairwise import MOST, pair_count, pairwise
 from peftlab.analysis.pareto import front_probability
-from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, as_raced, compare, efficiency_of, interval_of
+from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, efficiency_of, interval_of
 from peftlab.analysis.raced import flag, left_early
-from peftlab.analysis.setting import Comparison, Setting
+from peftlab.analysis.setting import Setting
+from peftlab.analysis.tested import comparisons_of, family_of, settings_of, tested
 from peftlab.analysis.tuning_luck import tuning_luck
-from peftlab.study.expand import cells
+from peftlab.analysis.uneven import uneven
 from peftlab.study.schema import Margin
 
 COSTS = ("trainable", "measured_peak_mb", "train_s")
@@ -47,15 +47,13 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
     generator = np.random.default_rng(seed)
     declared = frame.study.analysis
     used = margin or declared.margin
-    settings = [_setting(frame, task, backbone) for task, backbone in frame.settings]
-    settings = [s for s in settings if not s.values.empty]
+    settings = settings_of(frame)
     summaries = [summary for s in settings for summary in _summaries(frame, s, generator)]
-    comparisons = [c for s in settings for c in _comparisons(frame, s, used, generator)]
-    expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
-    family = max(len(comparisons), (len(expected) - 1) * len(settings)) if declared.baseline else 0
+    comparisons = [c for s in settings for c in comparisons_of(frame, s, used, generator)]
+    family = family_of(frame, settings, comparisons)
     plan = _plan(frame, settings, used, family, seed, margin is None)
     found = [say.level(s, plan) for s in summaries]
-    found += _tested(comparisons, plan, family, used)
+    found += tested(comparisons, plan, family, used)
     found += [say.pareto(s, cost, plan) for s in summaries for cost in s.front]
     found += [f for s in settings if (f := say.power(s, [c for c in comparisons if c.setting is s], plan, used)) is not None]
     found += (beyond := design_findings(frame, settings, plan, generator))
@@ -81,21 +79,12 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
     )
 
 
-def _setting(frame: Frame, task: str, backbone: str) -> Setting:
-    runs = frame.primary()
-    runs = runs[(runs["task"] == task) & (runs["backbone"] == backbone)]
-    chance, higher = runs["chance"].dropna(), runs["higher_is_better"].dropna()
-    values, folds = frame.values(task, backbone), int(runs["fold"].nunique()) if len(runs) else 1
-    return Setting(
-        **as_raced(frame, runs, values, folds),
-        task=task,
-        backbone=backbone,
-        values=values,
-        runs=runs,
-        chance=float(chance.iloc[0]) if len(chance) else None,
-        higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
-        folds=folds,
-    )
+def compared(frame: Frame) -> list[Finding]:
+    """Of :func:`assess` the tests of each arm against the baseline, for who needs these alone: nothing is resampled."""
+    margin, settings = frame.study.analysis.margin, settings_of(frame)
+    comparisons = [c for s in settings for c in comparisons_of(frame, s, margin, np.random.default_rng(0))]
+    family = family_of(frame, settings, comparisons)
+    return tested(comparisons, _plan(frame, settings, margin, family, 0, True), family, margin)
 
 
 def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -> list[ArmSummary]:
@@ -156,62 +145,6 @@ def _fronts(setting: Setting, generator: np.random.Generator) -> dict[str, dict[
     return found
 
 
-def _comparisons(frame: Frame, setting: Setting, margin: Margin, generator: np.random.Generator) -> list[Comparison]:
-    plan = frame.study.analysis
-    if plan.baseline is None or plan.baseline not in setting.values.columns:
-        return []
-    base = setting.values[plan.baseline].to_numpy()
-    found = []
-    for label in setting.values.columns:
-        if label == plan.baseline:
-            continue
-        if setting.sequence is not None:
-            found.append(compare(setting, label, plan, margin))
-            continue
-        arm, higher, folds = setting.values[label].to_numpy(), setting.higher_is_better, setting.folds
-        differences = margin_differences(arm, base, margin, higher_is_better=higher)
-        above = None
-        if margin.relative is not None and higher and setting.chance:
-            shifted = margin_differences(arm, base, margin, higher_is_better=True, chance=setting.chance)
-            above = non_inferiority(shifted, confidence=plan.confidence, folds=folds)
-        found.append(
-            Comparison(
-                setting=setting,
-                arm=label,
-                baseline=plan.baseline,
-                difference=paired_difference(arm, base, confidence=plan.confidence, folds=folds, generator=generator),
-                margin=non_inferiority(differences, confidence=plan.confidence, folds=folds),
-                above_chance=above,
-                p_equivalence=equivalence_p(arm, base, margin, folds=folds),
-            )
-        )
-    return found
-
-
-def _tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, margin: Margin) -> list[Finding]:
-    """Differences, margin tests and equivalence, each adjusted over its family; then "on every task" where there are several."""
-
-    def adjusted(p_values: list[float | None]) -> list[float | None]:
-        return holm([*p_values, *[None] * (family - len(p_values))])[: len(p_values)]
-
-    differences = adjusted([c.difference.p for c in comparisons])
-    inside = adjusted([c.margin.p for c in comparisons])
-    outside = adjusted([c.margin.p_opposite for c in comparisons])
-    equal = adjusted([c.p_equivalence for c in comparisons])
-    found = [say.difference(c, p, plan) for c, p in zip(comparisons, differences, strict=True)]
-    found += [say.non_inferiority(c, p, q, plan, margin) for c, p, q in zip(comparisons, inside, outside, strict=True)]
-    found += [say.equivalence(c, p, plan, margin) for c, p in zip(comparisons, equal, strict=True)]
-    settings = {(c.setting.task, c.setting.backbone) for c in comparisons}
-    if len(settings) < 2:
-        return found
-    arms = list(dict.fromkeys(c.arm for c in comparisons))
-    groups = [[c for c in comparisons if c.arm == arm] for arm in arms]
-    joint = [union([c.margin.p for c in group]) if len(group) == len(settings) else None for group in groups]
-    for group, p, adjusted_p in zip(groups, joint, holm(joint), strict=True):
-        found.append(say.everywhere(group, p, adjusted_p, plan, margin, len(settings)))
-    return found
-
-
 def _plan(frame: Frame, settings: list[Setting], margin: Margin, family: int, seed: int, declared: bool) -> AnalysisPlan:
     analysis = frame.study.analysis
     folds = max((s.folds for s in settings), default=1)
@@ -259,14 +192,7 @@ def _warnings(frame: Frame, settings: list[Setting], beyond: list[Finding]) -> l
         where = f" on {s.task}, {s.backbone}" if len(settings) > 1 else ""
         if analysis.baseline and analysis.baseline not in s.values.columns:
             found.append(f"The declared baseline {analysis.baseline!r} has no outcome{where}: nothing is compared there.")
-        stayed = [arm for arm in s.values.columns if not flag(s.heat, arm)]
-        counts = s.values[stayed].notna().sum()
-        if counts.nunique() > 1:
-            fewer = [f"{arm} ({n})" for arm, n in counts.items() if n < counts.max()]
-            found.append(
-                f"Some arms have outcomes for fewer than {counts.max()} seeds{where}: {', '.join(fewer)}. "
-                "Runs that failed for a reason of the arm itself make its mean look better than it is."
-            )
+    found += uneven(settings, frame.problems)
     if not analysis.baseline:
         found.append("No baseline is declared (analysis.baseline): arms are described, not compared.")
     return found + few_tasks(beyond)

@@ -25,27 +25,28 @@ Place = tuple[str, str, str, int, int]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a study asks for: its cells, the runs that its plan names, and how these are trained where they are on record."""
+    """What a study asks for: its cells, the runs that its plan names, and how these are trained where that is known."""
 
     cells: tuple[Cell, ...]
+    ids: frozenset[str]  #: of the runs that its plan names
     planned: Mapping[Place, str]  #: -> run id
-    ways: Mapping[tuple[str, str, str], frozenset[str]]  #: label, backbone, task -> what its planned runs share
+    ways: Mapping[tuple[str, str, str], frozenset[str]]  #: label, backbone, task -> what its known runs share
 
     @classmethod
     def of(cls, study: Study, plan: Any, runs: Iterable[tuple[str, RunConfig]]) -> Asked:
-        """``plan``: what ``plan.json`` holds, which may be narrowed by ``--only``, or lost; ``runs``: id and form, on record."""
+        """``plan``: what ``plan.json`` holds, which may be narrowed by ``--only``, or lost; ``runs``: id and form, as known."""
         found = tuple(cells(study))
-        planned = dict(_planned(plan))
-        ids = set(planned.values())
+        named = [*_planned(plan)]
+        ids = frozenset(run_id for _, run_id in named)
         ways: dict[tuple[str, str, str], set[str]] = {}
         for run_id, config in runs:
             if run_id in ids and (cell := _cell(found, config)) is not None:
                 ways.setdefault((config.label, config.backbone, task_name(cell.task)), set()).add(_way(config))
-        return cls(cells=found, planned=planned, ways={key: frozenset(value) for key, value in ways.items()})
+        return cls(cells=found, ids=ids, planned=dict(named), ways={key: frozenset(value) for key, value in ways.items()})
 
     def why_not(self, run_id: str, config: RunConfig) -> str:
         """Why an evaluation run is not asked for, in words; empty: it is, or it is of an arm that the study does not name."""
-        if config.purpose != "evaluation" or run_id in self.planned.values():
+        if config.purpose != "evaluation" or run_id in self.ids:
             return ""
         here = [cell for cell in self.cells if cell.backbone == config.backbone]
         if not here:
@@ -66,10 +67,9 @@ class Asked:
 
 
 def without_earlier_forms(
-    records: Sequence[RunRecord], problems: Sequence[Problem], study: Study, plan: Any
+    records: Sequence[RunRecord], problems: Sequence[Problem], asked: Asked
 ) -> tuple[list[RunRecord], list[Problem], list[str]]:
-    """What the study, as it was run last, asks for; and a sentence on the rest."""
-    asked = Asked.of(study, plan, ((record.folder.name, record.config) for record in records))
+    """What a study asks for; and a sentence on the rest."""
     why = {record.folder.name: asked.why_not(record.folder.name, record.config) for record in records}
     why |= {problem.run_id: asked.why_not(problem.run_id, problem.config) for problem in problems if problem.config}
     left = [(record.config.label, why[record.folder.name]) for record in records if why[record.folder.name]]

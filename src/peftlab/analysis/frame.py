@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from peftlab.analysis.earlier_form import without_earlier_forms
-from peftlab.analysis.planned import canonical, missing_runs, task_names
+from peftlab.analysis.earlier_form import Asked, without_earlier_forms
+from peftlab.analysis.planned import canonical, folds_of, missing_runs, task_names
 from peftlab.analysis.raced import heat_of, read_race, spared
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
 from peftlab.analysis.rows import tidy_rows
@@ -81,12 +81,13 @@ class Frame:
         quoted(self.rows).to_csv(folder / "results.csv", index=False)
 
 
-def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
+def load_frame(folder: str | Path, *, study: Study | None = None, asked: Asked | None = None) -> Frame:
     """Read a results folder.
 
     Args:
         folder: ``results/<study>``.
         study: whose analysis plan to go by; None: the study as it was run last.
+        asked: whose runs count; None: those of the study as it was run last.
 
     Raises:
         RecordError: there is no folder, or no readable ``study.yaml`` in it. Other damage is in ``problems``.
@@ -97,11 +98,12 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
     records, problems, warnings = read_runs(folder)
     plan = read_json(folder / "plan.json")
     plan = plan if isinstance(plan, dict) else {}
-    records, problems, earlier = without_earlier_forms(records, problems, run_last, plan)
+    asked = asked or Asked.of(run_last, plan, ((record.folder.name, record.config) for record in records))
+    records, problems, earlier = without_earlier_forms(records, problems, asked)
     warnings += earlier
     tuning = read_json(folder / "tuning.json")
     names = task_names(record.config.task for record in records)
-    records, duplicates = _without_duplicates(records, plan)
+    records, duplicates = _without_duplicates(records, asked.ids)
     warnings += duplicates
     frame, outcomes, row_warnings = tidy_rows(records, names, study.analysis.metric)
     problems += outcomes
@@ -133,9 +135,8 @@ def load_frame(folder: str | Path, *, study: Study | None = None) -> Frame:
     )
 
 
-def _without_duplicates(records: Sequence[RunRecord], plan: Mapping[str, Any]) -> tuple[list[RunRecord], list[str]]:
+def _without_duplicates(records: Sequence[RunRecord], planned: Set[str]) -> tuple[list[RunRecord], list[str]]:
     """One record per arm, task, backbone, seed and fold: the planned one, else the newest."""
-    planned = {str(run.get("run_id")) for run in plan.get("runs") or [] if isinstance(run, Mapping)}
     groups: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
     for record in records:
         config = record.config
@@ -188,12 +189,23 @@ def _frame_warnings(study: Study, frame: pd.DataFrame, split: str) -> list[str]:
     directions = frame.loc[frame["metric"] == metric, "higher_is_better"].dropna().unique()
     if len(directions) > 1:
         found.append(f"Records disagree on whether a higher {metric} is better.")
+    found += [
+        f"Not in the study file, but in its folder, and analysed with the rest: {what}." for what in _undeclared(study, frame)
+    ]
     declared = {cell.label for cell in cells(study)}
-    if extra := sorted(set(frame["label"]) - declared):
-        found.append("Not in the study file, but in its folder, and analysed with the rest: " + ", ".join(extra) + ".")
     if frame["label"].nunique() == 1:
         there = f"Of {len(declared)} arms one has finished runs yet" if len(declared) > 1 else "There is one arm only"
         found.append(f"{there}: nothing can be compared.")
     if frame["seed"].nunique() * frame["fold"].nunique() == 1:
         found.append("There is one seed only: no interval and no test is possible, and differences may be chance.")
     return found
+
+
+def _undeclared(study: Study, frame: pd.DataFrame) -> list[str]:
+    """Arms, seeds and folds that have records and that nobody asks for any more."""
+    asked = [*cells(study)]
+    folds = max(folds_of(cell.task) for cell in asked)
+    found = [", ".join(sorted(set(frame["label"]) - {cell.label for cell in asked}))]
+    for name, extra in (("seed", set(frame["seed"]) - set(study.seeds)), ("fold", set(frame["fold"]) - set(range(folds)))):
+        found.append(f"{name}{'s' * (len(extra) > 1)} {', '.join(map(str, sorted(extra)))}" if extra else "")
+    return [what for what in found if what]

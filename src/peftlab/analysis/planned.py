@@ -67,8 +67,7 @@ def missing_runs(
         if (why := refused.get((cell.label, cell.backbone))) is not None:
             found.append(Problem(kind="refused", what=why, label=cell.label, backbone=cell.backbone, task=task_name(cell.task)))
             continue
-        folds = cell.task.get("folds")
-        expected = folds if isinstance(folds, int) and folds > 1 else 1
+        expected = folds_of(cell.task)
         for seed in study.seeds:
             key = (cell.label, cell.backbone, seed)
             got = sum(covers(cell.task, record.config.task) for record in have[key])
@@ -77,6 +76,12 @@ def missing_runs(
                 about: dict[str, Any] = {"label": cell.label, "backbone": cell.backbone, "task": task_name(cell.task)}
                 found.append(Problem(kind="missing", what=what, seed=seed, remedy="run the study again", **about))
     return found
+
+
+def folds_of(task: Mapping[str, Any]) -> int:
+    """Runs of each seed that a study asks for on a task."""
+    folds = task.get("folds")
+    return folds if isinstance(folds, int) and folds > 1 else 1
 
 
 def _refusals(plan: Mapping[str, Any]) -> dict[tuple[str, str], str]:

@@ -19,7 +19,7 @@ from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.power import detectable_effect, seeds_needed
 from peftlab.errors import StudyError
 from peftlab.study.expand import cells
-from peftlab.study.schema import Margin, Study
+from peftlab.study.schema import Margin
 
 ASSURANCE = 0.8  #: probability that the cautious number of seeds gives at least the power asked for
 
@@ -73,28 +73,31 @@ def upper_limit(sd: float, n: int, confidence: float = ASSURANCE) -> float:
 
 
 def from_records(
-    folder: str | Path,
-    *,
-    margin: Margin | None = None,
-    difference: float | None = None,
-    power: float = 0.8,
-    study: Study | None = None,
+    folder: str | Path, *, margin: Margin | None = None, difference: float | None = None, power: float = 0.8
 ) -> Seeds:
-    """Of every arm against the baseline, on every task and backbone.
-
-    Args:
-        folder: ``results/<study>``.
-        margin: how much worse is acceptable; None: the declared one.
-        difference: that is to be found, in units of the metric; None: as large as the margin.
-        power: probability with which a true difference is to be found.
-        study: that is planned, whose metric, baseline, margin and confidence count; None: the study as it was run last.
+    """:func:`of_frame` for ``results/<study>``.
 
     Raises:
         RecordError: the folder cannot be read.
+        StudyError: see there.
+    """
+    _check(power, difference)
+    return of_frame(load_frame(folder), margin=margin, difference=difference, power=power)
+
+
+def of_frame(frame: Frame, *, margin: Margin | None = None, difference: float | None = None, power: float = 0.8) -> Seeds:
+    """Of every arm against the baseline, on every task and backbone.
+
+    Args:
+        frame: the records, and the study whose metric, baseline, margin and confidence count.
+        margin: how much worse is acceptable; None: the declared one.
+        difference: that is to be found, in units of the metric; None: as large as the margin.
+        power: probability with which a true difference is to be found.
+
+    Raises:
         StudyError: no baseline, no margin, or no arm with two pairs.
     """
     _check(power, difference)
-    frame = load_frame(folder, study=study)
     declared = frame.study.analysis
     baseline, used = declared.baseline, margin or declared.margin
     if baseline is None or used is None:
@@ -118,7 +121,7 @@ def from_records(
         planned = plan(spread, within, len(both), matters, power=power, alpha=alpha)
         rows.append(planned.model_copy(update={"task": task, "backbone": backbone, "arm": arm}))
     if not rows:
-        raise StudyError("has no arm with two pairs", where=str(folder), remedy="run two seeds or more, or give --sd")
+        raise StudyError("has no arm with two pairs", where=str(frame.folder), remedy="run two seeds or more, or give --sd")
     return Seeds(metric=frame.metric, power=power, alpha=alpha, comparisons=family, rows=rows, notes=notes)
 
 

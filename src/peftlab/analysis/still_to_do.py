@@ -39,7 +39,7 @@ def still_to_do(folder: Path) -> StillToDo:
     known = [(record.folder.name, record.config) for record in records]
     asked = Asked.of(study, plan, known)
     known += [(problem.run_id, problem.config) for problem in problems if problem.config]
-    records, problems, earlier = without_earlier_forms(records, problems, study, plan)
+    records, problems, earlier = without_earlier_forms(records, problems, asked)
     race = read_race(folder) if study.search else None
     lacking = missing_runs(study, records, problems, plan, lambda t, b, *run: spared(heat_of(race, t, b), *run))
     trials, tuning = _tuning(folder, plan.get("runs"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from peftlab.api import answers
+from peftlab.api._left import Left
 from peftlab.api.answers import duration
 from peftlab.study.schema import Study
 
 
-def plan_table(study: Study, made: Any) -> Any:
+def plan_table(study: Study, made: Any, left: Left) -> Any:
     """One row per arm (its seeds together), then refusals, notes and totals."""
-    from peftlab.analysis.words import plural
-
     groups: dict[tuple[str, str, str, str], list[Any]] = {}
     for item in (*made.tuning, *made.runs):
         groups.setdefault((item.label, item.backbone, item.task, item.purpose), []).append(item)
@@ -34,11 +33,9 @@ def plan_table(study: Study, made: Any) -> Any:
     columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
     table = answers.table(columns, rows, right=columns[1:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
-    number = sum(not item.refusal for item in (*made.tuning, *made.runs))
-    summary = f"{plural(number, 'run')}, {duration(made.as_dict()['predicted_total_s'])} on one core (predicted, not measured)"
     said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
     refused = dict.fromkeys(refused)  # the tuning runs of an arm are refused for what its other runs are
-    return answers.lines(study.question, table, *refused, *said, pending, summary)
+    return answers.lines(study.question, table, *refused, *said, pending, left.words())
 
 
 def findings_table(findings: Any) -> Any:

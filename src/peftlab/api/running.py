@@ -14,6 +14,7 @@ from peftlab.api import answers
 from peftlab.api._amounts import parse_memory_mb, parse_share
 from peftlab.api._at_work import at_work
 from peftlab.api._data_first import prepare_first, unfinished
+from peftlab.api._left import left_of
 from peftlab.api._seed_notes import with_seed_notes
 from peftlab.api._study_tables import findings_table, plan_table
 from peftlab.api.answers import Answer
@@ -42,7 +43,7 @@ def plan(  # noqa: PLR0913
     stack: str = "off",
     compile: str = "off",
 ) -> Answer:
-    """Every run of a study, what is refused and why, predicted memory and time. Nothing is started."""
+    """Every run of a study, what is refused and why, predicted memory and time; what is left to do. Nothing is started."""
     narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, "compile": compile}
     narrowed |= _shared(prefix_cache)
     folder, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
@@ -209,7 +210,8 @@ def _planned(study: str | Path, overrides: tuple[str, ...], output: Path, narrow
 
 def _shown_plan(folder: Any, study: Study, made: Any) -> Answer:
     made = with_seed_notes(made, study, folder)
-    return Answer(made.as_dict(), lambda: plan_table(study, made))
+    left = left_of(made, study, folder)
+    return Answer({**made.as_dict(), **left.as_dict()}, lambda: plan_table(study, made, left))
 
 
 __all__ = ["analyze", "cache_folder", "choose", "plan", "report", "run"]

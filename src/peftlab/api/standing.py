@@ -17,7 +17,7 @@ EARLIER = "earlier form"  #: of the study: such a run is kept, and no part of an
 
 
 def status(folder: str | Path) -> Answer:
-    """Which runs are done, running, failed or still to do; from the folders alone."""
+    """Which runs of the study as it was last run are done, running, failed or still to do; from the folders alone."""
     results = ResultsFolder(folder)
     found = still_to_do(results.path)
     rows = _in_order(results.status_table(), found)

@@ -12,7 +12,7 @@ from peftlab.cli._app import Folder, Json, Only, app, refuse, show
 
 @app.command()
 def status(folder: Folder, as_json: Json = False) -> None:
-    """Say which runs are done, running, failed or to do."""
+    """Say which runs are done, running, failed or to do, of the study as it was last run."""
     from peftlab import api
 
     show(api.status(folder), as_json)

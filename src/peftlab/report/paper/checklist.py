@@ -69,8 +69,9 @@ def _protocol(material: Material, numbers: Numbers) -> Iterator[Item]:
     if raced:
         text += " But the arms were raced on it: its values decided which further runs were made. "
         text += r"The tests allow for that: they are anytime-valid \citep{wang2024anytime}."
+    text += " Whether imported arms had seen it is not known here." if material.imported else ""
     yield Item(
-        "Was the test split kept for the end?", ("Partly" if raced else "Yes") if test else "No",
+        "Was the test split kept for the end?", ("Partly" if raced or material.imported else "Yes") if test else "No",
         Tex(text if test else "Nothing was evaluated on test data: all values are on validation data."),
     )  # fmt: skip
     yield Item(
@@ -78,10 +79,11 @@ def _protocol(material: Material, numbers: Numbers) -> Iterator[Item]:
         Tex("Section~\\ref{sec:data} names the data, the sizes of the splits and the SHA-256 of what was read." if
             material.fingerprints else "No run was recorded."),
     )  # fmt: skip
+    text = "Section~\\ref{sec:protocol} and the supplement list them, defaults filled in, as recorded by the runs."
+    text += " Those of imported arms are not known here." if material.imported else ""
     yield Item(
-        "Are all hyper-parameters given?", "Yes" if material.treatments else "No",
-        Tex("Section~\\ref{sec:protocol} and the supplement list them, defaults filled in, as recorded by the runs."
-            if material.treatments else "No run was recorded."),
+        "Are all hyper-parameters given?", ("Partly" if material.imported else "Yes") if material.trained else "No",
+        Tex(text if material.trained else "No run was recorded that trained anything."),
     )  # fmt: skip
 
 

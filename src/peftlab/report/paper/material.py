@@ -58,6 +58,11 @@ class Treatment:
         value = self.config.get(name)
         return value if isinstance(value, Mapping) else {}
 
+    @property
+    def imported(self) -> bool:
+        """Whether it was trained elsewhere: its record then names a source in place of a method."""
+        return bool(self.part("adapter").get("source"))
+
     def components(self) -> Iterator[tuple[str, str]]:
         """(kind, name) of everything it was built from."""
         for kind in ("adapter", "allocator", "quantizer"):
@@ -96,6 +101,16 @@ class Material:
     @property
     def citations(self) -> list[str]:
         return [source.citation for source in self.sources.values() if source is not None and source.citation]
+
+    @property
+    def trained(self) -> list[Treatment]:
+        """Those of which the records know how."""
+        return [treatment for treatment in self.treatments if not treatment.imported]
+
+    @property
+    def imported(self) -> list[str]:
+        """Labels of the arms that were trained elsewhere."""
+        return list(dict.fromkeys(treatment.label for treatment in self.treatments if treatment.imported))
 
     def of_kind(self, kind: str) -> list[tuple[str, Source | None]]:
         """Components of a kind in the order of the study's arms."""

@@ -115,21 +115,21 @@ def _data(material: Material) -> Iterator[tuple[str, str]]:
 
 
 def shared_training(material: Material) -> tuple[dict[str, Any], list[str]]:
-    """(key -> value that every arm was trained with, keys in which arms differ)."""
-    trained = [t.part("train") for t in material.treatments]
+    """(key -> value that every arm was trained with, keys in which arms differ), of those trained here."""
+    trained = [t.part("train") for t in material.trained]
     keys = [key for key in TRAINED if any(t.get(key) is not None for t in trained)]
     differing = [key for key in keys if len({repr(t.get(key)) for t in trained}) > 1]
     return {key: trained[0].get(key) for key in keys if key not in differing}, differing
 
 
 def _training(material: Material) -> Iterator[tuple[str, str]]:
-    same, differing = shared_training(material) if material.treatments else ({}, [])
+    same, differing = shared_training(material)
     yield (
         "train.same",
         options_text({key.replace("_", " "): value for key, value in same.items()}).removeprefix(": ") or "nothing",
     )
     yield "train.differing", listed([key.replace("_", " ") for key in differing]) or "nothing"
-    steps = sorted({t.steps for t in material.treatments if t.steps is not None})
+    steps = sorted({t.steps for t in material.trained if t.steps is not None})
     yield (
         "train.steps",
         (f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}") if steps else "an unrecorded number of",

@@ -88,6 +88,8 @@ class Paper:
             "settings": settings, "said": said, "folded": self._folded,
             "adapters": material.of_kind("adapter"), "allocators": material.of_kind("allocator"),
             "importances": material.of_kind("importance"), "quantizers": material.of_kind("quantizer"),
+            "imported": Tex(", ".join(code(label) for label in material.imported)),
+            "elsewhere": {name for t in material.treatments if t.imported for kind, name in t.components() if kind == "adapter"},
             "treatments": [{"label": self._where(t, settings), "text": self._configured(t)} for t in material.treatments],
             "detailed": [s for (kind, _), s in material.sources.items()
                          if s is not None and kind in ("adapter", "allocator", "importance", "quantizer", "task", "probe")],
@@ -174,7 +176,7 @@ class Paper:
             if treatment.part(kind).get("name") not in (None, ABSENT)
         ]
         _, differing = shared_training(self.material)
-        trained = {key.replace("_", " "): treatment.part("train").get(key) for key in differing}
+        trained = {key.replace("_", " "): treatment.part("train").get(key) for key in ([] if treatment.imported else differing)}
         training = options_text(trained).removeprefix(": ")
         return Tex(f"{escape('; '.join(parts))}." + (f" Training: {escape(training)}." if training else ""))
 

@@ -1,0 +1,103 @@
+"""Each arm against the baseline, setting by setting: the declared tests, adjusted over their families."""
+
+# pandas annotates indexing as a union of everything it might return, which no call site can narrow:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import numpy as np
+
+from peftlab.analysis import statements as say
+from peftlab.analysis.comparison import equivalence_p, holm, margin_differences, non_inferiority, paired_difference, union
+from peftlab.analysis.findings import AnalysisPlan, Finding
+from peftlab.analysis.frame import Frame
+from peftlab.analysis.race_tests import as_raced, compare
+from peftlab.analysis.setting import Comparison, Setting
+from peftlab.study.expand import cells
+from peftlab.study.schema import Margin
+
+
+def settings_of(frame: Frame) -> list[Setting]:
+    """Every task and backbone with a run of the declared metric."""
+    found = (_setting(frame, task, backbone) for task, backbone in frame.settings)
+    return [s for s in found if not s.values.empty]
+
+
+def _setting(frame: Frame, task: str, backbone: str) -> Setting:
+    runs = frame.primary()
+    runs = runs[(runs["task"] == task) & (runs["backbone"] == backbone)]
+    chance, higher = runs["chance"].dropna(), runs["higher_is_better"].dropna()
+    values, folds = frame.values(task, backbone), int(runs["fold"].nunique()) if len(runs) else 1
+    return Setting(
+        **as_raced(frame, runs, values, folds),
+        task=task,
+        backbone=backbone,
+        values=values,
+        runs=runs,
+        chance=float(chance.iloc[0]) if len(chance) else None,
+        higher_is_better=bool(higher.iloc[0]) if len(higher) else True,
+        folds=folds,
+    )
+
+
+def comparisons_of(frame: Frame, setting: Setting, margin: Margin, generator: np.random.Generator) -> list[Comparison]:
+    """Of a setting, before adjustment; empty without an outcome of the baseline."""
+    plan = frame.study.analysis
+    if plan.baseline is None or plan.baseline not in setting.values.columns:
+        return []
+    base = setting.values[plan.baseline].to_numpy()
+    found = []
+    for label in setting.values.columns:
+        if label == plan.baseline:
+            continue
+        if setting.sequence is not None:
+            found.append(compare(setting, label, plan, margin))
+            continue
+        arm, higher, folds = setting.values[label].to_numpy(), setting.higher_is_better, setting.folds
+        differences = margin_differences(arm, base, margin, higher_is_better=higher)
+        above = None
+        if margin.relative is not None and higher and setting.chance:
+            shifted = margin_differences(arm, base, margin, higher_is_better=True, chance=setting.chance)
+            above = non_inferiority(shifted, confidence=plan.confidence, folds=folds)
+        found.append(
+            Comparison(
+                setting=setting,
+                arm=label,
+                baseline=plan.baseline,
+                difference=paired_difference(arm, base, confidence=plan.confidence, folds=folds, generator=generator),
+                margin=non_inferiority(differences, confidence=plan.confidence, folds=folds),
+                above_chance=above,
+                p_equivalence=equivalence_p(arm, base, margin, folds=folds),
+            )
+        )
+    return found
+
+
+def family_of(frame: Frame, settings: list[Setting], comparisons: list[Comparison]) -> int:
+    """Comparisons that share the study's error rate, those of which there is no run yet with them."""
+    expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
+    return max(len(comparisons), (len(expected) - 1) * len(settings)) if frame.study.analysis.baseline else 0
+
+
+def tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, margin: Margin) -> list[Finding]:
+    """Differences, margin tests and equivalence, each adjusted over its family; then "on every task" where there are several."""
+
+    def adjusted(p_values: list[float | None]) -> list[float | None]:
+        return holm([*p_values, *[None] * (family - len(p_values))])[: len(p_values)]
+
+    differences = adjusted([c.difference.p for c in comparisons])
+    inside = adjusted([c.margin.p for c in comparisons])
+    outside = adjusted([c.margin.p_opposite for c in comparisons])
+    equal = adjusted([c.p_equivalence for c in comparisons])
+    found = [say.difference(c, p, plan) for c, p in zip(comparisons, differences, strict=True)]
+    found += [say.non_inferiority(c, p, q, plan, margin) for c, p, q in zip(comparisons, inside, outside, strict=True)]
+    found += [say.equivalence(c, p, plan, margin) for c, p in zip(comparisons, equal, strict=True)]
+    settings = {(c.setting.task, c.setting.backbone) for c in comparisons}
+    if len(settings) < 2:
+        return found
+    arms = list(dict.fromkeys(c.arm for c in comparisons))
+    groups = [[c for c in comparisons if c.arm == arm] for arm in arms]
+    joint = [union([c.margin.p for c in group]) if len(group) == len(settings) else None for group in groups]
+    for group, p, adjusted_p in zip(groups, joint, holm(joint), strict=True):
+        found.append(say.everywhere(group, p, adjusted_p, plan, margin, len(settings)))
+    return found
