@@ -159,7 +159,7 @@ def test_own_texts(walk: Walk, agrees: Callable[[str, dict[str, str], str], None
     walk.follow("own-texts.md", SHORT)
     assert set(walk.scores("topics")) == {(arm, seed) for arm in ("probe", "lora") for seed in (0, 1)}
     assert (walk.folder / "results/topics/paper/main.tex").is_file()
-    texts = '"Who founded the city?" "How does the gas react with iron?"'
+    texts = '"Who founded the city?" "Who presides over debates in parliament?"'
     agrees(f"peftlab predict topics-merged {texts}", {"is": "text"}, r" \| ")
 
 

@@ -14,7 +14,7 @@ from peftlab.analysis.analyze import analyze
 from peftlab.analysis.choose import _bootstrap, _enough, choose
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.study.schema import Margin
-from tests.report.fixtures import LEVELS, Options, write_results
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,18 @@ def test_choose_takes_the_smallest_shown_to_be_non_inferior(folder: Path, findin
     assert made.label == min(sizes, key=lambda label: sizes[label] or 0)
     assert made.p_adjusted is not None and made.p_adjusted <= 0.05 and made.bootstrap_probability == 1.0
     assert {n.label for n in made.not_chosen} == set(LEVELS) - {made.label}
+
+
+def test_a_larger_arm_that_is_better_than_the_smaller_baseline_is_named(tmp_path: Path, folder: Path) -> None:
+    study = {**STUDY, "analysis": {**STUDY["analysis"], "baseline": "linear-probe"}}
+    written = write_results(tmp_path, Options(study=study, failed=(), diverged=()))
+    made, verdict = choose(written), analyze(written).verdict
+    assert any(line.startswith("Better than linear-probe: full, bitfit, lora[rank=2]") for line in verdict)
+    assert made.label == "linear-probe"
+    by_size = "lora[rank=2], bitfit, lora[rank=8], lora[rank=32], lora-all and full"
+    assert made.sentence.endswith(f" Larger, and shown to be better than linear-probe: {by_size} (adjusted p ≤ 0.05).")
+    assert "of linear-probe's" not in " ".join(verdict) and "4.17 times linear-probe's" in " ".join(verdict)  # 4,042 / 970
+    assert "better" not in choose(folder).sentence
 
 
 def test_choose_says_what_is_not_there_yet(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from peftlab.analysis.comparison import margin_differences, union
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.headlines import incidents
-from peftlab.analysis.words import equation_p, show_count, show_margin
+from peftlab.analysis.words import equation_p, listed, show_count, show_margin
 from peftlab.study.schema import Margin
 
 RESAMPLES = 10_000
@@ -96,7 +96,8 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
     memory, predicted = _memory(chosen)
     return Choice(
         label=label,
-        sentence=_sentence(label, chosen, plan.baseline, words, f"{plan.p_word}{equation_p(adjusted)}"),
+        sentence=_sentence(label, chosen, plan.baseline, words, f"{plan.p_word}{equation_p(adjusted)}")
+        + _better([other for _, other in qualified[1:]], findings),
         trainable=qualified[0][0] if math.isfinite(qualified[0][0]) else None,
         peak_memory_mb=memory, memory_predicted=predicted, p=p, p_adjusted=adjusted, bootstrap_probability=share,
         not_chosen=rejected, **common,
@@ -111,6 +112,16 @@ def _sentence(label: str, group: list[ArmSummary], baseline: str, margin: str, a
         f"Take {label}: {count} trainable parameters, shown to be within {margin} of {baseline} (adjusted "
         f"{adjusted}, at least {min(a.n for a in group)} seeds)."
     )
+
+
+def _better(others: list[str], findings: Findings) -> str:
+    """Of larger arms within the limits those that beat the baseline: what to take where that is worth their parameters."""
+    tests = {other: findings.of("difference", other) for other in others}
+    found = [other for other, made in tests.items() if made and all(finding.verdict == "better" for finding in made)]
+    if not found:
+        return ""
+    plan = findings.plan
+    return f" Larger, and shown to be better than {plan.baseline}: {listed(found)} (adjusted {plan.p_word}p ≤ {plan.alpha:.2g})."
 
 
 def _size(group: list[ArmSummary]) -> float:

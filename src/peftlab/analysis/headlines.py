@@ -8,7 +8,7 @@ from typing import Any
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Finding
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.raced import race_words
-from peftlab.analysis.words import equation_p, is_share, listed, plural, show, show_count, show_margin, show_percent
+from peftlab.analysis.words import equation_p, is_share, listed, plural, show, show_count, show_margin, show_percent, significant
 from peftlab.study.schema import Margin
 
 
@@ -104,13 +104,18 @@ def _within(good: list[str], tests: dict[str, Finding], by_label: dict[str, ArmS
     if sized:
         smallest = min(sized, key=lambda a: a.trainable if a.trainable is not None else math.inf)
         share = smallest.percent_of_baseline
-        of_baseline = f", {show_percent(share)} % of {plan.baseline}'s" if share is not None else ""
+        of_baseline = f", {_of(share)} {plan.baseline}'s" if share is not None else ""
         text += (
             f" The smallest of them is {smallest.label} (adjusted {plan.p_word}{equation_p(tests[smallest.label].p_adjusted)}): "
             f"{show(smallest.mean, plan.metric)} {plan.metric} with {show_count(smallest.trainable)} trainable "
             f"parameters{of_baseline}."
         )
     return text
+
+
+def _of(percent: float) -> str:
+    """``0.207 % of``; ``64.8 times`` where the baseline is the smaller one."""
+    return f"{show_percent(percent)} % of" if percent <= 100 else f"{significant(percent / 100)} times"
 
 
 def _undecided(findings: list[Finding]) -> str:
