@@ -19,8 +19,8 @@ from typing import Any
 from _report import report
 from rich.console import Console
 
+from peftlab.execution.bars import listener_for
 from peftlab.execution.local import WorkerOptions, execute
-from peftlab.execution.progress import listener_for
 from peftlab.planning.plan import PlanOptions
 from peftlab.planning.planner import make_plan
 from peftlab.records.store import ResultsFolder

@@ -19,16 +19,6 @@ from peftlab.errors import RecordError
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_results(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="module")
-def findings(folder: Path) -> Findings:
-    return analyze(folder)
-
-
 def changed(**study: Any) -> dict[str, Any]:
     return {**STUDY, "tune": None, **study}
 

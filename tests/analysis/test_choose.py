@@ -17,16 +17,6 @@ from peftlab.study.schema import Margin
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_results(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="module")
-def findings(folder: Path) -> Findings:
-    return analyze(folder)
-
-
 def test_choose_takes_the_smallest_shown_to_be_non_inferior(folder: Path, findings: Findings) -> None:
     made = choose(folder)
     good = [f.arms[0] for f in findings.of("non_inferiority") if f.verdict == "non-inferior"]

@@ -146,8 +146,9 @@ def _execute(frame: Any, chosen: Sequence[Any], target: Any, jobs: int) -> Any:
 
     from peftlab.analysis.reading import read_json
     from peftlab.api.running import cache_folder
+    from peftlab.execution.bars import listener_for
     from peftlab.execution.local import execute, warm_up
-    from peftlab.execution.progress import Outcome, listener_for
+    from peftlab.execution.outcome import Outcome
     from peftlab.execution.protocol import WorkerOptions
     from peftlab.training.prefix_store import LIMIT_MB
 

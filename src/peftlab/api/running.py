@@ -91,7 +91,7 @@ def run(  # noqa: PLR0913
 
     from rich.console import Console
 
-    from peftlab.execution.progress import listener_for
+    from peftlab.execution.bars import listener_for
     from peftlab.tuning.study_run import StudyRun
 
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""What is seen of an execution: bars on a terminal, lines elsewhere, JSON for scripts."""
+"""What is told of an execution: to whom, and in which words; lines for logs, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,10 @@ import sys
 import time
 from typing import IO, Any, Protocol
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
-from rich.text import Text
-
 from peftlab.execution.memory_guard import Shortage
 from peftlab.execution.outcome import Ending, Outcome
-from peftlab.execution.protocol import Evaluated, Message, Moved, Noted, Started, Step
-from peftlab.execution.run_names import bar_name, run_name
+from peftlab.execution.protocol import Evaluated, Message, Moved, Noted, Started
+from peftlab.execution.run_names import run_name
 from peftlab.execution.silence import Silence
 from peftlab.records.journal import plain
 from peftlab.records.record import RunConfig
@@ -120,10 +105,10 @@ class PlainListener(NullListener):
         if isinstance(message, Started):
             self._line(f"{run_name(config)}: " + (f"continued at step {message.step}" if message.step else "started"))
         elif isinstance(message, Evaluated):
-            self._line(f"{run_name(config)}: step {message.step} {message.split} {_metrics(message)}")
+            self._line(f"{run_name(config)}: step {message.step} {message.split} {metrics_text(message)}")
         elif isinstance(message, Moved):
-            self._line(f"{run_name(config)}: {_moved(message)}")
-        elif isinstance(message, Noted) and _is_new(message.what, self.noted):
+            self._line(f"{run_name(config)}: {moved_text(message)}")
+        elif isinstance(message, Noted) and is_new(message.what, self.noted):
             self._line(f"{run_name(config)}: {message.what}")
 
     def silent(self, silence: Silence) -> None:
@@ -134,10 +119,10 @@ class PlainListener(NullListener):
 
     def ended(self, ending: Ending) -> None:
         self.done += 1
-        self._line(f"[{self.done}/{self.total}] {_sentence(ending)}")
+        self._line(f"[{self.done}/{self.total}] {ending_text(ending)}")
 
     def stopping(self, number: int, now: bool) -> None:
-        self._line(_stopping(now))
+        self._line(stopping_text(now))
 
     def close(self, outcome: Outcome) -> None:
         self._line(summary(outcome))
@@ -180,98 +165,6 @@ class JsonListener(NullListener):
         print(json.dumps(plain({"event": event, **values}), allow_nan=False), file=self.stream, flush=True)
 
 
-class _Yielding(TextColumn):
-    """Text that ends in dots where the line is too short for all: figures and times beside it stay whole."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, table_column=Column())  # the default column does not give way
-
-    def render(self, task: Task) -> Text:
-        text = super().render(task)
-        text.no_wrap, text.overflow = True, "ellipsis"
-        return text
-
-
-class RichListener(NullListener):
-    """A bar for all runs and one for every run in progress; what ended stands above them."""
-
-    def __init__(self, console: Console | None = None, what: str = "") -> None:
-        wide = console is None or console.width >= 110
-        columns = (
-            _Yielding("{task.description}"),
-            BarColumn(bar_width=24 if wide else 8, table_column=Column(no_wrap=True)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            _Yielding("{task.fields[note]}"),
-            TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        )
-        self.progress = Progress(*columns, console=console, speed_estimate_period=600)
-        self.what = what or "study"
-        self.study: TaskID | None = None
-        self.bars: dict[str, TaskID] = {}
-        self.noted: set[str] = set()
-
-    def begin(self, total: int, jobs: int) -> None:
-        self.study = self.progress.add_task(f"[bold]{escape(self.what)}[/bold]", total=total, note="")
-        self.progress.start()
-
-    def message(self, config: RunConfig, message: Message) -> None:
-        if isinstance(message, Started):
-            note = f"from step {message.step}" if message.step else ""
-            self._bar(config, completed=message.step, total=message.total or None, note=note)
-        elif isinstance(message, Step):
-            loss = "not finite" if message.loss is None else f"{message.loss:.4f}"
-            self._bar(config, completed=message.step, total=message.total or None, note=f"loss {loss}")
-        elif isinstance(message, Evaluated):
-            self._bar(config, note=escape(_metrics(message, most=1)))  # all of them would leave no room for whose they are
-        elif isinstance(message, Moved):
-            self._warn(f"{run_name(config)}: {_moved(message)}")
-        elif isinstance(message, Noted) and _is_new(message.what, self.noted):
-            self._warn(f"{run_name(config)}: {message.what}")
-
-    def silent(self, silence: Silence) -> None:
-        self._warn(f"{run_name(silence.config)}: {silence.sentence()}")
-
-    def waiting(self, shortage: Shortage) -> None:
-        self._warn(f"{run_name(shortage.config)}: {shortage.sentence()}")
-
-    def _warn(self, text: str) -> None:
-        self.progress.console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
-
-    def ended(self, ending: Ending) -> None:
-        bar = self.bars.pop(_key(ending.config), None)
-        if bar is not None:
-            self.progress.remove_task(bar)
-        if self.study is not None:
-            self.progress.advance(self.study)
-        style = {"failed": "red", "failed-before": "red", "diverged": "yellow", "finished": "green"}.get(ending.how, "dim")
-        self.progress.console.print(f"[{style}]{escape(_sentence(ending))}[/{style}]", highlight=False)
-
-    def stopping(self, number: int, now: bool) -> None:
-        self._warn(_stopping(now))
-
-    def close(self, outcome: Outcome) -> None:
-        self.progress.stop()
-        self.progress.console.print(summary(outcome), highlight=False)
-
-    def _bar(self, config: RunConfig, **values: Any) -> None:
-        key = _key(config)
-        if key not in self.bars:
-            self.bars[key] = self.progress.add_task(escape(bar_name(config)), total=None, note="")
-        self.progress.update(self.bars[key], **values)
-
-
-def listener_for(console: Console, what: str = "", *, as_json: bool = False) -> Listener:
-    """Bars where ``console`` is a terminal, plain lines elsewhere, JSON lines where asked for; ``what`` all runs together are."""
-    if as_json:
-        return JsonListener(console.file)
-    return RichListener(console, what) if console.is_terminal else PlainListener(console.file, what)
-
-
-def _key(config: RunConfig) -> str:
-    return f"{config.purpose}/{config.slug}/{config.run_id}"
-
-
 def _identity(config: RunConfig) -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -282,11 +175,13 @@ def _identity(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _metrics(message: Evaluated, most: int | None = None) -> str:
+def metrics_text(message: Evaluated, most: int | None = None) -> str:
+    """``accuracy 0.9731 loss 0.08``; of many the first ``most``."""
     return " ".join([f"{name} {value:.4g}" for name, value in message.metrics.items() if value is not None][:most])
 
 
-def _sentence(ending: Ending) -> str:
+def ending_text(ending: Ending) -> str:
+    """What became of a run, and where it failed what to do."""
     word = _WORDS.get(ending.how, ending.how)
     text = f"{run_name(ending.config)}: {word}" + (f" in {ending.time_s:.1f} s" if ending.how == "finished" else "")
     if ending.error:
@@ -295,16 +190,18 @@ def _sentence(ending: Ending) -> str:
     return text + (f" ({ending.detail})" if ending.detail and ending.how != "reused" else "")
 
 
-def _is_new(note: str, told: set[str]) -> bool:
+def is_new(note: str, told: set[str]) -> bool:
     """Whether nobody said it yet: what keeps one run's curves from a server keeps those of all."""
     new = note not in told
     told.add(note)
     return new
 
 
-def _moved(message: Moved) -> str:
+def moved_text(message: Moved) -> str:
+    """Of a run that is started again elsewhere."""
     return f"its machine failed, it is started again: {message.why}"
 
 
-def _stopping(now: bool) -> str:
+def stopping_text(now: bool) -> str:
+    """What the signal that came does, and another one would do."""
     return "stopping now, without saving" if now else "stopping after the step in flight; once more to stop without saving"
