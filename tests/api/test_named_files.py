@@ -67,15 +67,25 @@ def test_a_file_is_itself_whatever_its_letters(tmp_path: Path) -> None:
 
 
 def test_a_document_of_documents_is_no_table_of_texts(tmp_path: Path) -> None:
-    squad = {"data": [{"title": "a", "paragraphs": [{"context": "c", "qas": []}]}]}
-    (tmp_path / "nested.json").write_text(json.dumps(squad))
-    with pytest.raises(DataError, match=r"nested\.json: is no table of texts: 'paragraphs' holds a list\n") as caught:
+    books = {"data": [{"title": "a", "chapters": [{"heading": "c", "pages": []}]}]}
+    (tmp_path / "nested.json").write_text(json.dumps(books))
+    with pytest.raises(DataError, match=r"nested\.json: is no table of texts: 'chapters' holds a list\n") as caught:
         texts_of(["nested.json"], ["Question asked"], needed=1)
     assert '[{"Question asked": "a text"}, ...]' in caught.value.remedy
     with pytest.raises(DataError, match="there is no column 'Title'"):  # nearly one that is there
         texts_of(["nested.json"], ["Title"], needed=1)
     with pytest.raises(DataError, match=r"questions\.csv line 1: there is no column 'Text'"):
         texts_of(["questions.csv"], ["Text"], needed=1)
+
+
+def test_the_nested_json_of_squad_is_a_table_of_its_questions(tmp_path: Path) -> None:
+    asked = [{"id": f"q{i}", "question": f"{i}?", "is_impossible": True} for i in range(2)]  # nobody answers before asking
+    squad = {"data": [{"title": "a", "paragraphs": [{"context": "c", "qas": asked}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    names, texts = texts_of(["squad.json"], ["question", "context"], needed=2)
+    assert texts == [("0?", "c"), ("1?", "c")] and names == ["squad.json question q0", "squad.json question q1"]
+    with pytest.raises(DataError, match="there is no column 'sentence'"):
+        texts_of(["squad.json"], ["sentence"], needed=1)
 
 
 def test_pairs_come_in_tables() -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import chi2
 
 from peftlab.analysis.comparison import margin_differences
+from peftlab.analysis.findings import alpha_of
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.power import detectable_effect, seeds_needed
 from peftlab.errors import StudyError
@@ -106,7 +107,7 @@ def of_frame(frame: Frame, *, margin: Margin | None = None, difference: float | 
     arms = [(setting, arm) for setting, table in tables.items() for arm in table.columns if arm != baseline]
     expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
     family = max(1, len(arms), (len(expected) - 1) * len(tables))  # of the report, though runs are still missing
-    alpha = (1 - declared.confidence) / family
+    alpha = alpha_of(declared.confidence) / family
     rows, notes = [], []
     for (task, backbone), arm in arms:
         table = tables[task, backbone]
@@ -134,7 +135,7 @@ def from_sd(sd: float, difference: float, *, power: float = 0.8, confidence: flo
     _check(power, difference)
     if not (sd > 0 and math.isfinite(sd)):
         raise StudyError(f"{sd} is no standard deviation", where="--sd", remedy="of the differences between two arms over seeds")
-    alpha = (1 - confidence) / comparisons
+    alpha = alpha_of(confidence) / comparisons
     row = plan(sd, sd, 0, difference, power=power, alpha=alpha)
     return Seeds(metric="", power=power, alpha=alpha, comparisons=comparisons, rows=[row], notes=[])
 

@@ -12,7 +12,7 @@ import torch
 
 from peftlab.api._model_folder import Exported, load_forward
 from peftlab.api._named_files import file_of
-from peftlab.api._predict_texts import columns_named
+from peftlab.api._predict_texts import columns_named, read_rows
 from peftlab.api.answers import Answer, lines, table
 from peftlab.errors import DataError
 from peftlab.registry import create
@@ -20,8 +20,8 @@ from peftlab.tasks._answer_meter import NO_ANSWER
 from peftlab.tasks._answers import decode, gather, ranked
 from peftlab.tasks._windows import make_windows
 from peftlab.tasks.contract import TextPreprocessing
-from peftlab.tasks.text.squad_json import SquadJson, read_nested
-from peftlab.tasks.text.tables import SUFFIXES, read_table
+from peftlab.tasks.text.squad_json import SquadJson
+from peftlab.tasks.text.tables import SUFFIXES
 
 BATCH, TOP = 16, 3
 
@@ -83,9 +83,8 @@ def _questions(given: str, columns: Sequence[str]) -> list[tuple[str, str, str]]
     path = file_of(given, SUFFIXES, read)
     if path is None:
         raise DataError("is no table", where=given[:80], remedy=read)
-    nested = SquadJson.accepts(given)
-    part = read_nested(path, "train", answered=False) if nested else read_table(path, "train")
-    names = ("question", "context") if nested else columns
+    part = read_rows(path)
+    names = ("question", "context") if SquadJson.accepts(given) else columns
     for name in names:
         if name not in part.columns:
             raise part.lacks(name)

@@ -15,6 +15,7 @@ from peftlab.errors import DataError, close
 from peftlab.tasks._tokens import tokenize
 from peftlab.tasks.contract import TextPreprocessing
 from peftlab.tasks.text.contract import RowPart
+from peftlab.tasks.text.squad_json import SquadJson, read_nested
 from peftlab.tasks.text.tables import SUFFIXES, read_table, read_text
 
 Batch = tuple[list[str], dict[str, torch.Tensor]]
@@ -75,9 +76,14 @@ def columns_named(columns: Sequence[str]) -> str:
     return f"the column{'s' if len(columns) > 1 else ''} {' and '.join(map(repr, columns))}"
 
 
+def read_rows(path: Path) -> RowPart:
+    """Rows of a table, or questions and paragraphs of SQuAD's nested JSON: either may have been the data of training."""
+    return read_nested(path, "train", answered=False) if SquadJson.accepts(str(path)) else read_table(path, "train")
+
+
 def _rows(path: Path, columns: Sequence[str], needed: int) -> list[tuple[str, tuple[str, ...]]]:
     """Names and texts of a table."""
-    table = read_table(path, "train")
+    table = read_rows(path)
     for column in columns[:needed]:
         if column not in table.columns:
             raise _nested(table, column) or table.lacks(column)

@@ -112,7 +112,7 @@ def numbers(findings: Findings, facts: Mapping[str, Any]) -> Numbers:
     found.add("baseline", plan.baseline or "no baseline")
     found.add("margin", show_margin(margin, plan.metric))
     found.add("confidence", f"{100 * plan.confidence:g} %")
-    found.add("alpha", f"{1 - plan.confidence:.2g}")
+    found.add("alpha", f"{plan.alpha:.2g}")
     found.add("family", plan.family_size)
     found.add("resamples", f"{plan.bootstrap_resamples:,}")
     found.add("bootstrap.seed", plan.bootstrap_seed)

@@ -76,7 +76,7 @@ def read_nested(path: Path, split: str, *, answered: bool = True) -> RowPart:
     """One file as columns ``id``, ``title``, ``context``, ``question`` and ``answers`` ({text: [...], answer_start: [...]}).
 
     Args:
-        answered: whether questions must come with their answers.
+        answered: whether questions must come with their answers; otherwise there is no column of answers.
 
     Raises:
         DataError: not UTF-8, no JSON, another layout; a question whose answers contradict ``is_impossible``.
@@ -93,20 +93,21 @@ def read_nested(path: Path, split: str, *, answered: bool = True) -> RowPart:
         raise DataError(
             f"is not SQuAD's layout: {missing}{after}", where=str(path), remedy='see "squad-json" in `peftlab list text`'
         ) from error
-    for i, (name, found) in enumerate(zip(columns["id"], columns["answers"], strict=True)):
-        if not answered:
-            columns["answers"][i] = {"text": [], "answer_start": []}
-            continue
-        if found["answers"] is None:
-            raise DataError("the question has no `answers`", where=f"{path.name} {name}", remedy="give them, or an empty list")
-        if found["is_impossible"] is not None and bool(found["answers"]) == found["is_impossible"]:
-            what = "is_impossible, but has answers" if found["answers"] else "not is_impossible, but has no answers"
-            raise DataError(what, where=f"{path.name} {name}", remedy="correct either")
-        columns["answers"][i] = {key: [answer.get(key) for answer in found["answers"]] for key in ("text", "answer_start")}
-    ids = columns["id"]
+    given, ids = columns.pop("answers"), columns["id"]
+    if answered:
+        columns["answers"] = [_answers(found, f"{path.name} {name}") for name, found in zip(ids, given, strict=True)]
     return RowPart(
         split=split, columns=columns, where=lambda i: f"{path.name} question {ids[i]}" if ids else path.name, header=str(path)
     )
+
+
+def _answers(found: dict[str, Any], where: str) -> dict[str, list[Any]]:
+    if found["answers"] is None:
+        raise DataError("the question has no `answers`", where=where, remedy="give them, or an empty list")
+    if found["is_impossible"] is not None and bool(found["answers"]) == found["is_impossible"]:
+        what = "is_impossible, but has answers" if found["answers"] else "not is_impossible, but has no answers"
+        raise DataError(what, where=where, remedy="correct either")
+    return {key: [answer.get(key) for answer in found["answers"]] for key in ("text", "answer_start")}
 
 
 def _questions(content: Any) -> Iterator[dict[str, Any]]:
