@@ -179,11 +179,12 @@ def test_two_runs_are_computed_together(ground: Ground, words: str) -> None:
         assert lora["results"]["time"]["stacked"]["joint_passes"] > 0 and lora["efficiency"]["stacked"]["runs"] == 2
 
 
-@line("run options.yaml --output compiled --only lora --max-runs 1 --compile on")
+@line("run options.yaml --output compiled --only lora --max-runs 1 --compile on --device cpu")
 def test_steps_are_compiled(ground: Ground, words: str) -> None:
     ground.type(words)
     (lora,) = ground.same("compiled", ("lora", 0))
     assert lora["compiled"]["compiled"] and "compiled" not in ground.base["lora", 0]
+    assert lora["results"]["time"]["device"] == "cpu"
 
 
 @line("run options.yaml --output failed --only lora --max-runs 1 --retry-failed")
@@ -221,7 +222,7 @@ def test_a_run_on_a_cluster(ground: Ground, words: str, cluster: str) -> None:
 
 @line(
     "plan options.yaml --output base --set seeds=[0] --only lora --only qa --max-runs 1 --no-prefix-cache --no-fused --stack auto"
-    " --compile auto --json"
+    " --compile auto --device cpu --json"
 )
 def test_a_plan_of_a_part(ground: Ground, words: str) -> None:
     told = ground.type(words).json
@@ -231,7 +232,7 @@ def test_a_plan_of_a_part(ground: Ground, words: str) -> None:
     assert "compiled: lora" in said
 
 
-@line("check options.yaml --set task.train_size=48 --only lora --json")
+@line("check options.yaml --set task.train_size=48 --only lora --device cpu --json")
 def test_a_check_of_one_arm(ground: Ground, words: str) -> None:
     proofs = ground.type(words).json["proofs"]
     assert {proof["label"] for proof in proofs} == {"lora"} and all(proof["kept"] for proof in proofs)

@@ -50,6 +50,15 @@ def test_every_arm_and_its_mean_are_on_the_page(folder: Path, page: str) -> None
         assert f"| {arm.label} | {arm.n} | {show(arm.mean, 'accuracy')}" in page
 
 
+@pytest.mark.parametrize(("name", "said"), [("sst2-cpu", True), ("digits", False), ("of-no-file", False)])
+def test_a_study_whose_data_no_clone_has_says_so(name: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PATH.parents[1])
+    lines = made()._from_elsewhere(name)
+    assert bool(lines) is said
+    published = Path("docs/studies", f"{name}.md")
+    assert not lines or f"- {lines[0]}\n" in published.read_text(encoding="utf-8")
+
+
 def test_what_was_not_found_is_said_with_its_interval(folder: Path, page: str) -> None:
     findings = read_findings(folder)
     section = page.split("## What was not found")[1].split("\n## ")[0]

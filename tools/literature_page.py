@@ -1,13 +1,14 @@
 """Published figures that can be reproduced exactly here, beside ours: nothing on the page is typed by hand.
 
     python tools/literature_page.py            writes docs/literature.md
-    python tools/literature_page.py bits       prints one table: bits, errors, memory, parameters, studies or results
+    python tools/literature_page.py bits       prints one table: bits, errors, memory, parameters, studies, results or sources
 
 Needs no weights: architectures are built on the meta device, Gaussian weights are drawn from one seed.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ from peftlab.backbones.timm import TimmBackbone  # noqa: E402
 from peftlab.quantizers.bnb import BitsAndBytes  # noqa: E402
 from peftlab.quantizers.contract import Quantizer  # noqa: E402
 from peftlab.quantizers.groupwise import Groupwise  # noqa: E402
+from peftlab.report.paper.bibliography import entries  # noqa: E402
 
 PAGE = ROOT / "docs" / "literature.md"
 DEBERTA = DebertaV2Config(
@@ -186,13 +188,18 @@ def _one_kind() -> str:
 
 
 def studies() -> str:
-    """Studies of a GPU's size that measure published results, and what to expect of them."""
+    """Studies of a GPU's size that measure published results, and what to expect of them. Protocols stand below, once each."""
+    found = [r for r in literature()[0] if r.study]
+    protocols = list(dict.fromkeys((r.source, r.protocol) for r in found))
     rows = [
-        (f"`studies/{r.study}.yaml`", r.arm, r.model, r.data, r.metric, f"{r.value:g} %", f"`{r.source}`: {r.protocol}", r.note)
-        for r in literature()[0]
-        if r.study
-    ]
-    return table("study | arm | model | data | metric | published: | protocol | note", rows)
+        (
+            f"`studies/{r.study}.yaml`", r.arm, r.model, r.data, r.metric, f"{r.value:g} %",
+            f"P{1 + protocols.index((r.source, r.protocol))}", r.note,
+        )
+        for r in found
+    ]  # fmt: skip
+    told = [f"- P{number}, `{source}`: {protocol}" for number, (source, protocol) in enumerate(protocols, 1)]
+    return table("study | arm | model | data | metric | published: | protocol | note", rows) + "\n\n" + "\n".join(told)
 
 
 def results() -> str:
@@ -214,6 +221,22 @@ def results() -> str:
     return table("source | method | model | data | metric | value: | seeds: | parameters: | note", rows)
 
 
+def sources() -> str:
+    """What the keys of the tables stand for."""
+    rows = []
+    for key, text in literature()[1].items():
+        told = " ".join(text.split())
+        for entry in entries(text):
+            fields = {name: re.sub(r"[{}\\]", "", value) for name, value in entry.fields.items()}
+            where = fields.get("booktitle") or fields.get("howpublished") or ""
+            authors = fields["author"].replace(" and others", " et al").replace(" and ", "; ")
+            told = ". ".join(part for part in (authors, fields["title"], where, fields["year"]) if part) + (
+                f". arXiv:{fields['eprint']}" if "eprint" in fields else ""
+            )
+        rows.append((f"`{key}`", told))
+    return table("key | source", rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bits": bits,
     "errors": errors,
@@ -221,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": parameters,
     "studies": studies,
     "results": results,
+    "sources": sources,
 }
 TITLES = {
     "bits": "Bits per weight",
@@ -229,10 +253,12 @@ TITLES = {
     "parameters": "Parameter counts",
     "studies": "Studies that measure published results",
     "results": "Published results that are shipped as data",
+    "sources": "Sources",
 }
 ABOUT = {
     "results": "A report shows them beside an arm of the same method family, with the ratio and with what differs. They count as "
-    "comparable only where backbone, data, split and protocol all agree. Shares are in percent.",
+    "comparable only where backbone, data, split and protocol all agree. Shares are in percent. No figure of LoRA on DeiT was "
+    "found whose source could be trusted.",
     "studies": "For a GPU; not run yet. Of the ViTs the sources state neither pretraining nor protocol; of GLUE the figures are "
     "the best on the development sets that they are reported on, where ours are chosen on a part of the training set. A "
     "difference of tenths of a point is no failure to reproduce. `published-qlora-gpu.yaml` and "

@@ -204,7 +204,7 @@ def of_backbone(runs: Sequence[PlannedRun], data_sets: Mapping[str, str]) -> str
         peaks = [f"{run.estimate.peak_mb:,.0f}" if run.estimate else "-" for run in found]
         weights = [f"{run.estimate.parts_mb['weights']:,.1f}" for run in found if run.estimate]
         times = [hours(run.predicted_s or 0.0) for run in found]
-        rows.append([f"`{label}`", f"{found[0].trainable:,}", weights[0], *peaks, *times])
+        rows.append([f"`{label}`", f"{found[0].trainable:,}", *(weights[:1] or ["-"]), *peaks, *times])
     short = data_sets.values()
     head = ["arm", f"trainable ({next(iter(short))})", "frozen weights, MB"]
     return table([*head, *(f"peak, {name}" for name in short), *(f"hours, {name}" for name in short)], rows)
@@ -220,16 +220,16 @@ def data_sets(runs: Sequence[PlannedRun], names: Mapping[str, str]) -> dict[str,
 
 
 def section(name: str, plan: Plan, names: Mapping[str, str]) -> str:
-    runs = [run for run in plan.runs if run.purpose == "evaluation"]
+    runs = plan.runs
     configurations = {(run.backbone, run.task, run.label) for run in runs}
     seeds = len({run.seed for run in runs})
-    total = sum(run.predicted_s or 0.0 for run in runs)
     refused = {(run.backbone, run.task, run.label): run.refusal for run in runs if run.refusal}
     parts = [
         f"## {name}",
         f"*{plan.question}*",
-        f"`studies/{name}.yaml`: {len(configurations)} configurations x {seeds} seeds = {len(runs)} runs, {total / 3600:,.0f} "
-        f"core-hours in all, on one thread each. {_refused(len(refused))} refused on this machine.",
+        f"`studies/{name}.yaml`: {len(configurations)} configurations x {seeds} seeds = {len(runs)} runs, {_core_hours(runs)}"
+        f"{f'; before them {len(plan.tuning)} tuning runs, {_core_hours(plan.tuning)}' if plan.tuning else ''}. One thread each. "
+        f"{_refused(len(refused))} refused on this machine.",
     ]
     for chosen in dict.fromkeys(run.backbone for run in runs):
         of_it = [run for run in runs if run.backbone == chosen]
@@ -237,6 +237,10 @@ def section(name: str, plan: Plan, names: Mapping[str, str]) -> str:
     told = [f"- {note}" for note in plan.notes]
     told += [f"- refused: {label} on {names.get(b, b)}: {reason}" for (b, _, label), reason in refused.items()]
     return "\n\n".join([*parts, *(["\n".join(told)] if told else [])])
+
+
+def _core_hours(runs: Sequence[PlannedRun]) -> str:
+    return f"{sum(run.predicted_s or 0.0 for run in runs) / 3600:,.0f} core-hours"
 
 
 def _refused(number: int) -> str:

@@ -269,12 +269,21 @@ def _provenance(folder: Path, environment: dict[str, Any], records: list[tuple[d
     name, total_s = folder.name, sum(seconds)
     lines = [
         f"`peftlab run studies/{name}.yaml`, then `python tools/study_page.py results/{name} docs/studies`",
+        *_from_elsewhere(name),
         _seeds(folder),
         f"machine: {environment['cpu']}, {environment['cores_logical']} cores, {memory_gb:.0f} GB; one thread a run, no GPU",
         f"Python {environment['python']}, {versions}",
         f"{len(records)} evaluation runs, median {statistics.median(seconds):.0f} s, {total_s / 60:.0f} core-minutes",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _from_elsewhere(name: str) -> list[str]:
+    """A word to who wants to run it, where it names a folder that no clone has."""
+    path = Path("studies") / f"{name}.yaml"
+    if not path.exists() or "../shared/" not in path.read_text(encoding="utf-8"):
+        return []
+    return ["with data, or weights, that do not come with peftlab: [name yours](../experiments.md#studies-that-want-your-data)"]
 
 
 def _seeds(folder: Path) -> str:

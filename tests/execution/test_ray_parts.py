@@ -130,13 +130,15 @@ def test_fingerprints_are_those_of_the_plan_and_an_absence_is_said() -> None:
 
 
 def test_options_of_one_engine_are_refused_by_the_other(tmp_path: Path) -> None:
-    assert isinstance(Where().make(tmp_path, tmp_path), Here)
+    here = Where(device="cpu").make(tmp_path, tmp_path)
+    assert isinstance(here, Here) and here.device == "cpu"
     assert isinstance(Where(engine="ray", place=["a=b"]).make(tmp_path, tmp_path), RayEngine)
     for option, where in {
         "--address": Where(address="auto"),
         "--place": Where(place=["a=b"]),
         "--gpus": Where(gpus=0.0),
         "--no-shared-disk": Where(shared_disk=False),
+        "--device": Where(engine="ray", device="cpu"),
     }.items():
         with pytest.raises(OptionError) as caught:
             where.make(tmp_path, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,14 @@ def planned(page: ModuleType, folder: Path, name: str, **changes: Any) -> Plan:
         return PlanOptions(**{**more, "cache": folder / "cache", "predict": False})
 
     return page.planned({**YAML(typ="safe").load(STUDIES / f"{name}.yaml"), **changes}, folder, options)[0]
+
+
+def test_the_page_counts_the_tuning_too(page: ModuleType, folder: Path) -> None:
+    plan = planned(page, folder, "mrpc")
+    runs = [dataclasses.replace(run, predicted_s=7200.0) for run in plan.runs]
+    tuning = [dataclasses.replace(run, predicted_s=3600.0) for run in plan.tuning]
+    text = page.section("mrpc", dataclasses.replace(plan, runs=tuple(runs), tuning=tuple(tuning)), {})
+    assert "5 configurations x 3 seeds = 15 runs, 30 core-hours; before them 40 tuning runs, 40 core-hours." in text
 
 
 @pytest.mark.parametrize("name", LARGE)

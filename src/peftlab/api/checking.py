@@ -12,28 +12,31 @@ from peftlab.api.answers import Answer
 from peftlab.study.schema import Study
 
 
-def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[str] = ()) -> Answer:
+def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[str] = (), device: str = "auto") -> Answer:
     """Prove on the study's own backbone and data that each arm works: base frozen, loss falls, save and load, merge.
 
     Takes about two minutes for a small ViT on a CPU. Exit code 7 if a promise is not kept.
 
     Raises:
         DataError: data that cannot be read, which no arm can help.
+        PlanRefused: no such device here.
     """
     from peftlab.study.load import load_study, of_file
 
     overrides = [*overrides]
     parsed = load_study(study, overrides)
     with of_file(study, overrides):
-        return _checked(parsed, only)
+        return _checked(parsed, only, device)
 
 
-def _checked(parsed: Study, only: Sequence[str]) -> Answer:
+def _checked(parsed: Study, only: Sequence[str], device: str) -> Answer:
     from peftlab.api.running import cache_folder
     from peftlab.execution.check import check_cell
     from peftlab.planning.budgets import resolve_budgets
     from peftlab.study.expand import cells, select_cells
+    from peftlab.training.precision import resolve_device
 
+    resolve_device(device)
     known = cells(parsed)
     wanted = resolve_budgets(select_cells(known, only), known)
     told = [f"data: {found}" for found in prepare_first(((cell.backbone, cell.task) for cell in wanted), cache_folder())]
@@ -41,7 +44,7 @@ def _checked(parsed: Study, only: Sequence[str]) -> Answer:
     proofs = []
     for number, cell in enumerate(wanted, 1):  # an arm takes seconds to minutes: nobody should wonder whether anything happens
         print(f"[{number}/{len(wanted)}] checking {cell.label}", file=sys.stderr, flush=True)
-        proofs += check_cell(cell, cache_folder(), parsed.seeds[0], rates=rates)
+        proofs += check_cell(cell, cache_folder(), parsed.seeds[0], device, rates=rates)
     broken = [proof for proof in proofs if not proof.kept]
     checked = _counted(len({proof.label for proof in proofs}), "arm")
     verdict = f"{checked} checked, every promise kept" if not broken else f"{_counted(len(broken), 'promise')} not kept"

@@ -22,6 +22,7 @@ class Where:
     processes: int = 1  #: of each run, which share its batches
     shard: bool = False  #: and its frozen weights
     stack: str = "off"  #: runs computed together in one process: off, auto, or how many at most
+    device: str = "auto"  #: of this machine: cpu, cuda, mps
     address: str | None = None  #: of a Ray cluster; None: auto
     place: Sequence[str] = ()  #: which runs go to which nodes, WHAT=RESOURCE
     gpus: float | None = None  #: for each run; None: 1 where the cluster has any
@@ -49,7 +50,7 @@ class Where:
         if self.processes > 1 and self.stack != "off":
             remedy = "leave out --stack or --processes"
             raise OptionError("runs of several processes each cannot be stacked", where="--stack", remedy=remedy)
-        about = {"jobs": self.jobs, "processes": self.processes, "shard": self.shard}
+        about = {"jobs": self.jobs, "processes": self.processes, "shard": self.shard, "device": self.device}
         return Here(cache=cache, starts=starts, stack=wanted_stack(self.stack), **about)  # pyright: ignore
 
     def _ray(self, folder: Path, cache: Path, starts: bool) -> Engine:
@@ -60,6 +61,9 @@ class Where:
         if self.stack != "off":
             remedy = "leave it out: on a cluster every run has a process of its own"
             raise OptionError("runs are not stacked on a Ray cluster", where="--stack", remedy=remedy)
+        if self.device != "auto":
+            remedy = "leave it out: nodes use what they have; --gpus 0 trains on their processors"
+            raise OptionError("the device of this machine, and runs go to others", where="--device", remedy=remedy)
         if self.processes > 1 or self.shard:
             remedy = "leave it out: on a cluster runs are spread over GPUs, one each"
             raise OptionError("a run on a Ray cluster has one process", where="--processes", remedy=remedy)

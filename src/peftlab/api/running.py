@@ -42,10 +42,11 @@ def plan(  # noqa: PLR0913
     fused: bool = True,
     stack: str = "off",
     compile: str = "off",
+    device: str = "auto",
 ) -> Answer:
     """Every run of a study, what is refused and why, predicted memory and time; what is left to do. Nothing is started."""
     narrowed = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, "compile": compile}
-    narrowed |= _shared(prefix_cache)
+    narrowed |= {"device": device, **_shared(prefix_cache)}
     folder, parsed, _, progress = _planned(study, tuple(overrides), Path(output), narrowed)
     return _shown_plan(folder, parsed, progress.plan)
 
@@ -62,6 +63,7 @@ def run(  # noqa: PLR0913
     shard: bool = False,
     stack: str = "off",
     compile: str = "off",
+    device: str = "auto",
     retry_failed: bool = False,
     dry_run: bool = False,
     checkpoint_every_s: float = 30.0,
@@ -83,11 +85,12 @@ def run(  # noqa: PLR0913
     with ``shard`` the frozen weights as well.
     ``stack``: runs in one process that are computed together (:mod:`peftlab.training.stack`): off, auto, or so many at most.
     ``compile``: training steps (:mod:`peftlab.training.compiled`): off, on, or auto: where it is predicted to pay.
+    ``device``: auto, cpu, cuda or mps; of this machine.
     ``engine``: ``local`` or ``ray``; what follows is for a Ray cluster (:class:`peftlab.api.engines.Where`).
     """
     name = load_study(study, overrides).study  # a mistake in it is told at once
     narrowed: dict[str, Any] = {"only": tuple(only), "max_runs": max_runs, "fused": fused, "stack": stack, "compile": compile}
-    narrowed |= _shared(prefix_cache)
+    narrowed |= {"device": device, **_shared(prefix_cache)}
 
     from rich.console import Console
 
@@ -99,7 +102,7 @@ def run(  # noqa: PLR0913
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
-    local = {"jobs": jobs, "processes": processes, "shard": shard, "stack": stack}
+    local = {"jobs": jobs, "processes": processes, "shard": shard, "stack": stack, "device": device}
     cluster = {"address": address, "place": place, "gpus": gpus, "shared_disk": shared_disk}
     where = Where(engine=engine, **local, **cluster)  # pyright: ignore
     machines = where.make(Path(output) / name, cache_folder(), starts=not dry_run)

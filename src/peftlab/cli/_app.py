@@ -54,6 +54,9 @@ FusedLayers = Annotated[
 ]
 Stack = Annotated[str, typer.Option("--stack", metavar="off|auto|N", help="Runs that share a process and are computed together.")]
 Compile = Annotated[str, typer.Option("--compile", metavar="off|auto|on", help="Compile training steps; auto: where it pays.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="What computes; auto: a GPU, Apple's, or the processor.")
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the study's folder of results is made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RESULTS = Path("results")

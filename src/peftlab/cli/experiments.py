@@ -10,6 +10,7 @@ import typer
 from peftlab.cli._app import (
     RESULTS,
     Compile,
+    Device,
     FusedLayers,
     Json,
     MaxRuns,
@@ -58,11 +59,13 @@ def doctor(
 
 
 @app.command()
-def check(study: StudyFile, overrides: Overrides = None, only: Only = None, as_json: Json = False) -> None:
+def check(
+    study: StudyFile, overrides: Overrides = None, only: Only = None, device: Device = "auto", as_json: Json = False
+) -> None:
     """Prove in two minutes that each arm works, on your data."""
     from peftlab import api
 
-    show(api.check(study, overrides=overrides or (), only=only or ()), as_json)
+    show(api.check(study, overrides=overrides or (), only=only or (), device=device), as_json)
 
 
 @app.command()
@@ -76,13 +79,14 @@ def plan(
     fused: FusedLayers = True,
     stack: Stack = "off",
     compile: Compile = "off",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """List the runs, refusals, predicted memory and time."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack, "compile": compile}
+    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack, "compile": compile, "device": device}
     show(api.plan(study, **options), as_json)
 
 
@@ -111,13 +115,14 @@ def run(
     fused: FusedLayers = True,
     stack: Stack = "off",
     compile: Compile = "off",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it; ends with the report."""
     from peftlab import api
 
     options: dict[str, Any] = {"overrides": overrides or (), "only": only or (), "max_runs": max_runs, "output": output}
-    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack, "compile": compile}
+    options |= {"fused": fused, "prefix_cache": prefix_cache, "stack": stack, "compile": compile, "device": device}
     options |= {"engine": engine, "address": address, "place": place or (), "gpus": gpus, "shared_disk": shared_disk}
     options |= {
         "jobs": jobs,

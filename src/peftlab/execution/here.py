@@ -29,6 +29,7 @@ class Here:
     cache: Path
     jobs: int | None = None  #: runs at once; None: what fits
     starts: bool = True  #: something will be run
+    device: str = "auto"  #: or cpu, cuda, mps
     processes: int = 1  #: of each run, which share its batches
     shard: bool = False  #: and its frozen weights
     stack: Wanted = "off"  #: runs computed together in one process
@@ -43,7 +44,7 @@ class Here:
         return ()
 
     def check(self, plan: Plan) -> tuple[str, ...]:
-        machine = Machine.here(self.cache)
+        machine = Machine.here(self.cache, device=self.device)
         if self.processes > 1:
             check_processes(self.processes, machine, plan)
         if self.shard:
@@ -62,7 +63,7 @@ class Here:
         *,
         retry_failed: bool,
     ) -> Outcome:
-        machine = Machine.here(self.cache)
+        machine = Machine.here(self.cache, device=self.device)
         jobs = max(1, jobs_that_fit(plan, machine) // self.processes) if self.jobs is None else self.jobs  # checked before
         threads = 1 if machine.device == "cpu" else max(1, machine.cores // self.processes)
         options = dataclasses.replace(options, threads=threads, device=machine.device, processes=self.processes, shard=self.shard)

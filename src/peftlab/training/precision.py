@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Literal
 
 import torch
+
+from peftlab.errors import OptionError, PlanRefused
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -32,11 +35,21 @@ def higher(precision: Precision) -> Precision | None:
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """``auto``: CUDA, then MPS, then the CPU."""
-    if wanted != "auto":
-        return torch.device(wanted)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    """``auto``: CUDA, then MPS, then the CPU.
+
+    Raises:
+        OptionError: no such device.
+        PlanRefused: it is not here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if wanted not in there:
+        one = re.fullmatch(r"cuda:(\d+)", wanted)
+        known = "auto, cpu, cuda (NVIDIA) or mps (Apple)"  # the nearest word to gpu would be cpu
+        remedy = f"write --device cuda, and CUDA_VISIBLE_DEVICES={one[1]} before the command" if one else known
+        raise OptionError(f"there is no device {wanted!r}", where="--device", remedy=remedy)
+    if not there[wanted]:
+        remedy = "leave the option out to take what is here; `peftlab doctor` says what that is"
+        raise PlanRefused(f"torch finds no {wanted.upper()} device here", where="--device", remedy=remedy)
+    return torch.device(wanted)
