@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,30 @@ def test_two_tasks_and_one_seed_say_what_cannot_be_tested(tmp_path: Path) -> Non
     assert new.verdict == "cannot be tested" and "two seeds" in new.sentence
 
 
+def test_arms_and_tasks_without_a_run_yet_are_members_of_every_family(tmp_path: Path) -> None:
+    """A study that is half done must not say of its first arm what it would take back when the others are there."""
+    raw = matrix(3, 4)
+    raw = {key: value for key, value in raw.items() if value is not None} | {"arms": ARMS}
+    later = [label for label in LEVELS if label not in ("full", "lora[rank=8,targets=standard]")]
+    skip = tuple((label, seed) for label in later for seed in range(4))
+    options = Options(study=raw, levels=LEVELS, failed=(), diverged=(), flags={}, skip=skip)
+    half = write_results(tmp_path, options)
+    found, arms = assess(load_frame(half)), len(LEVELS) - 1
+    assert found.plan.family_size == 3 * arms
+    for kind, times in {
+        "difference": 3 * arms, "non_inferiority": 3 * arms, "over_tasks": arms, "new_tasks": arms,
+        "non_inferiority_everywhere": arms,
+    }.items():  # fmt: skip
+        made = found.of(kind)
+        smallest = min(made, key=lambda one: one.p if one.p is not None else 2.0)
+        assert made and {one.arms[0] for one in made} == {"lora[rank=8,targets=standard]"}
+        assert smallest.p is not None and smallest.p_adjusted == pytest.approx(min(1.0, times * smallest.p))
+    of_one = [p.parent for p in (half / "runs").glob("*/*/config.json") if json.loads(p.read_text())["task"]["image_size"] == 48]
+    for run in of_one:  # nor is a task left out that no run has reached
+        shutil.rmtree(run)
+    assert of_one and assess(load_frame(half)).plan.family_size == 3 * arms
+
+
 BACKBONES = ("bundled:vit-nano", "bundled:vit-pico")
 
 
@@ -142,7 +168,7 @@ def test_new_tasks_raise_no_more_alarms_than_they_may(factors: Findings) -> None
             for t, shift in enumerate(shifts)
             for b in range(3)
         }
-        (new,) = (f for f in _over_tasks(tables, factors.plan, generator) if f.kind == "new_tasks")
+        (new,) = (f for f in _over_tasks(tables, factors.plan, generator, 1) if f.kind == "new_tasks")
         alarms += new.verdict in ("better", "worse")
         nine = crossed_mean([table["lora"] - table["full"] for table in tables.values()])
         as_nine += nine is not None and nine.p is not None and nine.p <= 0.05
@@ -155,7 +181,7 @@ def test_bootstrap_intervals_have_the_declared_confidence(factors: Findings) -> 
     tables = {(f"task {t}", "b"): pd.DataFrame(generator.normal(size=(9, 2)), columns=pd.Index(["full", "lora"])) for t in (0, 1)}
 
     def widths(confidence: float) -> list[float]:
-        found = _over_tasks(tables, factors.plan.model_copy(update={"confidence": confidence}), np.random.default_rng(6))
+        found = _over_tasks(tables, factors.plan.model_copy(update={"confidence": confidence}), np.random.default_rng(6), 1)
         return [f.interval[1] - f.interval[0] for f in found if f.kind in ("interquartile_mean", "improvement") and f.interval]
 
     assert len(widths(0.95)) == 3

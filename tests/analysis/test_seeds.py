@@ -130,7 +130,7 @@ def test_of_a_known_spread_the_numbers_are_those_of_the_t_test(comparisons: int)
 
 @pytest.mark.parametrize(("n", "counts"), [(2, [3, 5, 10, 15]), (4, [3, 4, 5, 10, 15]), (20, [3, 5, 10, 15, 20])])
 def test_what_as_many_seeds_as_there_are_would_find_is_told(n: int, counts: list[int]) -> None:
-    row = plan(0.5, 0.4, n, 1.0, power=0.8, alpha=0.05)
+    row = plan(0.5, 0.4, n, 1.0, 1.0, power=0.8, alpha=0.05)
     assert list(row.detectable) == counts and row.n == n
     grown = upper_limit(1.0, n)
     assert row.sd_upper == pytest.approx(0.5 * grown)
@@ -140,7 +140,7 @@ def test_what_as_many_seeds_as_there_are_would_find_is_told(n: int, counts: list
 
 
 def test_where_nothing_varies_two_seeds_show_all() -> None:
-    row = plan(0.0, 0.0, 5, 1.0, power=0.8, alpha=0.05)
+    row = plan(0.0, 0.0, 5, 1.0, 1.0, power=0.8, alpha=0.05)
     assert row.detect == row.non_inferiority == Needed(seeds=2, cautious=2)
 
 
@@ -175,8 +175,15 @@ def test_the_margin_is_tested_in_the_direction_of_the_metric(folder: Path, metri
 
 
 def test_a_difference_that_is_named_is_the_one_that_matters(folder: Path) -> None:
-    made = from_records(folder, difference=0.004)
+    made, declared = from_records(folder, difference=0.004), from_records(folder)
     assert {row.difference for row in made.rows} == {0.004}
+    # what it takes to be shown within the margin is a question about the margin
+    assert [(row.allowed, row.non_inferiority) for row in made.rows] == [
+        (row.difference, row.non_inferiority) for row in declared.rows
+    ]
+    assert all(
+        (row.detect.seeds or 1001) > (other.detect.seeds or 0) for row, other in zip(made.rows, declared.rows, strict=True)
+    )
     assert [row.arm for row in made.rows] == [arm for arm in load_frame(folder).arms if arm != "full"]
 
 

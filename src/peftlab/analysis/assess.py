@@ -50,13 +50,13 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
     settings = settings_of(frame)
     summaries = [summary for s in settings for summary in _summaries(frame, s, generator)]
     comparisons = [c for s in settings for c in comparisons_of(frame, s, used, generator)]
-    family = family_of(frame, settings, comparisons)
-    plan = _plan(frame, settings, used, family, seed, margin is None)
+    family = family_of(frame)
+    plan = _plan(frame, settings, used, family.comparisons, seed, margin is None)
     found = [say.level(s, plan) for s in summaries]
     found += tested(comparisons, plan, family, used)
     found += [say.pareto(s, cost, plan) for s in summaries for cost in s.front]
     found += [f for s in settings if (f := say.power(s, [c for c in comparisons if c.setting is s], plan, used)) is not None]
-    found += (beyond := design_findings(frame, settings, plan, generator))
+    found += (beyond := design_findings(frame, settings, plan, generator, arms=family.arms))
     plan = plan.model_copy(update={"further": METHOD if beyond else []})
     numbered = [f.model_copy(update={"id": f"{f.kind}-{i}"}) for i, f in enumerate(found, start=1)]
     pairs = sorted({pair for s in settings for pair in s.values.index})
@@ -83,8 +83,8 @@ def compared(frame: Frame) -> list[Finding]:
     """Of :func:`assess` the tests of each arm against the baseline, for who needs these alone: nothing is resampled."""
     margin, settings = frame.study.analysis.margin, settings_of(frame)
     comparisons = [c for s in settings for c in comparisons_of(frame, s, margin, np.random.default_rng(0))]
-    family = family_of(frame, settings, comparisons)
-    return tested(comparisons, _plan(frame, settings, margin, family, 0, True), family, margin)
+    family = family_of(frame)
+    return tested(comparisons, _plan(frame, settings, margin, family.comparisons, 0, True), family, margin)
 
 
 def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -> list[ArmSummary]:

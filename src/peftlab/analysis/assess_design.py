@@ -37,13 +37,13 @@ METHOD = [
 
 
 def design_findings(
-    frame: Frame, settings: Sequence[Setting], plan: AnalysisPlan, generator: np.random.Generator
+    frame: Frame, settings: Sequence[Setting], plan: AnalysisPlan, generator: np.random.Generator, *, arms: int
 ) -> list[Finding]:
-    """Nothing of a race, whose number of seeds depends on what they showed."""
+    """Nothing of a race, whose number of seeds depends on what they showed. ``arms``: compared with the baseline, as declared."""
     if plan.anytime:
         return []
     tables = {(s.task, s.backbone): by_seed(s) for s in settings}
-    found = list(_over_tasks(tables, plan, generator)) if len(settings) > 1 else []
+    found = list(_over_tasks(tables, plan, generator, arms)) if len(settings) > 1 else []
     own = [*factor_findings(frame, tables, plan), *sampling_findings(frame, settings, plan, generator)]
     return [*found, *(_placed(finding) if len(settings) > 1 else finding for finding in own)]
 
@@ -64,7 +64,7 @@ def by_seed(setting: Setting) -> pd.DataFrame:
 
 
 def _over_tasks(
-    tables: Mapping[tuple[str, str], pd.DataFrame], plan: AnalysisPlan, generator: np.random.Generator
+    tables: Mapping[tuple[str, str], pd.DataFrame], plan: AnalysisPlan, generator: np.random.Generator, family: int
 ) -> Iterator[Finding]:
     arms = [arm for arm in _order(tables) if all(arm in table and table[arm].notna().any() for table in tables.values())]
     span = say.Span(len(tables), len({task for task, _ in tables}))
@@ -86,7 +86,8 @@ def _over_tasks(
     enough = span.tasks >= over_tasks.FEWEST_SAMPLED
     crossed = {arm: crossed_mean(gaps[arm].dropna().to_numpy().T, plan.confidence) if enough else None for arm in others}
     p_new = [found.p if (found := crossed[arm]) is not None else None for arm in others]
-    for arm, p, p_adjusted, p_tasks, p_tasks_adjusted in zip(others, p_fixed, holm(p_fixed), p_new, holm(p_new), strict=True):
+    adjusted, adjusted_new = holm(p_fixed, family), holm(p_new, family)
+    for arm, p, p_adjusted, p_tasks, p_tasks_adjusted in zip(others, p_fixed, adjusted, p_new, adjusted_new, strict=True):
         flips = over_tasks.stratified_sign_flip(gaps[arm].to_numpy(), generator)
         yield say.over_tasks(arm, base, fixed[arm], p, p_adjusted, flips, span, plan)
         ranked = over_tasks.signed_rank_p(gaps[arm].mean().tolist())

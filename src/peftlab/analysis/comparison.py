@@ -98,10 +98,13 @@ def smallest_sign_flip_p(n: int) -> float:
     return 2.0 / 2.0**n
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment over one family; a test that could not be made (None) is still a member of it."""
-    size = len(p_values)
-    adjusted: list[float | None] = [None] * size
+def holm(p_values: Sequence[float | None], family: int = 0) -> list[float | None]:
+    """Holm's step-down adjustment over one family; a test that could not be made (None) is still a member of it.
+
+    ``family``: how many members it was declared with, where those without a p are not all among the values.
+    """
+    size = max(family, len(p_values))
+    adjusted: list[float | None] = [None] * len(p_values)
     running = 0.0
     for position, (p, index) in enumerate(sorted((p, i) for i, p in enumerate(p_values) if p is not None)):
         running = max(running, min(1.0, (size - position) * p))

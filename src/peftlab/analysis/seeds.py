@@ -18,8 +18,8 @@ from peftlab.analysis.comparison import margin_differences
 from peftlab.analysis.findings import alpha_of
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.power import detectable_effect, seeds_needed
+from peftlab.analysis.tested import family_of
 from peftlab.errors import StudyError
-from peftlab.study.expand import cells
 from peftlab.study.schema import Margin
 
 ASSURANCE = 0.8  #: probability that the cautious number of seeds gives at least the power asked for
@@ -45,7 +45,8 @@ class Planned(BaseModel):
     n: int  #: pairs that the standard deviations come from; 0: given
     sd: float  #: of the differences between arm and baseline
     sd_upper: float  #: upper confidence limit of it
-    difference: float  #: that matters, in units of the metric
+    difference: float  #: that is to be found, in units of the metric
+    allowed: float  #: by the margin, in units of the metric
     detect: Needed  #: a true difference of that size, two-sided
     non_inferiority: Needed  #: that the arm is within the margin, if in truth it equals the baseline
     detectable: dict[int, float]  #: seeds -> smallest true difference that is found
@@ -105,8 +106,7 @@ def of_frame(frame: Frame, *, margin: Margin | None = None, difference: float | 
         raise StudyError("declares no baseline to compare with", where="analysis.baseline", remedy="name one")
     tables = {setting: _by_seed(frame, *setting) for setting in frame.settings}
     arms = [(setting, arm) for setting, table in tables.items() for arm in table.columns if arm != baseline]
-    expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
-    family = max(1, len(arms), (len(expected) - 1) * len(tables))  # of the report, though runs are still missing
+    family = max(1, family_of(frame).comparisons)
     alpha = alpha_of(declared.confidence) / family
     rows, notes = [], []
     for (task, backbone), arm in arms:
@@ -116,10 +116,10 @@ def of_frame(frame: Frame, *, margin: Margin | None = None, difference: float | 
             notes.append(f"{arm} on {task}, {backbone}: fewer than two pairs, which have no standard deviation")
             continue
         first, second = (np.asarray(both[name], dtype=np.float64) for name in (arm, baseline))
-        matters = difference or used.absolute or float(used.relative or 0.0) * abs(float(second.mean()))
+        allowed = used.absolute or float(used.relative or 0.0) * abs(float(second.mean()))
         spread = float(np.std(first - second, ddof=1))
         within = float(np.std(margin_differences(first, second, used, higher_is_better=_higher(frame)), ddof=1))
-        planned = plan(spread, within, len(both), matters, power=power, alpha=alpha)
+        planned = plan(spread, within, len(both), difference or allowed, allowed, power=power, alpha=alpha)
         rows.append(planned.model_copy(update={"task": task, "backbone": backbone, "arm": arm}))
     if not rows:
         raise StudyError("has no arm with two pairs", where=str(frame.folder), remedy="run two seeds or more, or give --sd")
@@ -136,24 +136,25 @@ def from_sd(sd: float, difference: float, *, power: float = 0.8, confidence: flo
     if not (sd > 0 and math.isfinite(sd)):
         raise StudyError(f"{sd} is no standard deviation", where="--sd", remedy="of the differences between two arms over seeds")
     alpha = alpha_of(confidence) / comparisons
-    row = plan(sd, sd, 0, difference, power=power, alpha=alpha)
+    row = plan(sd, sd, 0, difference, difference, power=power, alpha=alpha)
     return Seeds(metric="", power=power, alpha=alpha, comparisons=comparisons, rows=[row], notes=[])
 
 
-def plan(sd: float, margin_sd: float, n: int, difference: float, *, power: float, alpha: float) -> Planned:
+def plan(sd: float, margin_sd: float, n: int, difference: float, allowed: float, *, power: float, alpha: float) -> Planned:
     """One comparison.
 
     Args:
         sd: of the paired differences; margin_sd: of the differences of the non-inferiority test.
         n: pairs that both come from; 0: they are known.
-        difference: that matters.
+        difference: that is to be found.
+        allowed: by the margin; so far inside it lies an arm that equals the baseline.
         alpha: of each test.
     """
     grows = upper_limit(1.0, n) if n else 1.0
 
-    def needed(spread: float, *, two_sided: bool) -> Needed:
+    def needed(spread: float, true: float, *, two_sided: bool) -> Needed:
         def of(width: float) -> int | None:
-            effect = difference / width if width > 0 else math.inf
+            effect = true / width if width > 0 else math.inf
             return 2 if math.isinf(effect) else seeds_needed(effect, target=power, alpha=alpha, two_sided=two_sided)
 
         return Needed(seeds=of(spread), cautious=of(spread * grows))
@@ -165,8 +166,9 @@ def plan(sd: float, margin_sd: float, n: int, difference: float, *, power: float
         sd=sd,
         sd_upper=sd * grows,
         difference=difference,
-        detect=needed(sd, two_sided=True),
-        non_inferiority=needed(margin_sd, two_sided=False),
+        allowed=allowed,
+        detect=needed(sd, difference, two_sided=True),
+        non_inferiority=needed(margin_sd, allowed, two_sided=False),
         detectable={k: sd * detectable_effect(k, target=power, alpha=alpha) for k in counts},
     )
 

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 
 from peftlab.analysis import statements as say
@@ -73,22 +76,35 @@ def comparisons_of(frame: Frame, setting: Setting, margin: Margin, generator: np
     return found
 
 
-def family_of(frame: Frame, settings: list[Setting], comparisons: list[Comparison]) -> int:
-    """Comparisons that share the study's error rate, those of which there is no run yet with them."""
-    expected = {cell.label for cell in cells(frame.study)} | set(frame.arms)
-    return max(len(comparisons), (len(expected) - 1) * len(settings)) if frame.study.analysis.baseline else 0
+@dataclasses.dataclass(frozen=True, slots=True)
+class Family:
+    """What shares the study's error rate: as declared, those of which there is no run yet with them."""
+
+    arms: int  #: that are compared with the baseline
+    settings: int  #: tasks and backbones
+
+    @property
+    def comparisons(self) -> int:
+        return self.arms * self.settings
 
 
-def tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, margin: Margin) -> list[Finding]:
+def family_of(frame: Frame) -> Family:
+    """Of the study as it is declared, and of arms that were imported."""
+    if frame.study.analysis.baseline is None:
+        return Family(0, 0)
+    declared = cells(frame.study)
+    labels = {cell.label for cell in declared} | set(frame.arms)
+    places = {(json.dumps(cell.task, sort_keys=True), cell.backbone) for cell in declared}
+    return Family(len(labels) - 1, max(len(places), len(frame.settings)))
+
+
+def tested(comparisons: list[Comparison], plan: AnalysisPlan, family: Family, margin: Margin) -> list[Finding]:
     """Differences, margin tests and equivalence, each adjusted over its family; then "on every task" where there are several."""
-
-    def adjusted(p_values: list[float | None]) -> list[float | None]:
-        return holm([*p_values, *[None] * (family - len(p_values))])[: len(p_values)]
-
-    differences = adjusted([c.difference.p for c in comparisons])
-    inside = adjusted([c.margin.p for c in comparisons])
-    outside = adjusted([c.margin.p_opposite for c in comparisons])
-    equal = adjusted([c.p_equivalence for c in comparisons])
+    of_all = family.comparisons
+    differences = holm([c.difference.p for c in comparisons], of_all)
+    inside = holm([c.margin.p for c in comparisons], of_all)
+    outside = holm([c.margin.p_opposite for c in comparisons], of_all)
+    equal = holm([c.p_equivalence for c in comparisons], of_all)
     found = [say.difference(c, p, plan) for c, p in zip(comparisons, differences, strict=True)]
     found += [say.non_inferiority(c, p, q, plan, margin) for c, p, q in zip(comparisons, inside, outside, strict=True)]
     found += [say.equivalence(c, p, plan, margin) for c, p in zip(comparisons, equal, strict=True)]
@@ -98,6 +114,6 @@ def tested(comparisons: list[Comparison], plan: AnalysisPlan, family: int, margi
     arms = list(dict.fromkeys(c.arm for c in comparisons))
     groups = [[c for c in comparisons if c.arm == arm] for arm in arms]
     joint = [union([c.margin.p for c in group]) if len(group) == len(settings) else None for group in groups]
-    for group, p, adjusted_p in zip(groups, joint, holm(joint), strict=True):
+    for group, p, adjusted_p in zip(groups, joint, holm(joint, family.arms), strict=True):
         found.append(say.everywhere(group, p, adjusted_p, plan, margin, len(settings)))
     return found

@@ -61,9 +61,10 @@ def _table(made: Any) -> Any:
     rows, several = [], len({(row.task, row.backbone) for row in made.rows}) > 1
     for row in made.rows:
         about = " · ".join(word for word in (row.arm, *((row.task, row.backbone) if several else ())) if word) or "given"
-        sizes = (significant(size, 2, "") for size in (row.sd, row.sd_upper, row.difference))
-        rows.append((about, row.n or "", *sizes, _needed(row.detect), _needed(row.non_inferiority)))
-    columns = ["arm", "pairs", "SD", "SD at most", "matters", "to find it", "to show within"]
+        sizes = (significant(size, 2, "") for size in (row.sd, row.sd_upper, row.difference, row.allowed))
+        sd, at_most, matters, allowed = sizes
+        rows.append((about, row.n or "", sd, at_most, matters, _needed(row.detect), allowed, _needed(row.non_inferiority)))
+    columns = ["arm", "pairs", "SD", "SD at most", "matters", "to find it", "margin", "to show within"]
     table = answers.table(columns, rows, right=columns[1:])
     many = f", {1 - made.alpha * made.comparisons:.0%} confidence"
     many += f" shared by {made.comparisons} comparisons" if made.comparisons > 1 else ""
