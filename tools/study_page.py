@@ -31,6 +31,7 @@ from peftlab.analysis.words import (
     show_share,
     show_share_interval,
 )
+from peftlab.registry import components
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
 from peftlab.study.load import load_study
@@ -55,13 +56,23 @@ def page(folder: Path, figures: Iterable[str]) -> str:
         _sentences(folder, "quantization", "Quantized against float"),
         _sentences(folder, "gradient_flow", "Gradients"),
         _tuning(folder),
-        *(f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)" for name in figures),
+        _figures(folder.name, figures),
         "## To keep in mind",
         "\n".join(f"- {line}" for line in (*findings.notes, *findings.warnings)),
         "## How it was made",
         _provenance(folder, environment, records),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _figures(study: str, stems: Iterable[str]) -> str:
+    """Each below its title; what a figure shows and what its intervals are of stands in the gallery, once for all studies."""
+    titles = {name: str(getattr(made, "title", name)) for name, made in components("figure").items()}
+    parts = ["## Figures", "What each shows, and what its intervals are: [Gallery](../gallery.md)."]
+    for stem in stems:
+        title = titles.get(stem.split("-")[0], stem.replace("_", " "))
+        parts.append(f"**{title}**\n\n![{title}]({study}/{stem}.png)")
+    return "\n\n".join(parts) if len(parts) > 2 else ""
 
 
 def _settings(findings: Findings) -> list[tuple[str, str]]:
