@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,39 @@ def test_two_tasks_need_both(tmp_path: Path) -> None:
     for f in joint:
         parts = [g.p for g in findings.of("non_inferiority", f.arms[0])]
         assert len(parts) == 2 and f.p == max(p for p in parts if p is not None)
+
+
+def test_a_declared_setting_without_a_comparison_is_one_of_every(tmp_path: Path) -> None:
+    """Full fine-tuning that ran out of memory on the third backbone leaves nothing to compare with there."""
+    backbones = ["bundled:vit-nano", "bundled:vit-pico", "bundled:vit-femto"]
+    study = changed(matrix={"backbone": backbones})
+    folder = write_results(tmp_path, Options(study=study, failed=(), diverged=()))
+    whole = analyze(folder)
+    shown = [f.arms[0] for f in whole.of("non_inferiority_everywhere") if f.verdict == "non-inferior"]
+    assert shown and whole.verdict[0].startswith("Shown to be within 3 % of full on every task and backbone: ")
+    assert choose(folder).label in shown
+    for label, untested in (("full", 1), ("*", 1)):  # the baseline alone, then the whole backbone
+        for path in folder.glob(f"runs/{'*' if label == '*' else 'full'}/*/config.json"):
+            if json.loads(path.read_text())["backbone"] == backbones[-1]:
+                shutil.rmtree(path.parent)
+        found = analyze(folder)
+        joint = found.of("non_inferiority_everywhere")
+        assert joint and {f.verdict for f in joint} == {"cannot be tested"} and found.plan.family_size == 18
+        assert "it was tested in 2 of them" in joint[0].sentence
+        assert found.verdict[0] == "No arm is shown to be within 3 % of full on every task and backbone."
+        assert found.verdict[1].startswith(f"In {untested} of the 3 declared pairs of task and backbone no arm could be compared")
+        made = choose(folder)
+        assert made.label == "full" and all("cannot be tested" in other.why for other in made.not_chosen)
+
+
+def test_an_arm_that_lacks_a_setting_is_named(tmp_path: Path) -> None:
+    tasks = [{"kind": "image-classification", "data": d} for d in ("digits", "letters")]
+    folder = write_results(tmp_path, Options(study=changed(matrix={"task": tasks}), failed=(), diverged=()))
+    for path in folder.glob("runs/linear-probe/*/config.json"):
+        if json.loads(path.read_text())["task"]["data"] == "letters":
+            shutil.rmtree(path.parent)
+    assert analyze(folder).verdict[1] == "Not compared in each of them: linear-probe."
+    assert "linear-probe" in {other.label for other in choose(folder, margin=0.2).not_chosen}
 
 
 def test_folds_widen_the_intervals(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.planned import covers, task_names
 from peftlab.errors import RecordError
+from peftlab.study.task_name import task_name as task_key
 from tests.report.fixtures import STUDY, Options, write_results
 
 
@@ -36,10 +37,49 @@ def test_planned_runs_without_a_trace_are_missing(tmp_path: Path) -> None:
 
 def test_a_refused_arm_is_not_called_missing(folder: Path) -> None:
     shutil.rmtree(folder / "runs" / "bitfit")
-    entry = {"label": "bitfit", "backbone": "bundled:vit-nano", "purpose": "evaluation", "refusal": "needs 90 GB"}
+    about = {"label": "bitfit", "backbone": "bundled:vit-nano", "task": task_key(STUDY["task"]), "purpose": "evaluation"}
+    entry = {**about, "refusal": "needs 90 GB"}
     (folder / "plan.json").write_text(json.dumps({"runs": [entry]}))
     kinds = [(p.kind, p.what) for p in load_frame(folder).problems if p.label == "bitfit"]
     assert kinds == [("refused", "needs 90 GB")]
+
+
+def test_what_is_refused_or_unfinished_on_one_task_says_nothing_of_another(tmp_path: Path) -> None:
+    """Full fine-tuning may fit at 32 pixels and not at 64, and a run that was stopped there is no trace of the one here."""
+    small, large = ({**STUDY["task"], "image_size": size} for size in (32, 64))
+    study = {**STUDY, "matrix": {"task": [small, large]}}
+    folder = write_results(tmp_path, Options(study=study, failed=(), diverged=()))
+    of = {
+        (config["task"]["image_size"], config["label"], config["seed"]): path.parent
+        for path in folder.glob("runs/*/*/config.json")
+        if (config := json.loads(path.read_text()))
+    }
+    entry = {
+        "label": "full",
+        "backbone": "bundled:vit-nano",
+        "task": task_key(large),
+        "purpose": "evaluation",
+        "refusal": "90 GB",
+    }
+    (folder / "plan.json").write_text(json.dumps({"runs": [entry]}))
+    (of[32, "bitfit", 2] / "results.json").unlink()
+    for key in [(32, "full", 4), (64, "bitfit", 2), *((64, "full", seed) for seed in range(5))]:
+        shutil.rmtree(of[key])
+    problems = load_frame(folder).problems
+    assert sorted((p.kind, p.label, p.seed, p.task.rpartition("image_size=")[2]) for p in problems if p.kind != "refused") == [
+        ("missing", "bitfit", 2, "64]"), ("missing", "full", 4, "32]"), ("unfinished", "bitfit", 2, ""),
+    ]  # fmt: skip
+    assert [(p.label, p.task.rpartition("image_size=")[2]) for p in problems if p.kind == "refused"] == [("full", "64]")]
+
+
+def test_a_fold_that_is_unfinished_hides_no_other(tmp_path: Path) -> None:
+    task = {"kind": "image-classification", "data": "digits", "folds": 5}
+    folder = write_results(tmp_path, Options(study={**STUDY, "task": task, "seeds": [0]}, failed=(), diverged=(), folds=5))
+    runs = sorted((folder / "runs" / "full").iterdir())
+    (runs[0] / "results.json").unlink()
+    shutil.rmtree(runs[1])
+    said = [(p.kind, p.what) for p in load_frame(folder).problems if p.label == "full"]
+    assert [kind for kind, _ in said] == ["unfinished", "missing"] and said[1][1] == "1 of 5 folds were never run"
 
 
 def test_half_written_records_are_problems_not_crashes(folder: Path) -> None:

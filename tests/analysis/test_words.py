@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.analysis.words import listed, show_percent, significant, unbroken
+from peftlab.analysis.words import listed, show, show_interval, show_p, show_percent, significant, unbroken
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,26 @@ def test_percentages_of_one_column_have_as_many_digits(value: float, text: str) 
 def test_no_line_ends_between_a_number_and_its_sign() -> None:
     text = unbroken("within 3 % (adjusted p = 0.032, n = 5 pairs), p < 0.001; τ 0.80, r = −0.10: 5 runs")
     assert text.replace("\u00a0", "_") == "within 3_% (adjusted p_=_0.032, n_=_5 pairs), p_<_0.001; τ_0.80, r_=_−0.10: 5 runs"
+
+
+@given(st.floats(0.001, 1.0), st.sampled_from([0.1, 0.05, 0.025, 0.01, 0.005]))
+def test_a_p_is_never_written_on_the_other_side_of_a_level(p: float, level: float) -> None:
+    text = show_p(p)
+    assert (float(text) <= level) == (p <= level) or abs(p - level) < 1e-8
+    assert float(text) == pytest.approx(p, abs=5.01e-4)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0496, "0.0496"), (0.049996, "0.049996"), (0.050004, "0.050004"), (0.05, "0.050"), (0.0999, "0.0999"), (0.032, "0.032")],
+)
+def test_digits_of_a_p(p: float, text: str) -> None:
+    assert show_p(p) == text
+
+
+def test_large_values_have_no_powers_of_ten() -> None:
+    assert show_interval((12_353.4, 9_998.2), "perplexity") == "[12,353, 9,998]"
+    assert show(12_353.4, "perplexity") == "12,353" and show(45.678, "perplexity") == "45.68"
 
 
 def test_a_list_is_not_cut_for_a_single_name() -> None:

@@ -9,7 +9,17 @@ from rich.console import Console
 
 from peftlab.analysis.analyze import analyze
 from peftlab.api._study_tables import findings_table
-from tests.report.fixtures import Options, write_results
+from tests.report.fixtures import STUDY, Options, write_results
+
+
+def test_rows_of_several_tasks_say_which(tmp_path: Path) -> None:
+    study = {**STUDY, "matrix": {"task": [{**STUDY["task"], "image_size": size} for size in (32, 64)]}}
+    findings = analyze(write_results(tmp_path, Options(study=study)))
+    stream = io.StringIO()
+    Console(file=stream, width=400).print(findings_table(findings))
+    rows = [line.strip() for line in stream.getvalue().splitlines() if line.strip().startswith("bitfit ·")]
+    assert sorted(row.split("image_size=")[1][:4] for row in rows) == ["32] ", "64] "]
+    assert "vit-nano" not in rows[0]  # the same everywhere
 
 
 def test_flags_stand_below_the_table_with_their_arms(tmp_path: Path) -> None:

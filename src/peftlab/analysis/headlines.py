@@ -39,7 +39,14 @@ def _everywhere(findings: list[Finding], margin: Margin, plan: AnalysisPlan) -> 
         return []
     within = f"within {show_margin(margin, plan.metric)} of {plan.baseline} on every task and backbone"
     good = [f.arms[0] for f in joint if f.verdict == "non-inferior"]
-    return [f"Shown to be {within}: {listed(good)}." if good else f"No arm is shown to be {within}."]
+    words = [f"Shown to be {within}: {listed(good)}." if good else f"No arm is shown to be {within}."]
+    declared, places = joint[0].details["settings"], len({(f.task, f.backbone) for f in findings if f.kind == "non_inferiority"})
+    if lacking := declared - places:
+        pairs = f"{lacking} of the {declared} declared pairs of task and backbone"
+        words.append(f"In {pairs} no arm could be compared with {plan.baseline} yet.")
+    if partly := [f.arms[0] for f in joint if f.details["tested"] < places]:
+        words.append(f"Not compared in each of {f'the other {places}' if lacking else 'them'}: {listed(partly)}.")
+    return words
 
 
 def _setting(arms: list[ArmSummary], findings: list[Finding], plan: AnalysisPlan, margin: Margin) -> list[str]:

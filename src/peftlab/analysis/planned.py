@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.reading import Problem, RunRecord, flatten
+from peftlab.records.record import RunConfig
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
+from peftlab.study.task_name import task_name as task_key
 
 #: parts of a data source that tell two of them apart
 _DATA_KEYS = ("path", "folder", "id", "dataset", "file", "train")
@@ -57,23 +59,24 @@ def missing_runs(
     spared: Callable[[Any, str, str, int], bool] = lambda *_: False,
 ) -> list[Problem]:
     """Planned runs of which there is no trace; without those that (task, backbone, label, seed) says were not needed."""
-    have: dict[tuple[str, str, int], list[RunRecord]] = defaultdict(list)
-    for record in records:
-        have[(record.config.label, record.config.backbone, record.config.seed)].append(record)
-    traces = {(p.label, p.backbone, p.seed) for p in known if p.kind == "unfinished"}
+    begun = [p.config for p in known if p.kind == "unfinished" and p.config is not None]
+    have: dict[tuple[str, str, int], list[RunConfig]] = defaultdict(list)
+    for config in (*(record.config for record in records), *begun):
+        have[(config.label, config.backbone, config.seed)].append(config)
     refused = _refusals(plan)
+    declared = cells(study)
+    names = task_names(cell.task for cell in declared)
     found: list[Problem] = []
-    for cell in cells(study):
-        if (why := refused.get((cell.label, cell.backbone))) is not None:
-            found.append(Problem(kind="refused", what=why, label=cell.label, backbone=cell.backbone, task=task_name(cell.task)))
+    for cell in declared:
+        about: dict[str, Any] = {"label": cell.label, "backbone": cell.backbone, "task": names[canonical(cell.task)]}
+        if (why := refused.get((cell.label, cell.backbone, task_key(cell.task)))) is not None:
+            found.append(Problem(kind="refused", what=why, **about))
             continue
         expected = folds_of(cell.task)
         for seed in study.seeds:
-            key = (cell.label, cell.backbone, seed)
-            got = sum(covers(cell.task, record.config.task) for record in have[key])
-            if got < expected and key not in traces and not spared(cell.task, cell.backbone, cell.label, seed):
+            got = sum(covers(cell.task, config.task) for config in have[cell.label, cell.backbone, seed])
+            if got < expected and not spared(cell.task, cell.backbone, cell.label, seed):
                 what = "planned, but never run" if expected == 1 else f"{expected - got} of {expected} folds were never run"
-                about: dict[str, Any] = {"label": cell.label, "backbone": cell.backbone, "task": task_name(cell.task)}
                 found.append(Problem(kind="missing", what=what, seed=seed, remedy="run the study again", **about))
     return found
 
@@ -84,11 +87,11 @@ def folds_of(task: Mapping[str, Any]) -> int:
     return folds if isinstance(folds, int) and folds > 1 else 1
 
 
-def _refusals(plan: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """(label, backbone) -> why the plan refused it."""
+def _refusals(plan: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """(label, backbone, task) -> why the plan refused it."""
     entries = plan.get("runs")
     return {
-        (str(entry.get("label")), str(entry.get("backbone"))): str(entry["refusal"])
+        (str(entry.get("label")), str(entry.get("backbone")), str(entry.get("task"))): str(entry["refusal"])
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, Mapping) and entry.get("refusal") and entry.get("purpose", "evaluation") == "evaluation"
     }

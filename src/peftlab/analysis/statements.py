@@ -155,13 +155,13 @@ def everywhere(
     text = {
         "non-inferior": f"{c.arm} is {within} ({numbers}).",
         "not shown": f"It is not shown that {c.arm} is {within} ({numbers}).",
-        "cannot be tested": f"Whether {c.arm} is {within} cannot be tested: it was not tested in each.",
+        "cannot be tested": f"Whether {c.arm} is {within} cannot be tested: it was tested in {len(group)} of them.",
     }[verdict]
     means = [float(k.margin.interval.mean) for k in group]
     return Finding(
         id="", kind="non_inferiority_everywhere", task="", backbone="", metric=plan.metric, arms=[c.arm, c.baseline],
         estimate=min(means), confidence=plan.confidence, n=min(k.margin.interval.n for k in group), p=p, p_adjusted=p_adjusted,
-        verdict=verdict, sentence=text, details={"settings": settings},
+        verdict=verdict, sentence=text, details={"settings": settings, "tested": len(group)},
     )  # fmt: skip
 
 

@@ -108,12 +108,11 @@ def tested(comparisons: list[Comparison], plan: AnalysisPlan, family: Family, ma
     found = [say.difference(c, p, plan) for c, p in zip(comparisons, differences, strict=True)]
     found += [say.non_inferiority(c, p, q, plan, margin) for c, p, q in zip(comparisons, inside, outside, strict=True)]
     found += [say.equivalence(c, p, plan, margin) for c, p in zip(comparisons, equal, strict=True)]
-    settings = {(c.setting.task, c.setting.backbone) for c in comparisons}
-    if len(settings) < 2:
+    if family.settings < 2:
         return found
     arms = list(dict.fromkeys(c.arm for c in comparisons))
-    groups = [[c for c in comparisons if c.arm == arm] for arm in arms]
-    joint = [union([c.margin.p for c in group]) if len(group) == len(settings) else None for group in groups]
+    groups = [[c for c in comparisons if c.arm == arm] for arm in arms]  # a setting without a run yet is one of "every"
+    joint = [union([c.margin.p for c in group]) if len(group) == family.settings else None for group in groups]
     for group, p, adjusted_p in zip(groups, joint, holm(joint, family.arms), strict=True):
-        found.append(say.everywhere(group, p, adjusted_p, plan, margin, len(settings)))
+        found.append(say.everywhere(group, p, adjusted_p, plan, margin, family.settings))
     return found

@@ -17,6 +17,9 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WITHIN = re.compile(r"(?<=\d) (?=%)|(?<=\b[pnrτ]) (?=[=<>≤≥\d−])|(?<=\b[pnrτ] [=<>≤≥]) (?=[\d−])")
 
 
+_LEVELS = (0.1, 0.05, 0.025, 0.02, 0.01, 0.005, 0.002, 0.001)  #: of tests, as confidences of 90 % to 99.9 % ask for
+
+
 def is_share(metric: str) -> bool:
     """Metrics in [0, 1] that are shown in percent."""
     return metric.lower() in _SHARES or metric.lower().startswith(("top", "accuracy"))
@@ -35,7 +38,8 @@ def show(value: float | None, metric: str = "", digits: int = 2, missing: str = 
     """A level: ``97.31 %``, or four significant digits."""
     if value is None or not math.isfinite(value):
         return missing
-    return (f"{100 * value:.{digits}f} %" if is_share(metric) else f"{value:.4g}").replace("-", "−")
+    plain = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return (f"{100 * value:.{digits}f} %" if is_share(metric) else plain).replace("-", "−")
 
 
 def show_difference(value: float | None, metric: str = "", digits: int = 2, missing: str = "–") -> str:
@@ -52,18 +56,19 @@ def show_interval(interval: tuple[float, float] | None, metric: str = "", differ
         return ""
     if difference:
         return f"[{show_difference(interval[0], metric)}, {show_difference(interval[1], metric)}]"
-    low, high = (f"{100 * v:.2f}" if is_share(metric) else f"{v:.4g}" for v in interval)
+    large = max(map(abs, interval)) >= 1e4  # four digits of both ends, and no powers of ten: 12,353 beside 12,397
+    low, high = (f"{100 * v:.2f}" if is_share(metric) else f"{v:,.0f}" if large else f"{v:.4g}" for v in interval)
     return f"[{low}, {high}]".replace("-", "−")
 
 
 def show_p(p: float | None, missing: str = "–") -> str:
-    """``0.032``; below a thousandth ``< 0.001``, rounded so that 0.0496 never reads 0.050."""
+    """``0.032``; below a thousandth ``< 0.001``. As 0.04996 where fewer digits would put it onto a level that it is not at."""
     if p is None or not math.isfinite(p):
         return missing
     if p < 0.001:
         return "< 0.001"
-    text = f"{p:.3f}"
-    return f"{p:.4f}" if text in ("0.050", "0.010") and float(text) != p else text
+    written = (f"{p:.{digits}f}" for digits in range(3, 10))
+    return next((text for text in written if float(text) == p or float(text) not in _LEVELS), f"{p:.3f}")
 
 
 def equation_p(p: float | None) -> str:

@@ -43,6 +43,7 @@ def findings_table(findings: Any) -> Any:
     from peftlab.analysis.words import listed, show, show_interval
 
     rows, metric = [], findings.plan.metric
+    parts = [part for part in ("task", "backbone") if len({getattr(arm, part) for arm in findings.arms}) > 1]
     flagged: dict[str, dict[str, None]] = {}
     for arm in findings.arms:
         for flag in arm.flags:
@@ -50,7 +51,7 @@ def findings_table(findings: Any) -> Any:
         mean = f"{show(arm.mean, metric)} {show_interval(arm.interval, metric)}".strip()
         rows.append(
             (
-                arm.label,
+                " · ".join([arm.label, *(getattr(arm, part) for part in parts)]),
                 arm.n,
                 mean,
                 arm.trainable and int(arm.trainable),

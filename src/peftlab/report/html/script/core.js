@@ -24,7 +24,8 @@ const percent = `${+(100 * data.confidence).toPrecision(6)} %`;
 
 function show(value, missing = "–") {
   if (!known(value)) return missing;
-  return data.share ? `${(100 * value).toFixed(2)} %` : significant(value, 4);
+  const plain = Math.abs(value) >= 1e4 ? grouped(Math.round(value)) : significant(value, 4);
+  return data.share ? `${(100 * value).toFixed(2)} %` : plain;
 }
 function showDifference(value, missing = "–") {
   if (!known(value)) return missing;
@@ -36,11 +37,13 @@ function showInterval(low, high, difference = false) {
   const one = difference ? showDifference : (v) => show(v).replace(" %", "");
   return `[${one(low)}, ${one(high)}]`;
 }
+const LEVELS = [0.1, 0.05, 0.025, 0.02, 0.01, 0.005, 0.002, 0.001];
 function showP(p) {
   if (!known(p)) return "–";
   if (p < 0.001) return "< 0.001";
-  const text = p.toFixed(3);
-  return (text === "0.050" || text === "0.010") && Number(text) !== p ? p.toFixed(4) : text;
+  let text = p.toFixed(3); // as words.show_p: never rounded onto a level that it is not
+  for (let digits = 4; digits < 10 && Number(text) !== p && LEVELS.includes(Number(text)); digits += 1) text = p.toFixed(digits);
+  return text;
 }
 const points = data.share ? " percentage points" : "";
 function showCost(key, value) {
