@@ -179,7 +179,7 @@ class _Masking(TrainingHook):
         self.frozen = False  #: the final mask is in the history
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
-        start = sum(layer.Q.shape[0] for layer in self.layers.values())
+        start = sum(layer.rank for layer in self.layers.values())
         self.curve = self.allocator.curve(total_steps, start, self.allocator.target(self.sites, self.rank))
         self.parameters = [p for layer in self.layers.values() for p in (layer.P, layer.singular_values, layer.Q)]
         size, device = sum(p.numel() for p in self.parameters), self.parameters[0].device
@@ -281,7 +281,7 @@ class _Masking(TrainingHook):
         self.history, self.steps_done, self.frozen = list(state["history"]), state["steps_done"], state["frozen"]
 
     def report(self) -> dict[str, Any]:
-        ranks, start = self._ranks(), self.layers[self.sites[0].name].Q.shape[0]
+        ranks, start = self._ranks(), self.layers[self.sites[0].name].rank
         unit, amount = amount_of(self.allocator.budget) if self.allocator.budget else ("ranks", self.curve.target)
         parameters = sum(factors(site, ranks[site.name]) for site in self.sites)
         return {
