@@ -13,6 +13,7 @@ from torch import nn
 from peftlab.nn.groups import BITS
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.packed import PackedLinear
+from peftlab.nn.weight_error import bound_of
 from peftlab.quantizers.contract import OnWeights
 
 _LINES = 50  #: entries of the history
@@ -55,6 +56,9 @@ class QuantizationHook(TrainingHook):
 
     Usage of codes, whenever the schedule enters another phase (rho 0, between, 1) and after the last step: per layer the entropy
     H = -sum p ln p / ln 2 of how often each code occurs, in bits (at most the bits of a code), and the share of codes in use.
+
+    Cancellable of a layer: the share of ||W - Q(W)||^2 that an update of the rank that training began with could cancel, any one
+    and one that is constant in groups; None where the rank is above those of which it is kept (nn/weight_error.py).
     """
 
     def __init__(self, quantizer: Scheduled, adapted: OnWeights) -> None:
@@ -163,7 +167,7 @@ class QuantizationHook(TrainingHook):
         rank = self.adapted.rank_of(name) if adapted else 0
         if rank and error.unrestricted:
             shares = {"unrestricted": error.unrestricted, "pooled": error.pooled}
-            found["cancellable"] = {"rank": rank} | {k: v[min(rank, len(v)) - 1] for k, v in shares.items()}
+            found["cancellable"] = {"rank": rank} | {form: bound_of(kept, rank) for form, kept in shares.items()}
         return found
 
 
