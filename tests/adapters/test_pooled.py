@@ -17,7 +17,7 @@ from peftlab.adapters.pooled import PooledLora, pooled_layers
 from peftlab.errors import OptionError
 from peftlab.nn.groups import BITS, BOOKS
 from peftlab.nn.packed import PackedLinear
-from peftlab.nn.pooled import PooledLinear
+from peftlab.nn.pooled import PooledLinear, PooledTriplets
 from peftlab.nn.quantized import dense_weight, make_dense, quantized_layers
 from peftlab.nn.roles import Site
 from peftlab.nn.surgery import slice_fused
@@ -147,7 +147,7 @@ def test_on_float_weights_the_update_goes_into_them() -> None:
     merged, plain = adapter.merge(adapted), backbone("gpt2").module
     for name, layer in pooled_layers(adapted.module).items():
         change = dense_weight(merged.get_submodule(name)) - dense_weight(plain.get_submodule(name))
-        repeated = layer.update().detach().repeat_interleave(SIZE, dim=1)
+        repeated = layer.update().repeat_interleave(SIZE, dim=1)
         assert torch.allclose(change, repeated, atol=1e-6)
         assert adapter.update_norms(adapted)[name] == pytest.approx(float(repeated.norm()), rel=1e-5)
 
@@ -231,3 +231,21 @@ def test_a_dense_copy_of_the_base_gives_the_same_outputs() -> None:
     adapted = on_packed("vit", "int4")
     dense = make_dense(copy.deepcopy(adapted.module))
     assert torch.allclose(outputs("vit", dense), outputs("vit", adapted.module), atol=1e-5)
+
+
+def test_triplets_that_are_switched_off_count_for_nothing_but_their_place() -> None:
+    """What is analysed has the rank of what survives; what is trained keeps all triplets, for one can come back."""
+    adapter = PooledLora(rank=3, group_size=SIZE, form="svd")
+    adapted = adapter.attach(backbone("timm"), seed=0)
+    perturb(adapted)
+    layers = pooled_layers(adapted.module)
+    name, layer = next(iter(layers.items()))
+    assert isinstance(layer, PooledTriplets)
+    with torch.no_grad():
+        layer.singular_values[1] = 0.0
+    found = {site: (rank, update) for site, rank, update in adapter.updates(adapted)}
+    assert {site: rank for site, (rank, _) in found.items()} == {**dict.fromkeys(layers, 3), name: 2}
+    assert layer.rank == 3 and layer.surviving().tolist() == [0, 2]
+    by_hand = layer.scale * (layer.P * layer.singular_values.T) @ layer.Q
+    torch.testing.assert_close(found[name][1], by_hand.detach().repeat_interleave(SIZE, dim=1))
+    assert not found[name][1].requires_grad

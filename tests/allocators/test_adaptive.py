@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from peftlab import registry
 from peftlab.allocators._adaptive import Adaptive, Task
 from peftlab.allocators._budget import factors, most_gained
-from peftlab.allocators._timing import Timing
 from peftlab.allocators.importance.contract import Scores
 from peftlab.allocators.proportional import Proportional
 from peftlab.allocators.threshold import Threshold
@@ -105,12 +104,6 @@ def test_it_starts_with_equal_ranks_within_the_budget() -> None:
     ranks = Proportional(budget={"ranks": 26}).initial(SITES, 8)
     assert sum(ranks.values()) == 26 and set(ranks.values()) == {4, 5}
     assert set(Proportional().initial(SITES, 8).values()) == {8}
-
-
-def test_due_steps() -> None:
-    timing = Timing.of(100, 0.1, 0.2, 0.7)
-    assert [t for t in range(1, 101) if timing.due(t)] == [10, 30, 50, 70]
-    assert [t for t in range(1, 31) if Timing.of(30, 0, 5, 20).due(t)] == [2, 7, 12, 17]
 
 
 def test_an_importance_that_is_not_finite_moves_nothing_and_is_told() -> None:
@@ -226,6 +219,8 @@ def test_a_hysteresis_that_no_reallocation_can_pass_is_refused() -> None:
     assert refused(8, hysteresis=0.99).startswith("allocator.hysteresis: no reallocation can ever pass")
     assert refused(8, hysteresis=0.45)
     assert refused(8, hysteresis=18 / 48) == ""
+    wide = {"min_rank": 18, "max_rank": 32}  # of rank 25: three give up 7 each; 0.14 * 150 > 21
+    assert refused(25, hysteresis=0.14, **wide) == "" and refused(25, hysteresis=0.141, **wide)
 
 
 @given(data=st.data())

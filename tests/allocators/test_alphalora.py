@@ -31,6 +31,12 @@ def test_hills_estimate_is_the_likeliest_pareto_law_above_its_threshold(tail: fl
     assert hill(torch.tensor(values.copy()), tail) == pytest.approx(1 + shape, rel=1e-5)
 
 
+def test_the_tail_has_the_share_that_is_stated() -> None:
+    values = torch.linspace(90, 1, 90, dtype=torch.float64)
+    exact = 1 + 63 / float((values[:63] / values[63]).log().sum())
+    assert hill(values, 0.7) == pytest.approx(exact, rel=1e-12), "0.7 * 90 < 63"
+
+
 def test_it_finds_the_exponent_of_a_power_law() -> None:
     values = np.random.default_rng(0).pareto(2.0, size=20_000) + 1  # p(x) ~ x^-3
     assert hill(torch.tensor(values), 0.5) == pytest.approx(3.0, abs=0.06)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from tests.contracts.tiny import CLASSES, make
 
 TOTAL, RATE = 30, 1e-2
 SPEC = {"name": "increlora", "budget": {"ranks": 11}, "top_h": 2, "add": 1, "initial_steps": 4, "every": 3}
+SVD = {"name": "svd", "targets": ["q", "v"]}
+POOLED = {"name": "pooled", "form": "svd", "group_size": 8, "rank": 2, "targets": ["q", "v"]}
 ROUNDS = [6, 9, 12, 15]  # 4 modules, 7 directions to add, 2 a time
 
 
@@ -35,10 +38,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return found
 
 
-def adapt(backbone: Backbone, **changes: Any) -> tuple[Adapted, Any, dict[str, TripletLinear]]:
+def adapt(backbone: Backbone, options: Mapping[str, Any] = SVD, **changes: Any) -> tuple[Adapted, Any, dict[str, TripletLinear]]:
     """A float64 IncreLoRA model, its hook and its layers."""
     allocator = registry.create("allocator", {**SPEC, **changes})
-    adapter = registry.create("adapter", {"name": "svd", "targets": ["q", "v"]})
+    adapter = registry.create("adapter", options)
     sites = adapter.sites(backbone)
     adapted = adapter.attach(copy.deepcopy(backbone), seed=1, ranks=allocator.initial(sites, 8))
     adapted.seed = 1
@@ -67,6 +70,7 @@ def step(adapted: Adapted, hook: Any, optimizer: torch.optim.Optimizer, t: int) 
     (loss + (hook.penalty() or 0)).backward()
     hook.after_backward(t)
     optimizer.step()
+    hook.after_update(t)
     hook.after_step(t)
 
 
@@ -120,8 +124,10 @@ def test_nothing_is_added_up_to_the_end_of_the_initial_steps(initial: int, round
     assert allocator.rounds(40) == allocator.rounds(32) == rounds and allocator.rounds(31) == rounds[:-1]
 
 
-def test_the_budget_is_monotone_and_met_and_ranks_really_grow(backbone: Backbone) -> None:
-    adapted, hook, layers = adapt(backbone, max_rank=3)
+@pytest.mark.parametrize("adapter", [SVD, POOLED], ids=lambda spec: spec["name"])
+def test_the_budget_is_monotone_and_met_and_ranks_really_grow(backbone: Backbone, adapter: dict[str, Any]) -> None:
+    adapted, hook, layers = adapt(backbone, adapter, max_rank=3)
+    seen = 4 if adapter is POOLED else 32  # sums over groups of 8 inputs, or the inputs
     optimizer = begin(adapted, hook)
     spent, most = [], []
     for t in range(TOTAL):
@@ -133,7 +139,7 @@ def test_the_budget_is_monotone_and_met_and_ranks_really_grow(backbone: Backbone
         spent.append(sum(hook.ranks.values()))
         most.append(max(layer.rank for layer in layers.values()))
         for layer in layers.values():
-            assert layer.P.shape == (32, layer.rank) and layer.Q.shape == (layer.rank, 32)
+            assert layer.P.shape == (32, layer.rank) and layer.Q.shape == (layer.rank, seen)
             for parameter in (layer.P, layer.singular_values, layer.Q):
                 assert optimizer.state[parameter]["exp_avg"].shape == parameter.shape
     assert spent == sorted(spent) and spent[0] == 4 and spent[-1] == 11
@@ -218,7 +224,7 @@ def test_late_directions_take_the_steps_of_a_fresh_optimizer() -> None:
         old = layer.Q[0].detach().clone()
         optimizer.step()
         kept = layer.Q[0].detach().clone()
-        rates.after_step(t)
+        rates.after_update(t)
         assert torch.equal(layer.Q[0], kept) and not torch.equal(old, kept)
         if own is not None:
             torch.testing.assert_close(layer.P[:, 1:], fresh["P"], rtol=1e-5, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tests.contracts.tiny import CLASSES, make
 
 TOTAL, RATE = 24, 3e-2
 SPEC = {"name": "sora", "threshold": 1e-2, "l1": 0.5}
+SVD = {"name": "svd"}
+POOLED = {"name": "pooled", "form": "svd", "group_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +36,12 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return found
 
 
-def adapt(backbone: Backbone, **changes: Any) -> tuple[Adapted, Any]:
+def adapt(backbone: Backbone, on: Mapping[str, Any] = SVD, **changes: Any) -> tuple[Adapted, Any]:
     """A float64 SoRA model, and its hook."""
     allocator = registry.create("allocator", {**SPEC, **changes})
-    adapter = registry.create("adapter", {"name": "svd", "targets": ["q", "v"]})
+    adapter = registry.create("adapter", {**on, "targets": ["q", "v"]})
     sites = adapter.sites(backbone)
-    adapted = adapter.attach(copy.deepcopy(backbone), seed=1, ranks=allocator.initial(sites, 6))
+    adapted = adapter.attach(copy.deepcopy(backbone), seed=1, ranks=allocator.initial(sites, 6 if on is SVD else 3))
     adapted.seed = 1
     adapted.module.double()
     allocator.initialise(adapted, None)
@@ -56,10 +59,10 @@ def loss(adapted: Adapted, t: int) -> torch.Tensor:
     return nn.functional.cross_entropy(adapted.module.eval()(images).logits, labels)
 
 
-def train(adapted: Adapted, hook: Any, steps: int = TOTAL) -> torch.optim.Optimizer:
+def train(adapted: Adapted, hook: Any, steps: int = TOTAL, stop: int | None = None) -> torch.optim.Optimizer:
     optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=RATE, weight_decay=0.1)
     hook.start(steps, optimizer)
-    for t in range(steps):
+    for t in range(steps if stop is None else stop):
         optimizer.zero_grad()
         (loss(adapted, t) + (hook.penalty() or 0)).backward()
         optimizer.step()
@@ -121,6 +124,18 @@ def test_the_start_is_the_authors(backbone: Backbone) -> None:
     assert all(torch.equal(p, again.trainable()[n]) for n, p in adapted.trainable().items())
 
 
+def test_what_sees_sums_over_groups_starts_as_large_as_what_sees_the_inputs(backbone: Backbone) -> None:
+    """A x of inputs of unit variance: 1/sqrt(3) for A uniform in +-1/sqrt(d_in), and as much where A sees sums of 8."""
+    x = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sizes = []
+    for on in (SVD, POOLED):
+        adapted, _ = adapt(backbone, on)
+        seen = [layer.inputs(x) @ layer.Q.detach().T for layer in layers(adapted).values()]
+        sizes.append(float(torch.cat(seen, dim=1).square().mean().sqrt()))
+        assert all(float(layer.Q.detach().abs().max()) <= 1 / math.sqrt(32) for layer in layers(adapted).values())
+    assert sizes == pytest.approx([1 / math.sqrt(3)] * 2, rel=0.15)
+
+
 def test_a_larger_threshold_leaves_fewer_directions_and_export_leaves_out_exactly_the_zeros(
     backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -166,6 +181,18 @@ def test_a_threshold_that_leaves_nothing_is_noticed(backbone: Backbone) -> None:
     adapted, hook = adapt(backbone, threshold=1.0)
     with pytest.raises(DidNothing, match="every gate became zero"):
         train(adapted, hook)
+
+
+def test_a_threshold_that_leaves_nothing_is_noticed_where_training_stops_early_but_divergence_is_an_outcome(
+    backbone: Backbone,
+) -> None:
+    adapted, hook = adapt(backbone, threshold=1.0)
+    with pytest.raises(DidNothing, match="every gate became zero"):
+        train(adapted, hook, stop=6)
+    hook.non_finite(6)
+    hook.finish()
+    adapted, hook = adapt(backbone)
+    train(adapted, hook, stop=2)  # gates are left
 
 
 def sites(count: int = 4, width: int = 32) -> list[Site]:

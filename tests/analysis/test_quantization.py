@@ -182,6 +182,23 @@ def test_sentences_say_what_was_found(tables: QuantizationTables) -> None:
     assert "take back at most 16 %" in said and "off by at most 3.0 %" in said
 
 
+def test_arms_whose_bound_is_not_known_are_not_among_those_spoken_of(tmp_path: Path) -> None:
+    """A rank above those of which bounds are kept: the record has no bound of all layers together."""
+    whole = load_frame(write_quantized(tmp_path))
+    rows = whole.primary()
+    for folder in rows[rows["label"] == arm("nf4", RANKS[-1])]["folder"]:
+        path = whole.folder / folder / "quantization_analysis.json"
+        content = json.loads(path.read_text())
+        del content["cancellation"]["bound"]
+        path.write_text(json.dumps(content))
+    found = assess_quantization(load_frame(whole.folder))
+    cell = next(c for c in found.quantization.cells if c.arm == arm("nf4", RANKS[-1]))
+    assert cell.bound is None and cell.aligned is not None
+    said = "\n".join(found.quantization.sentences)
+    assert "% of it (not counting 1 arm with a layer whose bound is not known)." in said
+    assert "ranks above 64" in "\n".join(found.quantization.method)
+
+
 def test_a_scheme_tried_at_one_rank_does_not_hide_what_the_others_say_of_ranks(tmp_path: Path) -> None:
     whole = load_frame(write_quantized(tmp_path))
     rows = whole.primary()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftlab.nn.groups import BITS, quantize_groups
-from peftlab.nn.weight_error import WeightError
+from peftlab.nn.weight_error import RANKS, WeightError, bound_of
 
 SIZE = 8
 
@@ -72,3 +72,19 @@ def test_no_share_is_above_one_by_rounding() -> None:
         found = WeightError.of(weight, torch.zeros(7, 12), 4)
         assert max(found.unrestricted) <= 1.0 and found.unrestricted[0] == pytest.approx(1.0)
         assert max(found.pooled) <= 1.0
+
+
+def test_of_a_rank_above_those_that_are_kept_no_bound_is_known() -> None:
+    """That of rank 64 would be too low: of 96 singular values, 80 hold more."""
+    error, found = measured(96, 96 * SIZE)
+    values = torch.linalg.svdvals(error.double()).square()
+    assert len(found.unrestricted) == RANKS and bound_of(found.unrestricted, 80) is None
+    assert bound_of(found.unrestricted, RANKS) == pytest.approx(float(values[:RANKS].sum() / values.sum()), rel=1e-4)
+    assert float(values[:80].sum() / values.sum()) > 1.05 * found.unrestricted[-1]
+
+
+def test_where_all_ranks_are_kept_a_higher_one_reaches_no_more_than_the_last() -> None:
+    _, found = measured(12, 40)
+    assert len(found.pooled) == 5 and bound_of(found.pooled, 9) == bound_of(found.pooled, 5) == found.pooled[-1]
+    assert bound_of(found.pooled, 1) == found.pooled[0]
+    assert bound_of((), 3) is None and bound_of(found.pooled, 0) is None

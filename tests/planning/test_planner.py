@@ -398,3 +398,20 @@ def test_the_plan_says_which_classes_and_splits_were_read(backbone: str, cache: 
     assert planned(backbone, cache, task=task).notes[0] == told + "200 to train on, 60 to validate, 100 to test"
     folded = planned(backbone, cache, task={"kind": "image-classification", "data": "digits", "folds": 3}).notes[0]
     assert folded.startswith(told) and folded.endswith("(the first of 3 folds)")
+
+
+TRIPLET_ALLOCATORS = (
+    {"name": "adalora", "every": 3},
+    {"name": "sora", "threshold": 0.05},
+    {"name": "increlora", "budget": {"ranks": 8}, "every": 3},
+)
+
+
+@pytest.mark.parametrize("allocator", TRIPLET_ALLOCATORS, ids=lambda spec: spec["name"])
+def test_triplets_over_groups_are_planned_with_every_allocator_of_triplets(
+    backbone: str, cache: Path, allocator: dict[str, Any]
+) -> None:
+    """Shapes alone are known to a plan: nobody may ask there how many triplets have survived."""
+    pooled = {"adapter": {"name": "pooled", "form": "svd", "group_size": 8, "rank": 2}, "allocator": allocator}
+    found = planned(backbone, cache, predict=True, arms={"full": {"adapter": "full"}, "pooled": pooled})
+    assert not found.refusals and len(found.runs) == 4 and all(run.predicted_s is not None for run in found.runs)

@@ -75,6 +75,12 @@ def test_rho_rises_from_its_start_to_one(schedule: Any, total: int) -> None:
         assert value == pytest.approx(x if schedule == "linear" else (1 - math.cos(math.pi * x)) / 2)
 
 
+def test_a_schedule_ends_at_the_step_that_is_its_share_of_the_run() -> None:
+    """0.55 * 100 > 55: float weights would stay a step longer, at a rho just below one."""
+    ramp = Groupwise(schedule="linear", start=0.07, end=0.55).ramp(101)
+    assert (ramp.first, ramp.last, ramp(55)) == (7, 55, 1.0) and ramp(7) == 0.0 < ramp(8) and ramp(54) < 1.0
+
+
 def test_a_constant_schedule_is_at_one_from_the_first_step() -> None:
     assert [Groupwise().ramp(5)(step) for step in range(5)] == [1.0] * 5
 

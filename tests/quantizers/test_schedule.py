@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ def run(adapted: Adapted, hook: Any, total: int) -> None:
     for step in range(total):
         hook.before_step(step)
         hook.after_backward(step)
+        hook.after_update(step)
         hook.after_step(step)
 
 
@@ -63,7 +65,7 @@ def test_balance_is_the_update_over_the_error_of_its_layer() -> None:
     for name, layer in pooled_layers(adapted.module).items():
         assert isinstance(layer.base_layer, PackedLinear)
         error = dense_weight(plain.get_submodule(name)) - layer.base_layer.dequantize()
-        expected[name] = float(layer.update().detach().repeat_interleave(SIZE, dim=1).norm() / error.norm())
+        expected[name] = float(layer.update().repeat_interleave(SIZE, dim=1).norm() / error.norm())
     assert hook.history[-1]["balance"] == pytest.approx(expected, rel=1e-4) and len(expected) == 4
 
 
@@ -119,6 +121,27 @@ def test_every_code_is_counted_those_that_never_occur_as_well(kind: Any) -> None
     nn.init.ones_(flat.weight)
     one = code_counts(PackedLinear.of(flat, 4, kind))
     assert len(one) == len(counts) and int((one > 0).sum()) == 1 and entropy_bits(one) == 0.0
+
+
+def test_of_a_rank_above_those_that_are_kept_the_record_has_no_bound() -> None:
+    """The bound of rank 64 is none of rank 80; of groups there are 24, and a rank beyond reaches what they do."""
+    adapted, hook = prepared()
+    name = adapted.sites[0].name
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(192, 192, generator=random)
+    layer = nn.Linear(192, 192)
+    layer.weight.data = weight
+    packed = PackedLinear.of(layer, SIZE, "int4")
+    assert packed.error is not None
+    for rank, known in ((2, True), (64, True), (80, False)):
+        adapted.ranks = {name: rank}
+        found = json.loads(json.dumps(hook._describe(name, packed, True)["cancellable"]))
+        kept, groups = packed.error.unrestricted, packed.error.pooled
+        assert found == {
+            "rank": rank,
+            "unrestricted": kept[rank - 1] if known else None,
+            "pooled": groups[min(rank, 24) - 1],
+        }
 
 
 def test_entropy_is_in_bits() -> None:

@@ -128,7 +128,7 @@ class PooledLora(OwnLayers):
     def update_norms(self, adapted: Adapted) -> dict[str, float]:
         """sqrt(g) ||s B A||: each entry of the update stands for the g columns of its group."""
         layers = pooled_layers(adapted.module).items()
-        return {name: math.sqrt(layer.group_size) * float(layer.update().detach().norm()) for name, layer in layers}
+        return {name: math.sqrt(layer.group_size) * float(layer.update().norm()) for name, layer in layers}
 
     @property
     def shared_inputs(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -136,7 +136,8 @@ class PooledLora(OwnLayers):
 
     def updates(self, adapted: Adapted) -> Iterator[tuple[str, int, torch.Tensor]]:
         for name, layer in pooled_layers(adapted.module).items():
-            yield name, layer.rank, layer.update().detach().repeat_interleave(layer.group_size, dim=1)
+            rank = len(layer.exported()[0])
+            yield name, rank, layer.update().repeat_interleave(layer.group_size, dim=1)
 
     def fuse(self, adapted: Adapted) -> Fused:
         return fuse_layers(adapted.module, pooled_layers(adapted.module).items())

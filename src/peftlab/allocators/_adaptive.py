@@ -30,6 +30,7 @@ from peftlab.nn.low_rank import LowRank
 from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
 from peftlab.nn.seeding import generator
+from peftlab.nn.shares import share_of
 from peftlab.registry import create
 from peftlab.study.schema import Train
 
@@ -76,7 +77,7 @@ class Adaptive(Allocator):
     max_rank: int | None = 16  #: of every module; null: min(d_in, d_out)
     warmup_steps: Steps = 0.1  #: before the first reallocation: steps, or a share of the run if below 1 and not whole
     every: Steps = 0.1  #: between two reallocations: likewise
-    last_step: Steps = 0.7  #: none after this one, so that the last ranks are trained: likewise
+    last_step: Steps = 0.7  #: none after this one, nor after the last update, so that the last ranks are trained: likewise
     hysteresis: float = 0.05  #: a reallocation that would move a smaller share of the ranks is left
 
     def __post_init__(self) -> None:
@@ -138,10 +139,11 @@ class Adaptive(Allocator):
                 where="allocator.budget",
                 remedy="give a budget (or the adapter a rank) between the two, lower min_rank, or raise max_rank",
             )
-        if most < self.hysteresis * total:
+        needed = math.ceil(share_of(self.hysteresis, total))
+        if most < needed:
             raise OptionError(
                 f"no reallocation can ever pass: from where they start at most {most} of {total} ranks can move at a time, and a "
-                f"hysteresis of {self.hysteresis} leaves all that move fewer than {math.ceil(self.hysteresis * total)}",
+                f"hysteresis of {self.hysteresis} leaves all that move fewer than {needed}",
                 where="allocator.hysteresis",
                 remedy=f"well below {most / total:.2f}, e.g. 0.05",
             )
@@ -215,7 +217,7 @@ class _Reallocation(TrainingHook):
             )
         )
         moved = sum(max(0, wanted[name] - ranks[name]) for name in ranks)
-        if moved == 0 or moved < allocator.hysteresis * sum(ranks.values()):
+        if moved == 0 or moved < share_of(allocator.hysteresis, sum(ranks.values())):
             return {"changed": False, "why": "the rule keeps the ranks" if moved == 0 else "hysteresis", "moved": moved}
         lost = {}
         for name, layer in self.layers.items():

@@ -58,7 +58,7 @@ class OwnRate:
         }
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_update(self, step: int) -> None:
         for name, before in self.before.items():
             if torch.equal(self.layers[name].Q, before[-1]):
                 continue  # float16: the scaler left this step out

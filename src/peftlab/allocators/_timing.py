@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from peftlab.errors import OptionError
+from peftlab.nn.shares import share_of
 
 #: optimizer steps, or a share of the run if below 1 and not whole
 Steps = int | float
@@ -20,13 +21,13 @@ def check_share(value: Steps, where: str) -> None:
 
 
 def steps_of(value: Steps, total: int) -> int:
-    """A share as steps of a run of ``total``."""
-    return int(value * total) if isinstance(value, float) else value
+    """A share as steps of a run of ``total``, rounded down."""
+    return int(share_of(value, total)) if isinstance(value, float) else value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Due after ``first``, ``first + every``, ... optimizer steps, up to ``last``."""
+    """Due after ``first``, ``first + every``, ... optimizer steps, up to ``last``, and never after the run's last update."""
 
     total: int
     first: int
@@ -35,12 +36,12 @@ class Timing:
 
     @classmethod
     def of(cls, total: int, warmup: Steps, every: Steps, last: Steps) -> Timing:
-        """Shares are rounded down, to at least one step between two and two before the first."""
+        """Shares are rounded down, to at least one step between two, two before the first and one behind the last."""
         return cls(
             total=total,
             first=max(EARLIEST, steps_of(warmup, total)),
             every=max(1, steps_of(every, total)),
-            last=steps_of(last, total),
+            last=min(steps_of(last, total), total - 1),
         )
 
     def due(self, steps_done: int) -> bool:

@@ -15,6 +15,7 @@ import torch
 
 from peftlab.allocators._budget import PARAMETERS, BudgetOption, amount_of, check_budget, factors
 from peftlab.allocators._curve import Curve
+from peftlab.allocators._timing import Steps, steps_of
 from peftlab.allocators.contract import HOOK, Allocator
 from peftlab.errors import DidNothing, OptionError
 from peftlab.nn.hooks import TrainingHook
@@ -50,8 +51,8 @@ class AdaLora(Allocator):
         None  #: at the end: {ranks: 64}, {parameters: N}, "match ARM"; default the adapter's rank everywhere
     )
     initial_rank: int | None = None  #: of every module; default 1.5 times the mean rank at the end, rounded up (the paper's b0)
-    initial_steps: int | float = 0.1  #: ti, before the budget falls: steps, or a share of the run if below 1 and not whole
-    final_steps: int | float = 0.3  #: tf, with a fixed mask: likewise
+    initial_steps: Steps = 0.1  #: ti, before the budget falls: steps, or a share of the run if below 1 and not whole
+    final_steps: Steps = 0.3  #: tf, with a fixed mask: likewise
     every: int = 10  #: dT, steps between two masks
     beta1: float = 0.85  #: smoothing of the sensitivity
     beta2: float = 0.85  #: smoothing of its uncertainty
@@ -65,7 +66,7 @@ class AdaLora(Allocator):
             raise OptionError(f"every must be at least 1, got {self.every}", where="every", remedy="e.g. 10")
         for option in ("initial_steps", "final_steps"):
             value = getattr(self, option)
-            if value < 0 or (isinstance(value, float) and value >= 1):
+            if value < 0 or (isinstance(value, float) and not value < 1):
                 raise OptionError(f"neither steps nor a share: {value}", where=option, remedy="e.g. 200, or 0.1 of the run")
         for option in ("beta1", "beta2"):
             if not 0 < getattr(self, option) < 1:
@@ -119,7 +120,7 @@ class AdaLora(Allocator):
         Raises:
             OptionError: the run is too short for it, or the mask would change in the final phase only.
         """
-        initial, final = (int(v * total) if isinstance(v, float) else v for v in (self.initial_steps, self.final_steps))
+        initial, final = steps_of(self.initial_steps, total), steps_of(self.final_steps, total)
         found = Curve(total=total, initial=initial, final=final, every=self.every, start=start, target=target)
         phases = f"{initial} initial and {final} final steps"
         if final < 2:
@@ -172,14 +173,13 @@ class _Masking(TrainingHook):
     def __init__(self, allocator: AdaLora, adapted) -> None:
         self.allocator, self.sites = allocator, list(adapted.sites)
         self.layers: dict[str, TripletLinear] = {s.name: adapted.module.get_submodule(s.name) for s in self.sites}
-        self.rank = adapted.adapter.given_rank
-        self.scale = next(iter(self.layers.values())).scale
+        self.rank, self.scale = adapted.adapter.given_rank, next(iter(self.layers.values())).scale
         self.history: list[dict[str, Any]] = []
         self.steps_done = 0
         self.frozen = False  #: the final mask is in the history
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
-        start = sum(layer.Q.shape[0] for layer in self.layers.values())
+        start = sum(layer.rank for layer in self.layers.values())
         self.curve = self.allocator.curve(total_steps, start, self.allocator.target(self.sites, self.rank))
         self.parameters = [p for layer in self.layers.values() for p in (layer.P, layer.singular_values, layer.Q)]
         size, device = sum(p.numel() for p in self.parameters), self.parameters[0].device
@@ -281,7 +281,7 @@ class _Masking(TrainingHook):
         self.history, self.steps_done, self.frozen = list(state["history"]), state["steps_done"], state["frozen"]
 
     def report(self) -> dict[str, Any]:
-        ranks, start = self._ranks(), self.layers[self.sites[0].name].Q.shape[0]
+        ranks, start = self._ranks(), self.layers[self.sites[0].name].rank
         unit, amount = amount_of(self.allocator.budget) if self.allocator.budget else ("ranks", self.curve.target)
         parameters = sum(factors(site, ranks[site.name]) for site in self.sites)
         return {

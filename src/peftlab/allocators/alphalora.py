@@ -20,6 +20,7 @@ from peftlab.errors import NonFinite, OptionError
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.quantized import dense_weight
 from peftlab.nn.roles import Site
+from peftlab.nn.shares import share_of
 
 _RESOLVED = 1e-10  #: eigenvalues below this share of the largest are rounding errors
 
@@ -117,7 +118,7 @@ def hill(eigenvalues: torch.Tensor, tail: float) -> float | None:
     """
     ordered = eigenvalues.double().sort(descending=True).values
     ordered = ordered[ordered > _RESOLVED * ordered[0]]
-    k = min(max(1, int(tail * len(ordered))), len(ordered) - 1)
+    k = min(max(1, int(share_of(tail, len(ordered)))), len(ordered) - 1)
     if k < 1:
         return None
     logs = float((ordered[:k] / ordered[k]).log().sum())

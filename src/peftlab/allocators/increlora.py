@@ -190,10 +190,12 @@ class _Growing(TrainingHook):
             if not self.grown and layer.singular_values.grad is not None:
                 layer.singular_values.grad[self.ranks[name] :] = 0
 
+    def after_update(self, step: int) -> None:
+        self.rates.after_update(step)
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         self.steps_done = step + 1
-        self.rates.after_step(step)
         if self.grown:
             return
         for name, layer in self.layers.items():

@@ -36,7 +36,8 @@ class Sora(Allocator):
     T_xi(x) = sign(x) max(|x| - xi, 0) is the proximal operator of xi |x|; directions with g_i = 0 are left out of the export.
     With ``adapter: svd``: B = P, A = Q, g = lambda. As in the authors' code B = 0, A is Kaiming-uniform, g ~ N(0, 1); weight
     decay leaves the gates alone; xi does not follow the learning rate; the loss gets ``l1`` times the mean |g| besides. A gate at
-    zero has a gradient and can come back while training lasts.
+    zero has a gradient and can come back while training lasts. A is uniform in +-1/sqrt(d_in) where it sees sums over groups of
+    the d_in inputs, too, so that A x is as large there.
 
     Where paper and code differ: T_xi is the paper's. The code shrinks and then zeroes what is below xi *afterwards*, so that
     it cuts off all |x| < 2 xi, which is no proximal step. The paper has no L1 term beside the proximal step (``l1: 0``). The code
@@ -124,9 +125,10 @@ class Sora(Allocator):
             layer: TripletLinear = adapted.module.get_submodule(site.name)  # pyright: ignore
             random = generator(adapted.seed, "sora", site.name)
             uniform = 2 * torch.rand(layer.Q.shape, generator=random) - 1
+            inputs = layer.Q.shape[1] * (adapted.adapter.shared_inputs or 1)  # of the layer, whether or not Q sees sums of them
             with torch.no_grad():
                 layer.P.zero_()
-                layer.Q.copy_(uniform / math.sqrt(layer.Q.shape[1]))  # Kaiming-uniform with a = sqrt(5)
+                layer.Q.copy_(uniform / math.sqrt(inputs))  # Kaiming-uniform with a = sqrt(5)
                 layer.singular_values.copy_(torch.randn(layer.singular_values.shape, generator=random))
 
     def hook(self, adapted: Adapted) -> TrainingHook:
@@ -146,6 +148,7 @@ class _Proximal(TrainingHook):
         self.start_ranks = {name: gate.numel() for name, gate in self.gates.items()}
         self.history: list[dict[str, Any]] = []
         self.steps_done = 0
+        self.diverged = False
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.total, self.thresholds = total_steps, self.allocator.thresholds(total_steps)
@@ -177,9 +180,12 @@ class _Proximal(TrainingHook):
     def _ranks(self) -> dict[str, int]:
         return {name: int(gate.count_nonzero()) for name, gate in self.gates.items()}
 
+    def non_finite(self, step: int) -> None:
+        self.diverged = True
+
     def finish(self) -> None:
-        """Raises DidNothing if every gate became zero, so that nothing is adapted."""
-        if self.steps_done == self.total and not any(self._ranks().values()):
+        """Raises DidNothing if every gate of what is tested is zero, unless the run diverged: that is an outcome of its own."""
+        if not self.diverged and not any(self._ranks().values()):
             raise DidNothing(
                 "every gate became zero: nothing is adapted", where="allocator.threshold", remedy="lower it, or lower l1"
             )

@@ -22,7 +22,7 @@ METHOD = [
     "95 % of the way from chance to the mean over seeds of the float arm's best; where lower is better, that best / 0.95.",
     "Error and update: of E = W - Q(W) and the trained update dW, cancelled is 1 - ||E - dW||^2 / ||E||^2, aligned the squared "
     "cosine, bound the energy of the singular values that an update of that rank could reach (constant in groups for pooled "
-    "adapters), all over adapted layers together.",
+    "adapters; not known of ranks above 64 and of layers whose smaller side is above 2,048), all over adapted layers together.",
     "Balance: ||dW|| / ||W - Q(W)|| of an adapted layer, recorded by group-wise quantizers over training; of an arm the median "
     "over layers, mean over seeds. rho: share of the quantized weights in those that a step used.",
     "Frozen weights in MB are counted from the tensors that hold them. Process: resident size of the whole process (on a GPU: "
@@ -93,10 +93,12 @@ def _cancelled(cells: Sequence[Cell]) -> str:
     if not known:
         return ""
     aligned, bound = max(c.aligned.mean for c in known if c.aligned), max(c.bound.mean for c in known if c.bound)
+    unknown = sum(c.aligned is not None and c.bound is None for c in cells)
+    without = f" (not counting {plural(unknown, 'arm')} with a layer whose bound is not known)" if unknown else ""
     return (
         "Of the energy of the adapted layers' quantization error, updates of these ranks could take back at most "
         f"{100 * bound:.2g} %; "
-        f"the trained ones point along at most {100 * aligned:.2g} % of it."
+        f"the trained ones point along at most {100 * aligned:.2g} % of it{without}."
     )
 
 

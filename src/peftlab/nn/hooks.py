@@ -2,8 +2,12 @@
 
 The loop knows no method by name. Whoever wants to act (an allocator, a quantization schedule, a probe) gives it a hook.
 Order within one optimizer step: ``before_step`` - forward/backward of every micro-batch, with ``penalty`` added to each loss
-- ``after_backward`` (gradients summed, not yet clipped) - clip - optimizer - ``after_step`` (gradients still there) - zero
-gradients.
+- ``after_backward`` (gradients summed, not yet clipped) - clip - optimizer - ``after_update`` - ``after_step`` (gradients still
+there) - zero gradients.
+
+``after_update`` is for those who change how far the optimizer went, ``after_step`` for those who change the model (mask triplets,
+move ranks). All hooks have had the first before any has the second, so that no mask is half undone, and no tensor another shape,
+by the time a step is scaled, in whatever order the hooks stand.
 """
 
 from __future__ import annotations
@@ -35,7 +39,11 @@ class TrainingHook:
 
     def after_backward(self, step: int) -> None: ...
 
-    def after_step(self, step: int) -> None: ...
+    def after_update(self, step: int) -> None:
+        """Weights lie where the optimizer put them: the place to scale its step. Shapes stay, nothing is masked."""
+
+    def after_step(self, step: int) -> None:
+        """The step is done: the place to act on the model and to note what it has become."""
 
     def non_finite(self, step: int) -> None:
         """Called when the loss or a gradient of ``step`` is not finite and training ends; the gradients are still there."""
@@ -101,6 +109,8 @@ class HookChain(TrainingHook):
         self._each("after_backward", step)
 
     def after_step(self, step: int) -> None:
+        """Both events behind the optimizer: first every hook's ``after_update``, then every hook's ``after_step``."""
+        self._each("after_update", step)
         self._each("after_step", step)
 
     def non_finite(self, step: int) -> None:

@@ -26,16 +26,17 @@ def group_sums(x: torch.Tensor, group_size: int) -> torch.Tensor:
 class Pooled(WrappedLinear):
     """What both forms have: a base layer, and an update [d_out, L] of the weight that repeats over the g columns of a group."""
 
+    scale: float
     group_size: int
 
-    @property
     @abstractmethod
-    def rank(self) -> int:
-        """Of the update."""
+    def exported(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(A, B), without gradient, of the directions that have an effect; A [r, L]."""
 
-    @abstractmethod
     def update(self) -> torch.Tensor:
-        """[d_out, L], scale included."""
+        """[d_out, L], scale included, without gradient."""
+        down, up = self.exported()
+        return self.scale * (up @ down)
 
     @abstractmethod
     def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:
@@ -71,12 +72,8 @@ class PooledLinear(Pooled):
         pooled = self.dropout(group_sums(x.to(self.A.dtype), self.group_size))
         return self.scale * F.linear(F.linear(pooled, self.A), self.B)
 
-    @property
-    def rank(self) -> int:
-        return self.A.shape[0]
-
-    def update(self) -> torch.Tensor:
-        return self.scale * (self.B @ self.A)
+    def exported(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.A.detach(), self.B.detach()
 
     def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:
         return (self.A, 0), (self.B, 1)
@@ -95,14 +92,6 @@ class PooledTriplets(TripletLinear, Pooled):
 
     def inputs(self, x: torch.Tensor) -> torch.Tensor:
         return self.dropout(group_sums(x.to(self.Q.dtype), self.group_size))
-
-    @property
-    def rank(self) -> int:
-        return len(self.surviving())
-
-    def update(self) -> torch.Tensor:
-        down, up = self.exported()
-        return self.scale * (up @ down)
 
     def factor_tensors(self) -> tuple[tuple[torch.Tensor, int], ...]:
         return (self.P, 1), (self.singular_values, 0), (self.Q, 0)

@@ -37,6 +37,7 @@ class TripletLinear(LowRankLinear):
 
     @property
     def rank(self) -> int:
+        """How many triplets there are, those that are switched off as well (:meth:`surviving` leaves them out)."""
         return self.Q.shape[0]
 
     @property

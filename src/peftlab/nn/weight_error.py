@@ -6,6 +6,7 @@ Shape legend: weight [d_out, d_in], g the group size, L = d_in/g groups.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -40,6 +41,16 @@ class WeightError:
             return cls(*norms)
         means = error.unflatten(1, (-1, group_size)).mean(-1)
         return cls(*norms, _shares(error, norms[1] ** 2), _shares(means, norms[1] ** 2 / group_size))
+
+
+def bound_of(shares: Sequence[float], rank: int) -> float | None:
+    """The largest share that an update of ``rank`` (1 or more) can cancel; None where none is kept of a rank so high.
+
+    Fewer than :data:`RANKS` shares are all there are: a higher rank reaches no more than the last of them.
+    """
+    if rank < 1 or not shares or rank > len(shares) == RANKS:
+        return None
+    return shares[min(rank, len(shares)) - 1]
 
 
 def _shares(matrix: torch.Tensor, whole: float) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from torch import nn
 from peftlab.nn.groups import BITS
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.packed import PackedLinear
+from peftlab.nn.weight_error import bound_of
 from peftlab.quantizers.contract import OnWeights
 
 _LINES = 50  #: entries of the history
@@ -48,12 +49,16 @@ class QuantizationHook(TrainingHook):
 
     Scaling updates means p <- p_before + (p_after - p_before)/(1 + rho e_l) for the trained tensors of layer l: AdamW's step is
     linear in the learning rate, so that is a learning rate of its own. (Scaled gradients would do nothing: AdamW divides by
-    their size.)
+    their size.) It ends before an allocator acts on the step: a triplet that is masked stays masked, and importance is that of
+    the weights there are.
 
     Balance of a layer: ||dW|| / ||W - Q(W)||, its update against what quantization did to it.
 
     Usage of codes, whenever the schedule enters another phase (rho 0, between, 1) and after the last step: per layer the entropy
     H = -sum p ln p / ln 2 of how often each code occurs, in bits (at most the bits of a code), and the share of codes in use.
+
+    Cancellable of a layer: the share of ||W - Q(W)||^2 that an update of the rank that training began with could cancel, any one
+    and one that is constant in groups; None where the rank is above those of which it is kept (nn/weight_error.py).
     """
 
     def __init__(self, quantizer: Scheduled, adapted: OnWeights) -> None:
@@ -68,7 +73,7 @@ class QuantizationHook(TrainingHook):
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.ramp, self.every = self.quantizer.ramp(total_steps), max(1, total_steps // _LINES)
-        self.last, self.trained = total_steps - 1, self._trained()
+        self.last = total_steps - 1
         #: the first step at rho = 1
         self.first_full = next((step for step in range(total_steps) if self.ramp(step) == 1.0), 0)
         if not total_steps:  # the schedule is at its end: quantization alone is seen
@@ -88,10 +93,13 @@ class QuantizationHook(TrainingHook):
             self.before = {name: [(p, p.detach().clone()) for p in parameters] for name, parameters in self._trained().items()}
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_update(self, step: int) -> None:
         for name, pairs in self.before.items():
             for parameter, old in pairs:
                 parameter.copy_(torch.lerp(old, parameter, self.factor(name)))
+        self.before = {}
+
+    def after_step(self, step: int) -> None:
         if step % self.every == 0 or step == self.last:
             self.history.append({"step": step, "rho": self.rho, "balance": self.balance()})
         if step == self.last:
@@ -159,7 +167,7 @@ class QuantizationHook(TrainingHook):
         rank = self.adapted.rank_of(name) if adapted else 0
         if rank and error.unrestricted:
             shares = {"unrestricted": error.unrestricted, "pooled": error.pooled}
-            found["cancellable"] = {"rank": rank} | {k: v[min(rank, len(v)) - 1] for k, v in shares.items()}
+            found["cancellable"] = {"rank": rank} | {form: bound_of(kept, rank) for form, kept in shares.items()}
         return found
 
 

@@ -15,6 +15,7 @@ from peftlab.nn.groups import BITS, BOOKS, GroupKind, check_group_size, half_gap
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.packed import PackedLinear
 from peftlab.nn.quantized import QuantizedLinear
+from peftlab.nn.shares import share_of
 from peftlab.quantizers._schedule import QuantizationHook, Ramp
 from peftlab.quantizers.contract import Quantizer
 from peftlab.study.schema import Quantize, Train
@@ -136,7 +137,7 @@ class Groupwise(Quantizer):
             return Ramp(0.0, 0.0, lambda x: 1.0)
         t0, t1 = self.phase
         shape = (lambda x: x) if self.schedule == "linear" else (lambda x: (1 - math.cos(math.pi * x)) / 2)
-        return Ramp(t0 * (total - 1), t1 * (total - 1), shape)
+        return Ramp(float(share_of(t0, total - 1)), float(share_of(t1, total - 1)), shape)
 
     def hook(self, adapted) -> TrainingHook:
         return QuantizationHook(self, adapted)

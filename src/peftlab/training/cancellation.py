@@ -14,7 +14,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.quantized import dense_weight, quantized_layers
 from peftlab.nn.surgery import slice_fused
-from peftlab.nn.weight_error import RANKS, WeightError
+from peftlab.nn.weight_error import WeightError, bound_of
 
 LARGEST = 2048  #: no bound for matrices whose smaller side is larger: its eigenvalues would take seconds a layer
 
@@ -25,7 +25,8 @@ def cancellation(adapted: Adapted, plain: Backbone) -> dict[str, Any]:
 
     cosine: <E, dW> / (||E|| ||dW||). cancelled: 1 - ||E - dW||^2 / ||E||^2, below zero where dW does more than undo. aligned:
     cosine^2, what dW would cancel at its best length. bound: the largest share that any update of its rank, constant in
-    groups if it is, could; aligned <= bound always.
+    groups if it is, could; aligned <= bound always. None where it is not known (:func:`bound_of`, :data:`LARGEST`), and
+    then there is none of all together.
 
     Args:
         plain: the same backbone in float, on the CPU; consumed.
@@ -39,9 +40,7 @@ def cancellation(adapted: Adapted, plain: Backbone) -> dict[str, Any]:
             found = _compare(dense_weight(plain.module.get_submodule(name)), layers[name].dequantize(), update, group)
             if found is not None:
                 shares = found.pop("bounds")
-                known = rank > 0 and len(shares) > 0 and (rank <= len(shares) or len(shares) < RANKS)  # more are not kept
-                found |= {"rank": rank, "bound": shares[min(rank, len(shares)) - 1] if known else None}
-                sites[name] = found
+                sites[name] = {**found, "rank": rank, "bound": bound_of(shares, rank)}
     whole = sum(site["error_norm"] ** 2 for site in sites.values())
     together = {
         key: sum(site[key] * site["error_norm"] ** 2 for site in sites.values()) / whole
