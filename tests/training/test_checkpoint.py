@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from peftlab.errors import RecordError
 from peftlab.records.commit import commit_folder
 from peftlab.records.manifest import verify_folder
+from peftlab.training import checkpoint
 from peftlab.training.checkpoint import KEEP, Checkpoints
 
 STATE = {
@@ -24,6 +26,16 @@ def kept(folder: Path, *steps: int) -> Checkpoints:
     for step in steps:
         found.save(step, {**STATE, "n": step})
     return found
+
+
+def there(folder: Path) -> list[int]:
+    """Steps of what is there, whole or damaged."""
+    return sorted(int(path.name[5:]) for path in folder.iterdir())
+
+
+def damaged(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / f"step-{step:08d}" / "tensors.safetensors").write_bytes(b"x")
 
 
 def test_the_newest_comes_back_to_the_bit_and_only_two_stay(tmp_path: Path) -> None:
@@ -91,3 +103,56 @@ def test_damage_is_named_and_without_any_whole_one_a_run_begins_anew(tmp_path: P
         assert [note.split(" is ")[0] for note in found[2][:number]] == [f"checkpoint step-0000000{n}" for n in (9, 3)[:number]]
         assert found[0] == (3 if number == 1 else 0)
     assert found[1] == {} and found[2][-1] == "no checkpoint was usable: restarted from step 0"
+
+
+def test_after_a_restart_what_is_new_stays_though_damaged_ones_have_higher_steps(tmp_path: Path) -> None:
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 8, 9)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.latest() or (None,))[0] == 0
+    assert there(tmp_path) == [8, 9], "until a checkpoint holds the notes on them, they are what tells"
+    for step, left in ((1, [1]), (2, [1, 2]), (3, [2, 3])):
+        checkpoints.save(step, {**STATE, "n": step})
+        assert there(tmp_path) == left
+    assert (Checkpoints(tmp_path).latest() or (0, {}, ["none"]))[::2] == (3, [])
+
+
+def test_a_damaged_one_goes_and_no_sound_one_for_it(tmp_path: Path) -> None:
+    kept(tmp_path, 6, 8, 12)
+    damaged(tmp_path, 12)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.latest() or (None,))[0] == 8
+    checkpoints.save(10, STATE)
+    assert there(tmp_path) == [8, 10]
+
+
+def test_the_step_of_a_damaged_one_is_written_anew(tmp_path: Path) -> None:
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 9)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.latest() or (None,))[0] == 8
+    checkpoints.save(9, {**STATE, "n": 90})
+    assert there(tmp_path) == [8, 9] and verify_folder(tmp_path / "step-00000009") == []
+    assert (checkpoints.latest() or (0, {}))[1]["n"] == 90
+
+
+def test_nothing_is_deleted_for_a_checkpoint_that_is_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full, or gives back something else than was written."""
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 9)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.latest()
+
+    def full(target: Path, _write: object) -> None:
+        raise RecordError("No space left on device", where=str(target), remedy="")
+
+    def forgetful(target: Path, write: object) -> None:
+        commit_folder(target, write)  # pyright: ignore[reportArgumentType]
+        damaged(tmp_path, int(target.name[5:]))
+
+    for step, disk, said in ((10, full, "No space"), (11, forgetful, "tensors.safetensors: ")):
+        monkeypatch.setattr(checkpoint, "commit_folder", disk)
+        with pytest.raises(RecordError, match=said):
+            checkpoints.save(step, STATE)
+        assert {8, 9} <= set(there(tmp_path))
+    assert (Checkpoints(tmp_path).latest() or (None,))[0] == 8

@@ -69,6 +69,21 @@ def test_checkpoints_do_not_change_the_result(lab: Lab, tmp_path: Path) -> None:
     assert len(list((tmp_path / "b").glob("step-*"))) == 2  # older ones are removed
 
 
+def test_progress_after_a_restart_is_kept_though_damaged_checkpoints_have_higher_steps(lab: Lab, tmp_path: Path) -> None:
+    train = {"batch_size": 8, "effective_batch_size": 16}
+    quiet = lab.trainer(tmp_path / "quiet", train=train)
+    quiet.fit()
+    for stop, after in ((9, 9), (5, 5), (3, 8)):
+        with pytest.raises(Stopped, match=f"after step {after} of 12"):
+            lab.trainer(tmp_path / "cut", train=train, cadence=Cadence(steps=1), should_stop=stop_after(stop)).fit()
+        for found in (tmp_path / "cut").glob("step-*") if stop == 9 else ():
+            (found / "tensors.safetensors").write_bytes(b"x")
+    resumed = lab.trainer(tmp_path / "cut", train=train)
+    notes = resumed.fit().notes
+    assert len([note for note in notes if "restarted from step 0" in note]) == 1 and len(notes) == 3, notes
+    assert same(weights(quiet), weights(resumed))
+
+
 def test_a_checkpoint_of_another_base_is_refused(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         lab.trainer(tmp_path, "lora", should_stop=stop_after(3)).fit()

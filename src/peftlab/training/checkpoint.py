@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from peftlab.errors import RecordError
 from peftlab.records.commit import commit_folder, disk_errors
 from peftlab.records.manifest import verify_folder
 
@@ -53,17 +54,24 @@ def unflatten(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) ->
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last."""
+    """The checkpoints of one run, newest last.
+
+    Damaged ones stay until a new one is safe, which has the notes on them in its state; nothing of them can be used.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._newest: int | None = None  #: step of the newest that is known to be sound: taken up, or written here
+        self._damaged: set[Path] = set()  #: as they were found; whatever their steps, they count for nothing
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Commit the state after ``step`` optimizer steps; older checkpoints beyond the last two are removed once it is safe.
+        """Commit the state after ``step`` optimizer steps; once it is safe, older ones beyond the last two and damaged ones go.
 
         Raises:
-            RecordError: the disk is full or not writable.
+            RecordError: the disk is full or not writable, or does not give back what was written; the others are still there.
         """
+        if step == self._newest:
+            return
         tensors, values = flatten(state)
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}  # safetensors refuses shared storage
 
@@ -72,11 +80,17 @@ class Checkpoints:
             (folder / _STATE).write_text(json.dumps({"step": step, "values": values}, sort_keys=True), encoding="utf-8")
 
         target = self.folder / f"step-{step:08d}"
-        if target.exists():
-            return
         commit_folder(target, write)
-        for old in self._paths()[:-KEEP]:
+        with disk_errors(target):
+            problems = verify_folder(target)
+        if problems:
+            raise RecordError(problems[0], where=str(target), remedy="the disk does not keep what is written; check it")
+        self._newest = step
+        self._damaged.discard(target)
+        sound = [*(path for path in self._paths() if path != target and path not in self._damaged), target]
+        for old in [*sound[:-KEEP], *sorted(self._damaged)]:
             shutil.rmtree(old)
+        self._damaged.clear()
 
     def latest(self) -> tuple[int, dict[str, Any], list[str]] | None:
         """(step, state, notes on damaged checkpoints passed over), or None; a notes-only result has step 0 and no state.
@@ -91,14 +105,16 @@ class Checkpoints:
         notes: list[str] = []
         for path in reversed(self._paths()):
             problems = verify_folder(path)
-            if problems:
-                notes.append(f"checkpoint {path.name} is damaged and was passed over: {problems[0]}")
-                continue
             try:
-                raw = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                return raw["step"], unflatten(load_file(path / _TENSORS), raw["values"]), notes
+                if not problems:
+                    raw = json.loads((path / _STATE).read_text(encoding="utf-8"))
+                    state = unflatten(load_file(path / _TENSORS), raw["values"])
+                    self._newest = raw["step"]
+                    return raw["step"], state, notes
             except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                notes.append(f"checkpoint {path.name} is damaged and was passed over: {type(error).__name__}")
+                problems = [type(error).__name__]
+            self._damaged.add(path)
+            notes.append(f"checkpoint {path.name} is damaged and was passed over: {problems[0]}")
         return (0, {}, [*notes, "no checkpoint was usable: restarted from step 0"]) if notes else None
 
     def clear(self) -> None:
