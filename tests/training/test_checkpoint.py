@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,20 @@ def there(folder: Path) -> list[int]:
 def damaged(folder: Path, *steps: int) -> None:
     for step in steps:
         (folder / f"step-{step:08d}" / "tensors.safetensors").write_bytes(b"x")
+
+
+def held(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """A network disk that keeps files which somebody has open; the folders asked for, in order."""
+    remove, asked = shutil.rmtree, []
+
+    def refuse(path: Path, **more: object) -> None:
+        asked.append(path.name)
+        if path.name in names:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path, **more)  # pyright: ignore
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    return asked
 
 
 def test_the_newest_comes_back_to_the_bit_and_only_two_stay(tmp_path: Path) -> None:
@@ -156,3 +173,45 @@ def test_nothing_is_deleted_for_a_checkpoint_that_is_not_safe(tmp_path: Path, mo
             checkpoints.save(step, STATE)
         assert {8, 9} <= set(there(tmp_path))
     assert (Checkpoints(tmp_path).latest() or (None,))[0] == 8
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_a_note_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = kept(tmp_path, 1, 2)
+    asked = held(monkeypatch, "step-00000001", "step-00000002", tmp_path.name)
+    said = [checkpoints.save(step, STATE) for step in (3, 4, 5)]
+    assert said == [
+        ["old checkpoints could not be deleted (step-00000001: Directory not empty); `peftlab gc` does it later"],
+        [],
+        [],
+    ]
+    assert there(tmp_path) == [1, 2, 4, 5] and asked.count("step-00000001") == 3
+    monkeypatch.undo()
+    checkpoints.save(6, STATE)
+    assert there(tmp_path) == [5, 6]
+
+
+def test_damage_that_cannot_be_deleted_pushes_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 8, 9)
+    held(monkeypatch, "step-00000009")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.latest()
+    for step in (1, 2, 3):
+        checkpoints.save(step, STATE)
+    assert there(tmp_path) == [2, 3, 9]
+
+
+def test_checkpoints_of_a_finished_run_that_cannot_be_deleted_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = kept(tmp_path / "first", 1)
+    held(monkeypatch, "first")
+    assert "first: Directory not empty" in checkpoints.clear()[0]
+    monkeypatch.undo()
+    assert checkpoints.clear() == [] and not (tmp_path / "first").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a list of Linux")
+def test_what_is_loaded_holds_no_file(tmp_path: Path) -> None:
+    """Files that are mapped stay on a network disk when they are deleted, and their folder with them."""
+    found = kept(tmp_path, 5).latest()
+    assert found is not None and torch.equal(found[1]["model"]["w"], STATE["model"]["w"])
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,19 @@ def test_progress_after_a_restart_is_kept_though_damaged_checkpoints_have_higher
     notes = resumed.fit().notes
     assert len([note for note in notes if "restarted from step 0" in note]) == 1 and len(notes) == 3, notes
     assert same(weights(quiet), weights(resumed))
+
+
+def test_a_checkpoint_that_cannot_be_deleted_ends_no_run(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    for stop in (3, 3):
+        with pytest.raises(Stopped):
+            lab.trainer(tmp_path, cadence=Cadence(steps=1), should_stop=stop_after(stop)).fit()
+    fitted = lab.trainer(tmp_path, cadence=Cadence(steps=1)).fit()
+    told = [note for note in fitted.notes if "could not be deleted" in note]
+    assert fitted.steps == 12 and len(told) == 1 and "step-00000001: Directory not empty" in told[0]
 
 
 def test_a_checkpoint_of_another_base_is_refused(lab: Lab, tmp_path: Path) -> None:

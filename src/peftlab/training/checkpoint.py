@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,19 @@ class Checkpoints:
         self.folder = folder
         self._newest: int | None = None  #: step of the newest that is known to be sound: taken up, or written here
         self._damaged: set[Path] = set()  #: as they were found; whatever their steps, they count for nothing
+        self._told = False  #: that something cannot be deleted
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Mapping[str, Any]) -> list[str]:
         """Commit the state after ``step`` optimizer steps; once it is safe, older ones beyond the last two and damaged ones go.
+
+        Returns:
+            a note, the first time that one of those cannot be deleted: it is tried again at the next save.
 
         Raises:
             RecordError: the disk is full or not writable, or does not give back what was written; the others are still there.
         """
         if step == self._newest:
-            return
+            return []
         tensors, values = flatten(state)
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}  # safetensors refuses shared storage
 
@@ -88,9 +92,9 @@ class Checkpoints:
         self._newest = step
         self._damaged.discard(target)
         sound = [*(path for path in self._paths() if path != target and path not in self._damaged), target]
-        for old in [*sound[:-KEEP], *sorted(self._damaged)]:
-            shutil.rmtree(old)
-        self._damaged.clear()
+        notes = self._delete([*sound[:-KEEP], *sorted(self._damaged)])
+        self._damaged = {path for path in self._damaged if path.exists()}
+        return notes
 
     def latest(self) -> tuple[int, dict[str, Any], list[str]] | None:
         """(step, state, notes on damaged checkpoints passed over), or None; a notes-only result has step 0 and no state.
@@ -108,7 +112,7 @@ class Checkpoints:
             try:
                 if not problems:
                     raw = json.loads((path / _STATE).read_text(encoding="utf-8"))
-                    state = unflatten(load_file(path / _TENSORS), raw["values"])
+                    state = unflatten(_loaded(path / _TENSORS), raw["values"])
                     self._newest = raw["step"]
                     return raw["step"], state, notes
             except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -117,10 +121,27 @@ class Checkpoints:
             notes.append(f"checkpoint {path.name} is damaged and was passed over: {problems[0]}")
         return (0, {}, [*notes, "no checkpoint was usable: restarted from step 0"]) if notes else None
 
-    def clear(self) -> None:
-        """Remove all checkpoints, once the results are committed."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+    def clear(self) -> list[str]:
+        """Remove all checkpoints, once the results are committed; a note where they cannot be deleted."""
+        return self._delete([self.folder]) if self.folder.exists() else []
+
+    def _delete(self, folders: Sequence[Path]) -> list[str]:
+        """No run ends for what it does not need any more."""
+        refused = []
+        for folder in folders:
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                refused.append(f"{folder.name}: {error.strerror or error}")
+        if not refused or self._told:
+            return []
+        self._told = True
+        return [f"old checkpoints could not be deleted ({refused[0]}); `peftlab gc` does it later"]
 
     def _paths(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if p.is_dir()) if self.folder.is_dir() else []
+
+
+def _loaded(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of their own: those of ``load_file`` are pages of the file, which whoever keeps one holds open for good."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -252,7 +252,7 @@ class Trainer:
         if self.team.rank:
             return
         names = {id(p): n for n, p in self.trainable.items()}
-        self.checkpoints.save(
+        notes = self.checkpoints.save(
             self.step,
             {
                 "weights": dict(self.trainable),
@@ -270,6 +270,7 @@ class Trainer:
                 },
             },
         )
+        self._note(notes)
 
     def _resume(self, base: str) -> None:
         found = self.team.in_turn(self.checkpoints.latest)
@@ -297,4 +298,8 @@ class Trainer:
             self.window, self.notes = list(loop["window"]), list(loop["notes"])
             self.resumed = loop["resumed"]
         self.resumed += 1
-        self.notes += notes
+        self._note(notes)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        """Each once, however often the run is resumed."""
+        self.notes += [note for note in notes if note not in self.notes]
