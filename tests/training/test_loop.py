@@ -16,6 +16,7 @@ from peftlab.errors import BaseChanged, DidNothing, RecordError, Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.optimizers import clip
+from peftlab.training.selection import Selector
 from tests.training.conftest import Lab, Lines
 
 ADAPTERS = [
@@ -217,8 +218,24 @@ def test_best_weights_are_those_of_the_best_evaluation(lab: Lab, tmp_path: Path)
 
 def test_early_stopping_ends_after_patience_evaluations_without_gain(lab: Lab, tmp_path: Path) -> None:
     train = {"epochs": 30, "select": "best", "early_stopping": {"patience": 2, "min_delta": 2.0}}  # a gain of 2.0 is impossible
-    fitted = lab.trainer(tmp_path, "lora", train=train).fit()
+    lines = Lines()
+    fitted = lab.trainer(tmp_path, "lora", train=train, listener=lines).fit()
     assert fitted.steps == 3 * 6  # one evaluation sets the mark, two bring no gain
+    seen = {line["step"]: line["accuracy"] for line in lines.lines if line["split"] == "validation"}
+    assert max(seen.values()) > seen[6], "there was a gain all the same"
+    assert fitted.selected.metrics["accuracy"] == max(seen.values())
+
+
+def test_a_selection_begun_by_an_earlier_version_is_a_note(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"epochs": 4, "select": "best", "early_stopping": {"patience": 9, "min_delta": 2.0}}
+    with monkeypatch.context() as earlier, pytest.raises(Stopped):
+        state = Selector.state
+        earlier.setattr(Selector, "state", lambda self: {k: v for k, v in state(self).items() if k != "mark"})
+        lab.trainer(tmp_path, train=train, should_stop=stop_after(13)).fit()
+    with pytest.raises(Stopped):
+        lab.trainer(tmp_path, train=train, should_stop=stop_after(3)).fit()
+    notes = lab.trainer(tmp_path, train=train).fit().notes
+    assert len(notes) == 1 and "up to step 12 gains of min_delta or less" in notes[0]
 
 
 def test_same_seed_same_run_and_other_seed_other_run(lab: Lab, tmp_path: Path) -> None:

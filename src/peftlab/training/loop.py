@@ -293,10 +293,11 @@ class Trainer:
             restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            self.selector.load_state(state["selection"], self.device)
+            selection_notes = self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
             self.window, self.notes = list(loop["window"]), list(loop["notes"])
             self.resumed = loop["resumed"]
+            self._note(selection_notes)
         self.resumed += 1
         self._note(notes)
 
