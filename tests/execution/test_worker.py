@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 
 from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener
-from peftlab.execution.protocol import Message, Started, Step, WorkerOptions
+from peftlab.execution.protocol import Channel, Finished, Message, Noted, Started, Step, WorkerOptions
+from peftlab.execution.stop import StopFlag
+from peftlab.execution.worker import Run
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder, RunFolder
 from peftlab.study.schema import Train
 from tests.contracts.tiny import make
+from tests.execution import targets
 
 TASK = {"kind": "image-classification", "data": "digits", "train_size": 160, "validation_size": 40, "test_size": 40}
 #: figures of a record that may differ between two runs of one configuration: what was measured, not what was computed
@@ -93,6 +96,34 @@ def same_record(one: RunFolder, two: RunFolder) -> None:
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     predictions = [np.load(run.path / "predictions.npz") for run in (one, two)]
     assert all((predictions[0][key] == predictions[1][key]).all() for key in predictions[0].files)
+
+
+def test_checkpoints_that_cannot_be_deleted_are_told_when_the_run_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Held:
+        def clear(self) -> list[str]:
+            return ["old checkpoints could not be deleted"]
+
+    class Heard(Channel):
+        def __init__(self) -> None:
+            self.said: list[Message] = []
+
+        def send(self, message: Message) -> None:
+            self.said.append(message)
+
+    class Never(StopFlag):
+        def __init__(self) -> None:
+            self.number = None
+
+    wanted, heard = config("none"), Heard()
+    record = folder(tmp_path).run(wanted).create(wanted)
+    run = Run(wanted, record, WorkerOptions(cache=tmp_path / "cache"), heard, Never())
+    run.checkpoints = Held()  # pyright: ignore
+    monkeypatch.setattr(run, "_results", lambda: targets.results(record.run_id))
+    run.execute()
+    assert record.status() == "finished"
+    assert heard.said == [Noted("old checkpoints could not be deleted"), Finished("completed")]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from peftlab.execution.forward import Forward
 from peftlab.execution.protocol import Part, WorkerOptions
 from peftlab.records import commit, journal
 from peftlab.records.manifest import MANIFEST
-from peftlab.records.run_folder import RunFolder
+from peftlab.records.run_folder import METRICS, RunFolder
 from peftlab.training import checkpoint
 from peftlab.training.loop import Trainer
 from peftlab.training.stack import Stack
@@ -154,6 +154,23 @@ def kill_in_append(folder: RunFolder, number: int) -> None:
     before(journal, "append", lambda *_args, **_kwargs: setattr(os, "write", write))
 
 
+def power_cut(folder: RunFolder, step: int) -> None:
+    """The machine is off: of the journal there is what was flushed. (Checkpoints are flushed before they have their names.)"""
+    flush, journal, kept = os.fsync, folder.path / METRICS, [0]
+
+    def flushing(handle: int) -> None:
+        flush(handle)
+        if journal.exists() and os.path.samestat(os.fstat(handle), journal.stat()):
+            kept.append(os.fstat(handle).st_size)
+
+    def cut() -> None:
+        os.truncate(journal, kept[-1])
+        die()
+
+    os.fsync = flushing
+    at_step(step, cut)
+
+
 def slow_save(folder: RunFolder, number: int, seconds: float) -> None:
     """Saving takes long; a file beside the results says that it has begun."""
     calls = []
@@ -254,6 +271,6 @@ FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         kill, kill_between_micro_batches, kill_in_weights, kill_before_manifest, kill_between_renames, kill_in_deletion,
-        kill_in_append, slow_save, fill_disk, chatter, hang, ask_to_stop, clock, eat, joint_pass_fails,
+        kill_in_append, power_cut, slow_save, fill_disk, chatter, hang, ask_to_stop, clock, eat, joint_pass_fails,
     )
 }  # fmt: skip

@@ -58,9 +58,11 @@ def test_15_every_checkpoint_is_bad(ground: Ground) -> None:
     assert saved(run) == [4, 6]
     for checkpoint, damage in zip(sorted(run.checkpoints.glob("*/step-*")), (truncate, forget), strict=True):
         damage(checkpoint)
+    ground.killed(config, fault="kill", step=5)
+    assert saved(run) == [2, 4], "what is made anew is kept, and what is damaged goes"
     results = ground.ends_well(config).results()
-    assert results is not None
-    assert [note for note in results.notes if "no checkpoint was usable: restarted from step 0" in note]
+    assert results is not None and results.resumed == 2
+    assert len([note for note in results.notes if "no checkpoint was usable: restarted from step 0" in note]) == 1
 
 
 @pytest.mark.parametrize("name", ["results.json", "config.json", "metrics.jsonl"])

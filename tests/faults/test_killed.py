@@ -57,6 +57,24 @@ def test_06_sigkill_during_a_metrics_append_and_19_half_a_line_at_the_end(ground
     ground.ends_well(config)
 
 
+def test_30_a_power_cut_loses_no_line_that_a_checkpoint_relies_on(ground: Ground) -> None:
+    config = ground.config()
+    run = ground.killed(config, fault="power_cut", step=8)
+    assert saved(run) == [4, 6] and read(run.path / "metrics.jsonl")[-1].step == 6, "that of step 7 had time"
+    ground.ends_well(config)
+
+
+def test_30_lines_that_the_disk_lost_all_the_same_are_a_note(ground: Ground) -> None:
+    config = ground.config()
+    run = ground.killed(config, fault="kill", step=7)
+    journal = run.path / "metrics.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
+    assert ground.run(config).counts == {"finished": 1}
+    results = run.results()
+    assert results is not None
+    assert [note for note in results.notes if note.startswith("lines of metrics.jsonl are lost, from step 4 to 6")]
+
+
 @pytest.mark.parametrize("kind", ACROSS)
 def test_24_resumed_often_and_25_on_every_kind_of_base(ground: Ground, kind: str) -> None:
     """Twice in one epoch, at the end of one, in mid-accumulation; AdaLoRA between reallocations, QA-LoRA within its schedule."""

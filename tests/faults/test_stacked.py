@@ -70,6 +70,12 @@ def test_02_sigkill_while_a_checkpoint_is_written(ground: Ground) -> None:
     all_well(ground, runs)
 
 
+def test_30_a_power_cut_loses_no_line_that_a_checkpoint_relies_on(ground: Ground) -> None:
+    runs = configs(ground)
+    assert stacked(ground, runs, fault={"fault": "power_cut", "step": 8}).counts == {"finished": 4}
+    all_well(ground, runs)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_asked_to_stop_all_save_and_go_on_later(ground: Ground, number: int) -> None:
     runs = configs(ground)

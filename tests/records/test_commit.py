@@ -136,6 +136,25 @@ def test_flushing_leaves_no_file_open(tmp_path: Path) -> None:
     assert after <= before, "the lowest number that is free"
 
 
+def test_a_replaced_folder_that_cannot_be_deleted_undoes_nothing_and_is_swept_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network disk while somebody has one of its files open."""
+    remove = os.rmdir
+
+    def refuse(path: object, **more: object) -> None:
+        if REPLACED in str(path):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path, **more)  # pyright: ignore
+
+    commit_folder(tmp_path / "step-2", fill("old"))
+    monkeypatch.setattr(os, "rmdir", refuse)
+    commit_folder(tmp_path / "step-2", fill("new"))
+    assert (tmp_path / "step-2" / "weights.bin").read_text() == "new" and len(list(tmp_path.iterdir())) == 2
+    monkeypatch.undo()
+    assert len(sweep(tmp_path)) == 1 and [path.name for path in tmp_path.iterdir()] == ["step-2"]
+
+
 def test_what_safetensors_was_told_by_the_system_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="Permission denied") as caught, disk_errors(tmp_path / "w.safetensors"):
         raise SafetensorError("I/O error: Permission denied (os error 13)")

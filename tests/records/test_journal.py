@@ -42,6 +42,8 @@ def test_what_shall_last_is_flushed_and_what_need_not_is_not(tmp_path: Path, mon
     told = Told(monkeypatch)
     journal.append(path, [line(1)], durable=False)
     assert told.events == []
+    journal.append(path, [])
+    assert told.flushed(path) and told.flushed(tmp_path), "what was appended before, and under its name"
     journal.append(path, [line(2)])
     assert told.flushed(path)
 

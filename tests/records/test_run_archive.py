@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from peftlab.errors import RecordError
+from peftlab.records import commit
 from peftlab.records.commit import commit_folder
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.run_archive import INDEX, discard, pack, receive
@@ -78,6 +79,29 @@ def test_an_unfinished_run_replaces_its_earlier_state_and_keeps_checkpoints_and_
     assert came.status() == "interrupted" and verify(there) == []
     discard(run)
     assert not run.path.exists()
+
+
+def test_the_journal_that_came_is_on_the_disk_before_the_checkpoints_that_rely_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, there = configuration(), folder(tmp_path / "there")
+    run, order = begun(tmp_path / "here", config), []
+    target = there.run(config).path
+    replace, flush = os.replace, commit.fsync_folder
+
+    def replacing(source: Path, place: Path) -> None:
+        order.append(Path(place).name if Path(place).parent == target else "")
+        replace(source, place)
+
+    def flushing(path: Path) -> None:
+        order.append("flush" if path == target else "")
+        flush(path)
+
+    monkeypatch.setattr(os, "replace", replacing)
+    monkeypatch.setattr(commit, "fsync_folder", flushing)
+    sent(run, there, config, tmp_path / "a.tar")
+    seen = [what for what in order if what in ("metrics.jsonl", "flush", "checkpoints")]
+    assert seen[-4:] == ["metrics.jsonl", "flush", "checkpoints", "flush"]
 
 
 def test_a_run_that_somebody_works_on_is_not_discarded(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Lines(Listener):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.saved: list[tuple[int, int]] = []  #: (step, lines told so far) before every checkpoint
 
     def on_step(self, step: int, total: int, loss: float, rate: float) -> None:
         self.losses.append(loss)
@@ -33,8 +34,12 @@ class Lines(Listener):
     def on_metrics(self, line: dict[str, Any]) -> None:
         self.lines.append({k: v for k, v in line.items() if k != "time_s"})
 
-    def on_truncate(self, step: int) -> None:
+    def on_save(self, step: int) -> None:
+        self.saved.append((step, len(self.lines)))
+
+    def on_truncate(self, step: int) -> set[tuple[int, str]]:
         self.lines = [line for line in self.lines if line["step"] <= step]
+        return {(line["step"], line["split"]) for line in self.lines}
 
 
 @pytest.fixture(scope="session")

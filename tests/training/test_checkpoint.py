@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from peftlab.errors import RecordError
 from peftlab.records.commit import commit_folder
 from peftlab.records.manifest import verify_folder
+from peftlab.training import checkpoint
 from peftlab.training.checkpoint import KEEP, Checkpoints
 
 STATE = {
@@ -24,6 +29,30 @@ def kept(folder: Path, *steps: int) -> Checkpoints:
     for step in steps:
         found.save(step, {**STATE, "n": step})
     return found
+
+
+def there(folder: Path) -> list[int]:
+    """Steps of what is there, whole or damaged."""
+    return sorted(int(path.name[5:]) for path in folder.iterdir())
+
+
+def damaged(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / f"step-{step:08d}" / "tensors.safetensors").write_bytes(b"x")
+
+
+def held(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """A network disk that keeps files which somebody has open; the folders asked for, in order."""
+    remove, asked = shutil.rmtree, []
+
+    def refuse(path: Path, **more: object) -> None:
+        asked.append(path.name)
+        if path.name in names:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path, **more)  # pyright: ignore
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    return asked
 
 
 def test_the_newest_comes_back_to_the_bit_and_only_two_stay(tmp_path: Path) -> None:
@@ -91,3 +120,98 @@ def test_damage_is_named_and_without_any_whole_one_a_run_begins_anew(tmp_path: P
         assert [note.split(" is ")[0] for note in found[2][:number]] == [f"checkpoint step-0000000{n}" for n in (9, 3)[:number]]
         assert found[0] == (3 if number == 1 else 0)
     assert found[1] == {} and found[2][-1] == "no checkpoint was usable: restarted from step 0"
+
+
+def test_after_a_restart_what_is_new_stays_though_damaged_ones_have_higher_steps(tmp_path: Path) -> None:
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 8, 9)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.latest() or (None,))[0] == 0
+    assert there(tmp_path) == [8, 9], "until a checkpoint holds the notes on them, they are what tells"
+    for step, left in ((1, [1]), (2, [1, 2]), (3, [2, 3])):
+        checkpoints.save(step, {**STATE, "n": step})
+        assert there(tmp_path) == left
+    assert (Checkpoints(tmp_path).latest() or (0, {}, ["none"]))[::2] == (3, [])
+
+
+def test_a_damaged_one_goes_and_no_sound_one_for_it(tmp_path: Path) -> None:
+    kept(tmp_path, 6, 8, 12)
+    damaged(tmp_path, 12)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.latest() or (None,))[0] == 8
+    checkpoints.save(10, STATE)
+    assert there(tmp_path) == [8, 10]
+
+
+def test_the_step_of_a_damaged_one_is_written_anew(tmp_path: Path) -> None:
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 9)
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.latest() or (None,))[0] == 8
+    checkpoints.save(9, {**STATE, "n": 90})
+    assert there(tmp_path) == [8, 9] and verify_folder(tmp_path / "step-00000009") == []
+    assert (checkpoints.latest() or (0, {}))[1]["n"] == 90
+
+
+def test_nothing_is_deleted_for_a_checkpoint_that_is_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full, or gives back something else than was written."""
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 9)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.latest()
+
+    def full(target: Path, _write: object) -> None:
+        raise RecordError("No space left on device", where=str(target), remedy="")
+
+    def forgetful(target: Path, write: object) -> None:
+        commit_folder(target, write)  # pyright: ignore[reportArgumentType]
+        damaged(tmp_path, int(target.name[5:]))
+
+    for step, disk, said in ((10, full, "No space"), (11, forgetful, "tensors.safetensors: ")):
+        monkeypatch.setattr(checkpoint, "commit_folder", disk)
+        with pytest.raises(RecordError, match=said):
+            checkpoints.save(step, STATE)
+        assert {8, 9} <= set(there(tmp_path))
+    assert (Checkpoints(tmp_path).latest() or (None,))[0] == 8
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_a_note_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = kept(tmp_path, 1, 2)
+    asked = held(monkeypatch, "step-00000001", "step-00000002", tmp_path.name)
+    said = [checkpoints.save(step, STATE) for step in (3, 4, 5)]
+    assert said == [
+        ["old checkpoints could not be deleted (step-00000001: Directory not empty); `peftlab gc` does it later"],
+        [],
+        [],
+    ]
+    assert there(tmp_path) == [1, 2, 4, 5] and asked.count("step-00000001") == 3
+    monkeypatch.undo()
+    checkpoints.save(6, STATE)
+    assert there(tmp_path) == [5, 6]
+
+
+def test_damage_that_cannot_be_deleted_pushes_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path, 8, 9)
+    damaged(tmp_path, 8, 9)
+    held(monkeypatch, "step-00000009")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.latest()
+    for step in (1, 2, 3):
+        checkpoints.save(step, STATE)
+    assert there(tmp_path) == [2, 3, 9]
+
+
+def test_checkpoints_of_a_finished_run_that_cannot_be_deleted_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = kept(tmp_path / "first", 1)
+    held(monkeypatch, "first")
+    assert "first: Directory not empty" in checkpoints.clear()[0]
+    monkeypatch.undo()
+    assert checkpoints.clear() == [] and not (tmp_path / "first").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a list of Linux")
+def test_what_is_loaded_holds_no_file(tmp_path: Path) -> None:
+    """Files that are mapped stay on a network disk when they are deleted, and their folder with them."""
+    found = kept(tmp_path, 5).latest()
+    assert found is not None and torch.equal(found[1]["model"]["w"], STATE["model"]["w"])
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()

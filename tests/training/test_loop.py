@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from torch import nn
 
 from peftlab.errors import BaseChanged, DidNothing, RecordError, Stopped
 from peftlab.nn.hooks import TrainingHook
+from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.optimizers import clip
+from peftlab.training.selection import Selector
 from tests.training.conftest import Lab, Lines
 
 ADAPTERS = [
@@ -67,6 +71,58 @@ def test_checkpoints_do_not_change_the_result(lab: Lab, tmp_path: Path) -> None:
     rare.fit(), often.fit()
     assert same(weights(rare), weights(often))
     assert len(list((tmp_path / "b").glob("step-*"))) == 2  # older ones are removed
+
+
+def test_progress_after_a_restart_is_kept_though_damaged_checkpoints_have_higher_steps(lab: Lab, tmp_path: Path) -> None:
+    train = {"batch_size": 8, "effective_batch_size": 16}
+    quiet, settings = lab.trainer(tmp_path / "quiet", train=train), {"train": train, "listener": Lines()}
+    quiet.fit()
+    for stop, after in ((9, 9), (5, 5), (3, 8)):
+        with pytest.raises(Stopped, match=f"after step {after} of 12"):
+            lab.trainer(tmp_path / "cut", cadence=Cadence(steps=1), should_stop=stop_after(stop), **settings).fit()
+        for found in (tmp_path / "cut").glob("step-*") if stop == 9 else ():
+            (found / "tensors.safetensors").write_bytes(b"x")
+    resumed = lab.trainer(tmp_path / "cut", **settings)
+    notes = resumed.fit().notes
+    assert len([note for note in notes if "restarted from step 0" in note]) == 1 and len(notes) == 3, notes
+    assert same(weights(quiet), weights(resumed))
+
+
+def test_a_checkpoint_that_cannot_be_deleted_ends_no_run(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    for stop in (3, 3):
+        with pytest.raises(Stopped):
+            lab.trainer(tmp_path, cadence=Cadence(steps=1), should_stop=stop_after(stop)).fit()
+    fitted = lab.trainer(tmp_path, cadence=Cadence(steps=1)).fit()
+    told = [note for note in fitted.notes if "could not be deleted" in note]
+    assert fitted.steps == 12 and len(told) == 1 and "step-00000001: Directory not empty" in told[0]
+
+
+def test_whoever_keeps_the_lines_is_told_before_a_checkpoint_relies_on_them(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, order = Lines(), []
+    save, on_save = Checkpoints.save, Lines.on_save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state: order.append(("save", step)) or save(self, step, state))
+    monkeypatch.setattr(Lines, "on_save", lambda self, step: order.append(("told", step)) or on_save(self, step))
+    lab.trainer(tmp_path, listener=lines, cadence=Cadence(steps=3)).fit()
+    assert order == [(what, step) for step in (3, 6, 9, 12) for what in ("told", "save")]
+    assert lines.saved == [(3, 3), (6, 7), (9, 10), (12, 14)], "with the validations of steps 6 and 12"
+
+
+def test_lines_that_are_lost_before_a_checkpoint_are_a_note_and_only_one(lab: Lab, tmp_path: Path) -> None:
+    """As a power cut may lose them on a disk that does not keep what was flushed."""
+    lines = Lines()
+    for stop, lost in ((8, 3), (2, 0)):
+        with pytest.raises(Stopped):
+            lab.trainer(tmp_path, listener=lines, should_stop=stop_after(stop)).fit()
+        del lines.lines[len(lines.lines) - lost :]
+    fitted = lab.trainer(tmp_path, listener=lines).fit()
+    assert [(line["step"], line["split"]) for line in lines.lines[5:8]] == [(6, "train"), (9, "train"), (10, "train")]
+    assert fitted.notes == ["lines of metrics.jsonl are lost, from step 6 to 8: curves have a gap"]
 
 
 def test_a_checkpoint_of_another_base_is_refused(lab: Lab, tmp_path: Path) -> None:
@@ -187,8 +243,25 @@ def test_best_weights_are_those_of_the_best_evaluation(lab: Lab, tmp_path: Path)
 
 def test_early_stopping_ends_after_patience_evaluations_without_gain(lab: Lab, tmp_path: Path) -> None:
     train = {"epochs": 30, "select": "best", "early_stopping": {"patience": 2, "min_delta": 2.0}}  # a gain of 2.0 is impossible
-    fitted = lab.trainer(tmp_path, "lora", train=train).fit()
+    lines = Lines()
+    fitted = lab.trainer(tmp_path, "lora", train=train, listener=lines).fit()
     assert fitted.steps == 3 * 6  # one evaluation sets the mark, two bring no gain
+    seen = {line["step"]: line["accuracy"] for line in lines.lines if line["split"] == "validation"}
+    assert max(seen.values()) > seen[6], "there was a gain all the same"
+    assert fitted.selected.metrics["accuracy"] == max(seen.values())
+
+
+def test_a_selection_begun_by_an_earlier_version_is_a_note(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"epochs": 4, "select": "best", "early_stopping": {"patience": 9, "min_delta": 2.0}}
+    settings = {"train": train, "listener": Lines()}
+    with monkeypatch.context() as earlier, pytest.raises(Stopped):
+        state = Selector.state
+        earlier.setattr(Selector, "state", lambda self: {k: v for k, v in state(self).items() if k != "mark"})
+        lab.trainer(tmp_path, should_stop=stop_after(13), **settings).fit()
+    with pytest.raises(Stopped):
+        lab.trainer(tmp_path, should_stop=stop_after(3), **settings).fit()
+    notes = lab.trainer(tmp_path, **settings).fit().notes
+    assert len(notes) == 1 and "up to step 12 gains of min_delta or less" in notes[0]
 
 
 def test_same_seed_same_run_and_other_seed_other_run(lab: Lab, tmp_path: Path) -> None:

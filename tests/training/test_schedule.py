@@ -113,6 +113,18 @@ def test_the_rate_of_every_step_by_hand() -> None:
         assert [warm.rate(step) for step in range(3)] == pytest.approx([0.5, 1.0, 1.5])
 
 
+def test_the_lines_up_to_a_step_are_those_that_are_told() -> None:
+    """A hundred of training, if there are as many steps, and the last step's; and every validation."""
+    short = Schedule.of(Train(batch_size=10, epochs=2, evaluate_every=0.4), 50)
+    told = {(step, "train") for step in (1, 2, 3, 4, 5)} | {(2, "validation"), (4, "validation")}
+    assert short.lines(5, validated=True) == told and short.lines(1, validated=True) == {(1, "train")}
+    assert short.lines(4, validated=False) == {(step, "train") for step in (1, 2, 3, 4)} and not short.lines(0, validated=True)
+    long = Schedule.of(Train(batch_size=1, epochs=1), 250)
+    assert [step for step in range(1, 251) if long.logs_after(step)] == [*range(2, 251, 2)]
+    odd = Schedule.of(Train(batch_size=1, epochs=1), 251)
+    assert sorted(odd.lines(251, validated=True))[-3:] == [(250, "train"), (251, "train"), (251, "validation")]
+
+
 def test_evaluations_and_epochs_are_counted_in_steps() -> None:
     schedule = Schedule.of(Train(epochs=2, batch_size=4, evaluate_every=0.5), 15)
     assert (schedule.steps_per_epoch, schedule.total, schedule.evaluate_steps) == (4, 8, 2)

@@ -59,6 +59,12 @@ def follow(values: list[float], **train: Any) -> tuple[Selector, nn.Parameter]:
     return selector, parameter
 
 
+def kept(selector: Selector) -> dict[str, Any]:
+    """Its state as a checkpoint gives it back."""
+    tensors, values = flatten({"selection": selector.state()})
+    return unflatten(tensors, json.loads(json.dumps(values)))["selection"]
+
+
 def test_the_best_step_brings_its_weights_metrics_and_thresholds() -> None:
     selector, parameter = follow([5.0, 2.0, 3.0], select="best")
     found = selector.settle(3, {"w": parameter}, diverged=False)
@@ -85,6 +91,49 @@ def test_patience_counts_validations_without_a_gain_of_more_than_min_delta() -> 
     assert not follow([5.0, 4.8, 4.4], **train)[0].out_of_patience()
 
 
+def test_the_best_weights_follow_any_gain_and_patience_those_above_min_delta() -> None:
+    train = {"select": "best", "early_stopping": {"patience": 3, "min_delta": 0.5}}
+    selector, parameter = follow([5.0, 4.8, 4.6, 4.7], **train)
+    assert selector.out_of_patience() and selector.since == 3
+    assert selector.settle(4, {"w": parameter}, diverged=False).step == 3 and parameter.item() == 3
+    selector, parameter = follow([5.0, 4.8, 4.4, 4.3, 4.2], **train)
+    assert not selector.out_of_patience() and selector.since == 2, "small gains come to a large one in the end"
+    assert selector.settle(5, {"w": parameter}, diverged=False).step == 5 and parameter.item() == 5
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_checkpoint_keeps_what_patience_counts_from(cut: int) -> None:
+    values, train = [5.0, 4.8, 4.6, 4.4, 4.7, 4.3], {"select": "best", "early_stopping": {"patience": 9, "min_delta": 0.5}}
+    quiet, _ = follow(values, **train)
+    begun, parameter = follow(values[:cut], **train)
+    again = Selector(Train(**train), INFO)
+    assert again.load_state(kept(begun), torch.device("cpu")) == []
+    for step, value in enumerate(values[cut:], start=cut + 1):
+        parameter.data.fill_(step)
+        again.observe(step, Scores(value), {"w": parameter})
+    assert (again.best, again.score, again.mark, again.since) == (quiet.best, quiet.score, quiet.mark, quiet.since)
+    assert again.since == 2 and torch.equal(again.weights["w"], quiet.weights["w"])
+
+
+@pytest.mark.parametrize(
+    ("values", "min_delta", "said"), [([5.0, 4.8], 0.5, True), ([5.0, 4.8, 4.0], 0.5, False), ([5.0, 6.0], 0.0, False)]
+)
+def test_a_checkpoint_from_before_there_were_two_goes_on_and_says_what_may_be_missing(
+    values: list[float], min_delta: float, said: bool
+) -> None:
+    train = {"select": "best", "early_stopping": {"patience": 3, "min_delta": min_delta}}
+    begun, _ = follow(values, **train)
+    state = {key: value for key, value in kept(begun).items() if key != "mark"}
+    if said:  # the gain of 0.2 was none
+        first, _ = follow(values[:1], **train)
+        state |= {"best": kept(first)["best"], "score": first.score}
+    again = Selector(Train(**train), INFO)
+    assert [note for note in again.load_state(state, torch.device("cpu")) if "up to step 2" in note and "min_delta" in note] == (
+        ["begun by an earlier version: up to step 2 gains of min_delta or less did not count as the best"] if said else []
+    )
+    assert (again.mark, again.since) == (begun.mark, begun.since)
+
+
 @pytest.mark.parametrize(
     "train", [{"select": "best"}, {"select": "best", "early_stopping": {"patience": 9}}], ids=["plain", "stopping"]
 )
@@ -95,16 +144,13 @@ def test_without_min_delta_any_gain_counts(train: dict[str, Any]) -> None:
 
 def test_a_checkpoint_brings_all_of_it_back() -> None:
     selector, parameter = follow([5.0, 2.0, 3.0], select="best")
-    tensors, values = flatten({"selection": selector.state()})
-    state = unflatten(tensors, json.loads(json.dumps(values)))["selection"]
     again = Selector(Train(select="best"), INFO)
-    again.load_state(state, torch.device("cpu"))
+    again.load_state(kept(selector), torch.device("cpu"))
     assert (again.last, again.best, again.score, again.since) == (selector.last, selector.best, selector.score, selector.since)
     assert again.settle(3, {"w": parameter}, diverged=False).step == 2 and parameter.item() == 2
 
 
 def test_a_checkpoint_before_the_first_validation() -> None:
-    tensors, values = flatten({"selection": Selector(Train(), INFO).state()})
     again = Selector(Train(), INFO)
-    again.load_state(unflatten(tensors, json.loads(json.dumps(values)))["selection"], torch.device("cpu"))
+    again.load_state(kept(Selector(Train(), INFO)), torch.device("cpu"))
     assert again.score is None and again.last.step == 0

@@ -27,7 +27,11 @@ class Forward(Listener):
             metrics = {k: v for k, v in line.items() if k not in ("step", "epoch", "split", "time_s")}
             self.channel.send(Evaluated(metrics, step=line["step"]))
 
-    def on_truncate(self, step: int) -> None:
+    def on_save(self, step: int) -> None:
+        self.folder.append_metrics([], durable=True)
+
+    def on_truncate(self, step: int) -> set[tuple[int, str]]:
         self.folder.truncate_metrics(step)
         self.tracking.begin()
         self.channel.send(Started(step))
+        return {(line.step, line.split) for line in self.folder.metrics()}

@@ -118,7 +118,8 @@ class Run:
             raise
         results = results.model_copy(update={"notes": [*results.notes, *self._untracked(results.status, results)]})
         self.folder.finish(results)
-        self.checkpoints.clear()
+        for note in self.checkpoints.clear():  # the record is closed
+            self.channel.send(Noted(note))
         self.channel.send(Finished(results.status))
 
     def _untracked(self, status: Status, results: RunResults | None = None) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from peftlab.errors import RecordError
-from peftlab.records.commit import disk_errors, write_atomic
+from peftlab.records.commit import disk_errors, fsync_folder, write_atomic
 from peftlab.records.record import MetricLine
 from peftlab.records.regular import read_regular
 
@@ -40,7 +40,7 @@ def append(path: Path, lines: Iterable[MetricLine | Mapping[str, Any]], *, durab
     Args:
         path: the journal.
         lines: what to append; values that are not finite become null.
-        durable: flush to the disk before returning.
+        durable: flush to the disk before returning, with what was appended before, and the name of a new journal.
 
     Raises:
         RecordError: the disk is full or read-only; the journal is as it was before.
@@ -62,6 +62,8 @@ def append(path: Path, lines: Iterable[MetricLine | Mapping[str, Any]], *, durab
                 raise
         finally:
             os.close(handle)
+        if durable:
+            fsync_folder(path.parent)
 
 
 def read(path: Path) -> list[MetricLine]:

@@ -152,6 +152,8 @@ def _move(source: Path, target: Path) -> None:
     commit.sweep(target)
     there = sorted(source.iterdir(), key=lambda path: (path.name in _LAST, path.is_dir(), path.name))
     for path in [path for path in there if path.name not in _LAST]:
+        if path.is_dir():
+            commit.fsync_folder(target)  # else a power cut may undo what is before it, and keep it
         aside = target / f".{path.name}.old-{uuid.uuid4().hex[:8]}"
         if (target / path.name).is_dir():
             (target / path.name).rename(aside)

@@ -20,7 +20,7 @@ class EarlyStopping(Frame):
     """Stop when the selection metric on validation has not improved for ``patience`` evaluations."""
 
     patience: Annotated[int, Field(ge=1)] = 3
-    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0  #: a gain no larger is none for ``patience``; the best weights follow any
 
 
 class Train(Frame):

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from peftlab.tasks.contract import Meter, PreparedTask, Splits
 from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.evaluation import check_finite, evaluate
 from peftlab.training.feed import Feed
-from peftlab.training.listener import Listener
+from peftlab.training.listener import Listener, gap
 from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.passes import Passes
 from peftlab.training.precision import Precision, autocast
@@ -120,7 +120,6 @@ class Trainer:
         unproved = self.step < Movement.updates <= self.schedule.total - self.step
         movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
-        log_every = max(1, self.schedule.total // 100)
         while self.step < self.schedule.total and not self.selector.out_of_patience():
             begin, step = time.perf_counter(), self.step
             try:
@@ -128,7 +127,7 @@ class Trainer:
                 steps.append(time.perf_counter() - begin)
                 self.train_s += steps[-1]
                 self.listener.on_step(self.step, self.schedule.total, loss, self.schedule.rate(step))
-                if self.step % log_every == 0 or self.step == self.schedule.total:
+                if self.schedule.logs_after(self.step):
                     self._log_train()
                 if self.schedule.evaluates_after(self.step):
                     self._validate()
@@ -251,8 +250,9 @@ class Trainer:
     def _save(self, base: str) -> None:
         if self.team.rank:
             return
+        self.listener.on_save(self.step)
         names = {id(p): n for n, p in self.trainable.items()}
-        self.checkpoints.save(
+        notes = self.checkpoints.save(
             self.step,
             {
                 "weights": dict(self.trainable),
@@ -270,6 +270,7 @@ class Trainer:
                 },
             },
         )
+        self._note(notes)
 
     def _resume(self, base: str) -> None:
         found = self.team.in_turn(self.checkpoints.latest)
@@ -277,7 +278,7 @@ class Trainer:
             self.listener.on_truncate(0)
             return
         self.step, state, notes = found
-        self.listener.on_truncate(self.step)
+        kept = self.listener.on_truncate(self.step)
         if state:
             loop = state["loop"]
             if loop["base"] != base:
@@ -292,9 +293,13 @@ class Trainer:
             restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            self.selector.load_state(state["selection"], self.device)
+            notes += self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
             self.window, self.notes = list(loop["window"]), list(loop["notes"])
             self.resumed = loop["resumed"]
         self.resumed += 1
-        self.notes += notes
+        self._note([*notes, *gap(self.schedule.lines(self.step, validated=len(self.splits.validation) > 0), kept)])
+
+    def _note(self, notes: Iterable[str]) -> None:
+        """Each once, however often the run is resumed."""
+        self.notes += [note for note in notes if note not in self.notes]

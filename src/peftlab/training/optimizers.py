@@ -38,13 +38,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Inverse of :func:`optimizer_tensors`, bit for bit."""
+    """Inverse of :func:`optimizer_tensors`, bit for bit. The tensors become the optimizer's own."""
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
         # `step` lives where the kernel wants it (with the parameter when fused)
-        optimizer.state[parameter][entry] = value.clone().to(parameter.device)
+        optimizer.state[parameter][entry] = value.to(parameter.device)
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -81,6 +81,16 @@ class Schedule:
     def evaluates_after(self, steps_done: int) -> bool:
         return steps_done % self.evaluate_steps == 0 or steps_done == self.total
 
+    def logs_after(self, steps_done: int) -> bool:
+        """Whether the training loss is told: a hundred times a run, if it has as many steps."""
+        return steps_done % max(1, self.total // 100) == 0 or steps_done == self.total
+
+    def lines(self, steps_done: int, *, validated: bool) -> set[tuple[int, str]]:
+        """(step, split) of every line of metrics up to there; ``validated``: there are validation data."""
+        steps = range(1, steps_done + 1)
+        train = {(step, "train") for step in steps if self.logs_after(step)}
+        return train | {(step, "validation") for step in steps if validated and self.evaluates_after(step)}
+
 
 def bucketed(order: np.ndarray, lengths: np.ndarray, batch: int, draws: np.random.Generator) -> np.ndarray:
     """``order`` changed so that every run of ``batch`` examples is of similar length.
