@@ -4,6 +4,9 @@ The loop knows no method by name. Whoever wants to act (an allocator, a quantiza
 Order within one optimizer step: ``before_step`` - forward/backward of every micro-batch, with ``penalty`` added to each loss
 - ``after_backward`` (gradients summed, not yet clipped) - clip - optimizer - ``after_step`` (gradients still there) - zero
 gradients.
+
+In float16 the optimizer leaves out steps whose gradients overflow (training/updates.py). They are steps of the run: what goes by
+a schedule goes on. They are no updates: what belongs to one (a proximal step, a score of gradients) is not done.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class TrainingHook:
 
     def after_backward(self, step: int) -> None: ...
 
-    def after_step(self, step: int) -> None: ...
+    def after_step(self, step: int, updated: bool = True) -> None:
+        """``updated``: whether the optimizer changed the weights; if not, gradients are not those of a loss that is finite."""
 
     def non_finite(self, step: int) -> None:
         """Called when the loss or a gradient of ``step`` is not finite and training ends; the gradients are still there."""
@@ -100,8 +104,8 @@ class HookChain(TrainingHook):
     def after_backward(self, step: int) -> None:
         self._each("after_backward", step)
 
-    def after_step(self, step: int) -> None:
-        self._each("after_step", step)
+    def after_step(self, step: int, updated: bool = True) -> None:
+        self._each("after_step", step, updated)
 
     def non_finite(self, step: int) -> None:
         self._each("non_finite", step)

@@ -88,7 +88,7 @@ class QuantizationHook(TrainingHook):
             self.before = {name: [(p, p.detach().clone()) for p in parameters] for name, parameters in self._trained().items()}
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         for name, pairs in self.before.items():
             for parameter, old in pairs:
                 parameter.copy_(torch.lerp(old, parameter, self.factor(name)))
