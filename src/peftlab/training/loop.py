@@ -86,14 +86,14 @@ class Trainer:
         self.schedule = Schedule.of(self.train, len(self.splits.train))
         self.feed = Feed(self.task, self.splits.train, self.schedule, self.seed, self.team, self.device)
         self.trainable = self.adapted.trainable()
-        self.optimizer = make_optimizer(self.trainable, self.train, self.device)
+        self.vectors = sorted(self.adapted.vectors())  #: without weight decay although they have several dimensions
+        self.optimizer = make_optimizer(self.trainable, self.train, self.device, self.vectors)
         self.updates = Updates(self.optimizer, self.precision, self.device, self.schedule.total)
         self.selector = Selector(self.train, self.task.info)
         self.selected = Selection()
-        self.step = 0
+        self.step = self.resumed = 0
         self.train_s = self.evaluate_s = 0.0
         self.window: list[float] = []  #: losses since the last line of metrics
-        self.resumed = 0
         self.notes: list[str] = []
         self.base_check: dict[str, Any] = {}  #: what was found of the frozen tensors in the end
 
@@ -265,6 +265,7 @@ class Trainer:
                     "window": self.window,
                     "resumed": self.resumed,
                     "notes": self.notes,
+                    "vectors": self.vectors,
                 },
             },
         )
@@ -291,7 +292,9 @@ class Trainer:
             self.updates.load_state(state["scaler"])
             self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
-            self.window, self.notes = list(loop["window"]), list(loop["notes"])
-            self.resumed = loop["resumed"]
+            self.window, self.notes, self.resumed = list(loop["window"]), list(loop["notes"]), loop["resumed"]
+            odd = {*self.vectors} ^ {*loop.get("vectors", [])}  # where another version of peftlab began it
+            if odd and self.train.weight_decay:
+                notes = [*notes, f"weight decay changed after step {self.step}, of {len(odd)} tensors, e.g. {min(odd)}"]
         self.resumed += 1
         self.notes += notes
