@@ -12,6 +12,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.tuners.beft.layer import BeftLayer
+from peft.tuners.boft.layer import BOFTLayer
+from peft.tuners.ia3.layer import IA3Layer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
@@ -265,6 +268,13 @@ def test_vera_and_ia3_have_the_counts_of_their_papers() -> None:
     assert vera.count(backbone(), vera.sites(backbone())) == 4 * (4 + 8)
     ia3 = PeftTuner(type="IA3", targets=("k", "v", "down"))
     assert ia3.count(backbone(), ia3.sites(backbone())) == 2 * (8 + 8 + 16)
+
+
+@pytest.mark.parametrize(("tuner", "layer"), [("IA3", IA3Layer), ("BOFT", BOFTLayer), ("BEFT", BeftLayer), ("HRA", None)])
+def test_scales_and_biases_that_peft_keeps_as_matrices_are_declared(tuner: str, layer: Any) -> None:
+    declared = PeftTuner(type=tuner).vectors
+    assert declared == PeftTuner(type=tuner.lower()).vectors
+    assert declared <= set(layer.adapter_layer_names) and len(declared) == 1 if layer else not declared
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,22 @@ def run_ours(adapted: Adapted, hook: Any, optimizer: torch.optim.Optimizer, t: i
     hook.after_step(t)
 
 
+def test_a_step_that_float16_left_out_is_masked_and_not_scored(backbone: Backbone) -> None:
+    adapted, hook = adapt(backbone)
+    optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=RATE, weight_decay=0.0)
+    hook.start(TOTAL, optimizer)
+    due = next(t for t in range(TOTAL) if hook.curve.masks(t) and hook.curve.scores(t))
+    for t in range(due):
+        run_ours(adapted, hook, optimizer, t)
+    before = (hook.importance.clone(), hook.uncertainty.clone())
+    for parameter in adapted.trainable().values():
+        parameter.grad = torch.ones_like(parameter)
+    noted = len(hook.history)
+    hook.after_step(due, False)
+    assert torch.equal(hook.importance, before[0]) and torch.equal(hook.uncertainty, before[1])
+    assert len(hook.history) == noted + 1 and hook.steps_done == due + 1, "the budget falls by steps"
+
+
 def test_every_mask_of_a_whole_schedule_equals_the_naive_implementations(backbone: Backbone) -> None:
     adapted, hook = adapt(backbone)
     layers = {s.name: adapted.module.get_submodule(s.name) for s in adapted.sites}

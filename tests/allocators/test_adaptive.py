@@ -128,6 +128,32 @@ def test_an_importance_that_is_not_finite_moves_nothing_and_is_told() -> None:
     assert hook.history[-1]["changed"] and hook.ranks() != hook.start_ranks, "what was seen later is finite"
 
 
+def test_steps_that_float16_left_out_say_nothing_of_importance() -> None:
+    """Neither their gradients nor, once more, weights that have not moved; and nothing moves ranks where nothing was seen."""
+    spec = {"name": "proportional", "importance": "weight_gradient", "min_rank": 1, "hysteresis": 0.0}
+    spec |= {"warmup_steps": 2, "every": 2, "last_step": 6}
+    adapted, _ = attached("vit", spec)
+    hook = registry.create("allocator", spec).hook(adapted)
+    hook.start(8, torch.optim.AdamW(adapted.trainable().values()))
+    layers = list(adapted.adapter.low_rank(adapted).values())
+    for factor, layer in enumerate(layers, start=1):
+        layer.A.grad, layer.B.grad = torch.full_like(layer.A, float(factor)), torch.zeros_like(layer.B)
+    hook.after_step(0, False)
+    hook.after_step(1, False)
+    entry = hook.history[-1]
+    assert (entry["step"], entry["changed"], entry["importance"]) == (2, False, {}) and "left out every step" in entry["why"]
+    hook.after_step(2, True)
+    seen = {name: scores.module for name, scores in hook.meter.scores().items()}
+    for layer in layers:
+        layer.A.grad = torch.full_like(layer.A, 100.0)
+    state = hook.state()
+    hook.after_step(3, False)
+    assert hook.history[-1]["importance"] == seen and hook.history[-1].get("why") != entry["why"]
+    assert (state["seen"], hook.state()["seen"]) == (1, 0)
+    hook.load_state(state)
+    assert hook.seen == 1
+
+
 @pytest.mark.parametrize(
     ("options", "where"),
     [

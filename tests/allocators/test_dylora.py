@@ -234,6 +234,17 @@ def test_about_a_hundred_steps_and_the_last_are_noted(backbone: Backbone, total:
     assert other.state() == hook.state()
 
 
+def test_a_step_that_float16_left_out_trained_no_rank(backbone: Backbone) -> None:
+    adapted, hook, _ = adapt(backbone)
+    hook.start(2, torch.optim.SGD(adapted.trainable().values()))
+    for step, (b, updated) in enumerate([(1, False), (RANK, True)]):
+        hook.b = b
+        hook.after_step(step, updated)
+    assert hook.steps_done == 2 and dict(hook.draws) == {RANK: 1}
+    with pytest.raises(DidNothing, match="full rank"):
+        hook.finish()
+
+
 def test_only_a_whole_run_is_told_that_it_left_nothing_out(backbone: Backbone) -> None:
     for steps in (1, 2):
         adapted, hook, _ = adapt(backbone)

@@ -182,6 +182,24 @@ def test_reserves_learn_in_advance_at_a_fixed_small_lambda(backbone: Backbone) -
         assert not torch.equal(layer.Q[1], start[name][1])
 
 
+def test_a_step_that_float16_left_out_is_not_scored(backbone: Backbone) -> None:
+    adapted, hook, _ = adapt(backbone)
+    optimizer = begin(adapted, hook)
+    step(adapted, hook, optimizer, 0)
+    before = (hook.importance.clone(), hook.uncertainty.clone())
+    images, labels = batch(1)
+    nn.functional.cross_entropy(adapted.module.eval()(images).logits, labels).backward()
+    assert hook.seen
+    hook.after_step(1, False)
+    assert torch.equal(hook.importance, before[0]) and torch.equal(hook.uncertainty, before[1])
+    assert not hook.seen and hook.steps_done == 2, "what was seen of it is not added to the next step"
+    assert hook.state()["left_out"] == [1]
+    again, other, _ = adapt(backbone)
+    begin(again, other)
+    other.load_state(hook.state())
+    assert other.rates.left_out == [1]
+
+
 def test_the_penalty_by_hand(backbone: Backbone) -> None:
     adapted, hook, layers = adapt(backbone, orthogonality=0.3)
     begin(adapted, hook)
@@ -191,8 +209,12 @@ def test_the_penalty_by_hand(backbone: Backbone) -> None:
     assert float(hook.penalty().detach()) == pytest.approx(expected)
 
 
-def test_late_directions_take_the_steps_of_a_fresh_optimizer() -> None:
-    """Against torch's AdamW on parameters of their own, with the warm-up that the authors' new parameter groups get."""
+@pytest.mark.parametrize("left_out", [(), (0, 3, 6, 9)], ids=["float32", "float16"])
+def test_late_directions_take_the_steps_of_a_fresh_optimizer(left_out: tuple[int, ...]) -> None:
+    """Against torch's AdamW on parameters of their own, with the warm-up that the authors' new parameter groups get.
+
+    Steps that float16 leaves out are steps of the schedule that neither optimizer takes.
+    """
     torch.manual_seed(0)  # where a gradient is as small as AdamW's eps, the two part at the sixth digit
     layer = TripletLinear(nn.Linear(5, 4, dtype=torch.float64), 1, 1.0, 0.0, torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
@@ -220,12 +242,17 @@ def test_late_directions_take_the_steps_of_a_fresh_optimizer() -> None:
             k = t - born
             share = (k + 1) / (warmup + 1) if k < warmup else 1 - (k - warmup) / (total - born - warmup)
             own.param_groups[0]["lr"] = peak * share
-            own.step()
+            if t not in left_out:
+                own.step()
         old = layer.Q[0].detach().clone()
-        optimizer.step()
+        if t not in left_out:
+            optimizer.step()
         kept = layer.Q[0].detach().clone()
-        rates.after_update(t)
-        assert torch.equal(layer.Q[0], kept) and not torch.equal(old, kept)
+        if t in left_out:
+            rates.leave_out(t)
+        else:
+            rates.after_update(t)
+        assert torch.equal(layer.Q[0], kept) and torch.equal(old, kept) == (t in left_out)
         if own is not None:
             torch.testing.assert_close(layer.P[:, 1:], fresh["P"], rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(layer.singular_values[1:], fresh["L"], rtol=1e-5, atol=1e-6)

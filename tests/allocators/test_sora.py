@@ -71,6 +71,17 @@ def train(adapted: Adapted, hook: Any, steps: int = TOTAL, stop: int | None = No
     return optimizer
 
 
+def test_a_step_that_float16_left_out_shrinks_no_gate(backbone: Backbone) -> None:
+    adapted, hook = adapt(backbone)
+    hook.start(TOTAL, torch.optim.AdamW(adapted.trainable().values()))
+    before = {name: layer.singular_values.detach().clone() for name, layer in layers(adapted).items()}
+    hook.after_step(0, False)
+    assert all(torch.equal(layer.singular_values.detach(), before[name]) for name, layer in layers(adapted).items())
+    assert hook.steps_done == 1
+    hook.after_step(1, True)
+    assert not any(torch.equal(layer.singular_values.detach(), before[name]) for name, layer in layers(adapted).items())
+
+
 class NaiveGate:
     """Adam with bias correction and no weight decay, then T_xi, gate by gate in Python floats."""
 

@@ -20,6 +20,7 @@ from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
 from peftlab.registry import create
 from peftlab.study.schema import Train
+from peftlab.training.loop import Trainer
 from tests.contracts.tiny import make
 
 CPU = torch.device("cpu")
@@ -129,6 +130,51 @@ def test_a_quantized_run_that_overflows_in_float16(tmp_path: Path, quantize: str
     assert results.metrics["test"]["loss"] is not None
     assert run.config().quantizer["compute_dtype"] == "float16"  # what was asked for stays what was asked for
     assert results.quantizer is not None and results.quantizer["compute_dtype"] == "float32"
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize(
+    ("policy", "broken", "status", "flags"),
+    [
+        ("fail", 1, "completed", ["float16 left out 5 % of the steps or more"]),
+        ("fail", 3, "diverged", ["diverged in step 3", "float16 left out 5 % of the steps or more"]),
+        ("higher-precision", 3, "completed", ["not finite in float16 in step 3: run again in float32"]),
+    ],
+    ids=["some steps", "all steps", "all steps, higher precision"],
+)
+def test_steps_that_float16_leaves_out_are_told_and_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Any, broken: int, status: str, flags: list[str]
+) -> None:
+    """A finite loss whose gradient is none in the first ``broken`` of three steps, in float16."""
+    plain = Trainer._loss
+
+    def loss(self: Trainer, batch: Any) -> torch.Tensor:
+        bad = self.precision == "float16" and self.step < broken
+        nothing = sum(((0 * p).abs().sum().sqrt() for p in self.trainable.values()), torch.zeros(()))
+        return plain(self, batch) + 0 * nothing if bad else plain(self, batch)
+
+    monkeypatch.setattr(Trainer, "_loss", loss)
+    config = RunConfig(
+        study="left-out",
+        arm="probe",
+        label="probe",
+        slug="probe",
+        backbone=str(make("vit", tmp_path / "vit")),
+        backbone_fingerprint="tiny",
+        task={"kind": "image-classification", "data": "digits", "train_size": 64, "test_size": 32},
+        data_fingerprint="digits",
+        adapter={"name": "linear-probe"},
+        quantizer={"name": "none"},
+        train=Train(max_steps=3, batch_size=8, precision="float16", on_non_finite=policy).model_dump(mode="json"),
+        seed=0,
+    )
+    run = RunFolder(tmp_path / config.run_id).create(config)
+    options = WorkerOptions(cache=tmp_path / "cache", prefix_cache_mb=0)
+    main(config.model_dump_json(), str(run.path), options)
+    results = run.results()
+    assert results is not None and (results.status, results.flags) == (status, flags)
+    told = [note for note in results.notes if "no updates" in note]
+    assert [note[:11] for note in told] == {1: ["1 of 3 step"], 3: ["2 of 2 step"] if policy == "fail" else []}[broken]
 
 
 def test_errors_are_told_apart() -> None:

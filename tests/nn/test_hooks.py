@@ -16,7 +16,7 @@ class Noted(TrainingHook):
     def after_update(self, step: int) -> None:
         self.said.append(f"{self.name} scales {step}")
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.said.append(f"{self.name} acts {step}")
 
 
@@ -28,3 +28,5 @@ def test_every_hook_has_scaled_the_step_before_one_acts_on_it(names: tuple[str, 
     first, second = names
     assert said == [f"{first} scales 3", f"{second} scales 3", f"{first} acts 3", f"{second} acts 3"]
     assert chain.seconds.keys() == set(names)
+    chain.after_step(4, False)  # the optimizer left it out: there is nothing to scale
+    assert said[4:] == [f"{first} acts 4", f"{second} acts 4"]

@@ -70,7 +70,7 @@ class Kept(TrainingHook):
         self.trainer: Trainer | None = None
         self.steps: list[dict[str, Tensor]] = []
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         assert self.trainer is not None
         self.steps.append({n: p.detach().clone() for n, p in self.trainer.trainable.items()})
 

@@ -113,7 +113,7 @@ def test_ranks_may_change_and_vanish(lab: Lab, tmp_path: Path) -> None:
     class Resizer(TrainingHook):
         trainer: Any
 
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, updated: bool = True) -> None:
             low = self.trainer.adapted.adapter.low_rank(self.trainer.adapted)
             next(iter(low.values())).resize(max(0, 2 - step), torch.Generator(), self.trainer.optimizer)
 

@@ -66,7 +66,7 @@ def test_values_are_those_of_a_naive_computation(lab: Lab, tmp_path: Path) -> No
     class Keeper(TrainingHook):
         kept: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
 
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, updated: bool = True) -> None:
             self.kept[step + 1] = {
                 name: (p.detach().double().numpy().copy(), p.grad.double().numpy().copy())
                 for name, p in trainer.trainable.items()
@@ -121,7 +121,7 @@ def test_a_change_of_rank_begins_the_window_anew(lab: Lab, tmp_path: Path) -> No
     class Resizer(TrainingHook):
         trainer: Trainer
 
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, updated: bool = True) -> None:
             if step + 1 in (10, 12):  # within a window, and when its snapshot is due
                 low = next(iter(self.trainer.adapted.adapter.low_rank(self.trainer.adapted).values()))
                 low.resize(low.rank - 1, torch.Generator(), self.trainer.optimizer)
@@ -133,6 +133,19 @@ def test_a_change_of_rank_begins_the_window_anew(lab: Lab, tmp_path: Path) -> No
     content = hook.report()[FILE]
     assert content["steps"] == [13, 24]
     assert all(value > 0 for metric in content["metrics"].values() for values in metric.values() for value in values)
+
+
+def test_a_step_that_float16_left_out_is_not_observed(lab: Lab, tmp_path: Path) -> None:
+    trainer, hook = watched(lab, tmp_path, ARMS[0], wide=True)
+    hook.start(24, trainer.optimizer)
+    for parameter in trainer.trainable.values():
+        parameter.grad = torch.ones_like(parameter)
+    for step, updated in enumerate([True, False, True, False, False]):
+        hook.after_backward(step)
+        hook.after_step(step, updated)
+        if step == 3:
+            assert hook.seen == 1, "of steps 1 to 3, the window of the first snapshot so far"
+    assert hook.steps == [5] and not hook.meters
 
 
 def test_full_fine_tuning_keeps_no_copy_of_its_weights(lab: Lab, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Watch(TrainingHook):
         self.alive: list[int] = []
         self.trainer: Trainer | None = None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         assert self.trainer is not None
         self.alive.append(sum(len(layer.surviving()) for layer in layers(self.trainer)))
 

@@ -32,7 +32,7 @@ class Watch(TrainingHook):
         self.updates: list[dict[str, torch.Tensor]] = []
         self.trainer: Trainer | None = None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         assert self.trainer is not None
         adapted = self.trainer.adapted
         layers = adapted.adapter.low_rank(adapted)

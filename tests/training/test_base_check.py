@@ -35,7 +35,7 @@ def test_codes_and_scales_count(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_gradient_on_a_frozen_tensor_is_an_error(lab: Lab, tmp_path: Path) -> None:
     class Leak(TrainingHook):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, updated: bool = True) -> None:
             parameter = next(p for p in trainer.adapted.module.parameters() if not p.requires_grad)
             parameter.grad = torch.zeros_like(parameter)
 

@@ -181,7 +181,7 @@ class _Meddler(TrainingHook):
     def __init__(self) -> None:
         self.victim: nn.Parameter | None = None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         if step == 4:
             assert self.victim is not None
             self.victim.data[0] += 1e-6

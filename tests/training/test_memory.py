@@ -70,7 +70,7 @@ class Releases(TrainingHook):
         if step == self.at:
             self.module.register_buffer("ballast", None, persistent=False)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.meter.sample()
 
 

@@ -58,9 +58,9 @@ class Left(TrainingHook):
         allocator = hook_of(trainer)
         act = allocator.after_step
 
-        def after_step(step: int) -> None:
+        def after_step(step: int, updated: bool = True) -> None:
             before = self.now()
-            act(step)
+            act(step, updated)
             self.left = self.now()
             self.changed += not same(before, self.left)
 

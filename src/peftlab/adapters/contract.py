@@ -62,6 +62,20 @@ class Adapted:
         """Site name -> ||dW|| now (:meth:`Adapter.update_norms`)."""
         return self.adapter.update_norms(self)
 
+    def vectors(self) -> frozenset[str]:
+        """Names of the trained tensors that are vectors although they have more than one dimension.
+
+        What the adapter says of its own (:attr:`Adapter.vectors`); of the backbone's those of three and more dimensions of which
+        one at most is larger than 1: class and distillation tokens, [1, 1, d].
+        """
+        said = self.adapter.vectors
+        return frozenset(
+            name
+            for name, p in self.trainable().items()
+            if not said.isdisjoint(name.split("."))
+            or (name in self.own_parameters and p.dim() > 2 and sum(size > 1 for size in p.shape) <= 1)
+        )
+
     def is_head(self, parameter_name: str) -> bool:
         """Whether a parameter belongs to the classification head."""
         return any(f".{name}." in f".{parameter_name}" for name in self.backbone.heads)
@@ -86,6 +100,15 @@ class Adapter(Component, ABC):
     def unstackable(self) -> str:
         """Why its runs are not computed together with others (training/stack.py); empty where they can be."""
         return ""
+
+    @property
+    def vectors(self) -> frozenset[str]:
+        """Names, as parts of a parameter's, of its tensors that are scales or biases in the shape of a matrix.
+
+        Weight decay leaves them alone: at zero a scale is not without effect, it takes away what it scales. Factors of an update
+        are none, whatever their shape: at zero the update is gone.
+        """
+        return frozenset()
 
     @property
     def reads_frozen(self) -> bool:

@@ -16,6 +16,8 @@ from peftlab.nn.roles import Site, select
 
 #: tuners that only see what goes into a layer and comes out of it (PEFT 0.21.2 cannot merge OFT and VeRA into a base made float)
 _ON_QUANTIZED = frozenset("FOURIERFT IA3 LN_TUNING".split())
+#: scales that start at 1, and biases, that PEFT keeps as [d, 1] or [1, d] [seen on PEFT 0.21.2]
+_VECTORS = {"IA3": "ia3_l", "BOFT": "boft_s", "BEFT": "beft_bias"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,10 @@ class PeftTuner(PeftAdapter):
     @property
     def reads_frozen(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return True  # nobody knows what each tuner keeps
+
+    @property
+    def vectors(self) -> frozenset[str]:
+        return frozenset(filter(None, [_VECTORS.get(self.type.upper())]))
 
     @property
     def zero_at_start(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

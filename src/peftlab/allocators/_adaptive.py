@@ -167,6 +167,7 @@ class _Reallocation(TrainingHook):
         self.start_ranks = self.ranks()
         self.history: list[dict[str, Any]] = [{"step": 0, "ranks": self.ranks(), "changed": False, "spent": self._spent()}]
         self.steps_done = 0
+        self.seen = 0  #: updates since the last reallocation was due
 
     def ranks(self) -> dict[str, int]:
         return {name: layer.rank for name, layer in self.layers.items()}
@@ -184,20 +185,25 @@ class _Reallocation(TrainingHook):
         }
         self.meter: Meter = self.allocator.metric().meter(parts)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.steps_done = step + 1
         if self.steps_done > self.timing.last:
             return
-        self.meter.observe()
+        if updated:
+            self.meter.observe()
+            self.seen += 1
         if self.timing.due(self.steps_done):
             self._reallocate()
             self.meter.reset()
+            self.seen = 0
 
     def _reallocate(self) -> None:
         ranks = self.ranks()
         scores = self.meter.scores()
         entry: dict[str, Any] = {"step": self.steps_done, "importance": {n: s.module for n, s in scores.items()}}
-        if not all(math.isfinite(value) for value in entry["importance"].values()):
+        if not self.seen:
+            entry |= {"changed": False, "why": "float16 left out every step since the last one", "importance": {}}
+        elif not all(math.isfinite(value) for value in entry["importance"].values()):
             entry |= {"changed": False, "why": "an importance is not finite", "importance": {}}
         else:
             entry |= self._decided(ranks, scores)
@@ -238,7 +244,8 @@ class _Reallocation(TrainingHook):
             raise DidNothing(f"more than {amount} {unit} were spent", where="allocator.budget", remedy="report this fault")
 
     def state(self) -> dict[str, Any]:
-        return {"ranks": self.ranks(), "history": self.history, "steps_done": self.steps_done, "meter": self.meter.state()}
+        now = {"ranks": self.ranks(), "history": self.history, "steps_done": self.steps_done, "seen": self.seen}
+        return {**now, "meter": self.meter.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         if not state:
@@ -248,6 +255,7 @@ class _Reallocation(TrainingHook):
         self.meter.reset()
         self.meter.load_state(state.get("meter") or {})
         self.history, self.steps_done = list(state["history"]), state["steps_done"]
+        self.seen = state.get("seen", 1)  # earlier versions did not count
 
     def report(self) -> dict[str, Any]:
         unit, amount = next(iter(self.budget.items()))

@@ -20,7 +20,7 @@ class OwnRate:
     The rate rises linearly over ``warmup`` steps to the learning rate of the study and falls linearly to 0 at the end of the run
     (the restart warm-up of IncreLoRA's code, a linear schedule for each new parameter group). An AdamW step is
     -rate (m' / (sqrt(v') + eps) + decay p), so it is enough to scale what the optimizer did to the rows and columns concerned.
-    (eps is thereby scaled by the ratio of the second moments' corrections.)
+    (eps is thereby scaled by the ratio of the second moments' corrections.) Rates go by steps, corrections by updates.
     """
 
     def __init__(self, layers: Mapping[str, TripletLinear], optimizer: torch.optim.Optimizer, total: int, warmup: int) -> None:
@@ -29,6 +29,7 @@ class OwnRate:
         self.groups: dict[int, dict[str, Any]] = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         self.born: dict[str, list[Born]] = {name: [[None, None] for _ in range(layer.rank)] for name, layer in layers.items()}
         self.before: dict[str, list[torch.Tensor]] = {}
+        self.left_out: list[int] = []  #: steps that were no updates
 
     def append(self, name: str, number: int, born: int | None) -> None:
         """Directions whose P and Q begin in step ``born``, and lambda not yet."""
@@ -49,6 +50,10 @@ class OwnRate:
             return self.peak * (own + 1) / (self.warmup + 1)
         return self.peak * (1 - (own - self.warmup) / (length - self.warmup))
 
+    def _updates(self, born: int, step: int) -> int:
+        """From step ``born`` to ``step``, both among them."""
+        return step - born + 1 - sum(left >= born for left in self.left_out)
+
     def before_step(self) -> None:
         """Remember the weights of modules with late directions."""
         self.before = {
@@ -57,11 +62,13 @@ class OwnRate:
             if any(part is not None for direction in born for part in direction)
         }
 
+    def leave_out(self, step: int) -> None:
+        """It was no update."""
+        self.left_out.append(step)
+
     @torch.no_grad()
     def after_update(self, step: int) -> None:
         for name, before in self.before.items():
-            if torch.equal(self.layers[name].Q, before[-1]):
-                continue  # float16: the scaler left this step out
             for (parameter, dim, part), old in zip(_tensors(self.layers[name]), before, strict=True):
                 self._correct(parameter, old, [direction[part] for direction in self.born[name]], dim, step)
         self.before = {}
@@ -72,13 +79,13 @@ class OwnRate:
         late = [i for i, b in enumerate(born) if b is not None]
         if not late:
             return
-        own, scaled = [], []
+        own, scaled, done = [], [], self._updates(0, step)
         for b in (born[i] for i in late):
             assert b is not None
-            count = step - b + 1
+            count = self._updates(b, step)
             own.append(self.rate(step, b))
-            first = (1 - beta1 ** (step + 1)) / (1 - beta1**count)
-            second = math.sqrt((1 - beta2**count) / (1 - beta2 ** (step + 1)))
+            first = (1 - beta1**done) / (1 - beta1**count)
+            second = math.sqrt((1 - beta2**count) / (1 - beta2**done))
             scaled.append(own[-1] / rate * first * second)
         where = torch.tensor(late, device=parameter.device)
         shape = [-1, 1] if dim == 0 else [1, -1]

@@ -198,8 +198,8 @@ class _Masking(TrainingHook):
         return self.allocator.orthogonality * distance.mean()
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        if self.curve.scores(step):
+    def after_step(self, step: int, updated: bool = True) -> None:
+        if updated and self.curve.scores(step):
             self._score()
         self.steps_done = step + 1
         if self.curve.masks(step):
@@ -210,8 +210,6 @@ class _Masking(TrainingHook):
         beta1, beta2 = self.allocator.beta1, self.allocator.beta2
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         now = torch.cat([(p * g).flatten() for p, g in zip(self.parameters, gradients, strict=True)]).abs_()
-        if not bool(now.sum().isfinite()):
-            return  # float16: the scaler left this step out
         self.importance.mul_(beta1).add_(now, alpha=1 - beta1)
         self.uncertainty.mul_(beta2).add_((now - self.importance).abs_(), alpha=1 - beta2)
 

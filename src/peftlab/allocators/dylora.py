@@ -147,9 +147,10 @@ class _Nested(TrainingHook):
                 layer.A.grad[:before] = 0
                 layer.B.grad[:, :before] = 0
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.steps_done = step + 1
-        self.draws[self.b] += 1
+        if updated:
+            self.draws[self.b] += 1
         if self.steps_done % max(1, self.total // 100) == 0 or self.steps_done == self.total:
             self.history.append({"step": self.steps_done, "ranks": {n: min(self.b, r) for n, r in self.start_ranks.items()}})
 

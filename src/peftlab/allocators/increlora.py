@@ -194,13 +194,17 @@ class _Growing(TrainingHook):
         self.rates.after_update(step)
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.steps_done = step + 1
+        if not updated:
+            self.rates.leave_out(step)
         if self.grown:
             return
         for name, layer in self.layers.items():
             layer.singular_values[self.ranks[name] :] = RESERVE  # weight decay
-        self._score()
+        if updated:
+            self._score()
+        self.seen = {}
         if step in self.rounds:
             self._grow(step)
 
@@ -209,9 +213,8 @@ class _Growing(TrainingHook):
             raise DidNothing("no adapted module took part in a backward pass", where="allocator", remedy="report this fault")
         nothing = torch.zeros_like(self.importance[0])
         now = torch.stack([self.seen.get(name, nothing) for name in self.layers]).to(self.importance)
-        self.seen = {}
         if not bool(now.sum().isfinite()):
-            return  # float16: the scaler left this step out
+            return  # float16: a product is larger than those of which gradients are made
         self.importance.lerp_(now, 1 - self.allocator.beta1)
         self.uncertainty.lerp_((now - self.importance).abs(), 1 - self.allocator.beta2)
 
@@ -253,6 +256,7 @@ class _Growing(TrainingHook):
             "uncertainty": self.uncertainty,
             "ranks": self.ranks,
             "born": self.rates.born,
+            "left_out": self.rates.left_out,
             "history": self.history,
             "steps_done": self.steps_done,
             "grown": self.grown,
@@ -265,6 +269,7 @@ class _Growing(TrainingHook):
         self.uncertainty.copy_(state["uncertainty"])
         self.ranks = {name: state["ranks"][name] for name in self.layers}
         self.rates.born = {name: state["born"][name] for name in self.layers}
+        self.rates.left_out = list(state.get("left_out", []))
         self.history, self.steps_done, self.grown = list(state["history"]), state["steps_done"], state["grown"]
         for name, layer in self.layers.items():
             layer.set_rank(len(self.rates.born[name]))

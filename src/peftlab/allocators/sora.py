@@ -163,10 +163,11 @@ class _Proximal(TrainingHook):
         return self.allocator.l1 * torch.cat([gate.flatten() for gate in self.gates.values()]).abs().mean()
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.steps_done = step + 1
-        for gate in self.gates.values():
-            gate.copy_(F.softshrink(gate, self.thresholds[step]))
+        if updated:
+            for gate in self.gates.values():
+                gate.copy_(F.softshrink(gate, self.thresholds[step]))
         if self.steps_done % max(1, self.total // 100) == 0 or self.steps_done == self.total:
             self.history.append(
                 {

@@ -178,7 +178,7 @@ class Run:
             time=times,
             splits={split: len(trainer.splits[split]) for split in ("train", "validation", "test")},
             quantizer=self.attempt.quantizer.spec() if self.attempt.again and self.attempt.quantizer else None,
-            flags=[*self.flags, *self.prefix.flags, *self.compiled.flags],
+            flags=[*self.flags, *fitted.flags, *self.prefix.flags, *self.compiled.flags],
             notes=[
                 *self.notes,
                 *self.compiled.notes,

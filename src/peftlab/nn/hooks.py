@@ -8,6 +8,10 @@ there) - zero gradients.
 ``after_update`` is for those who change how far the optimizer went, ``after_step`` for those who change the model (mask triplets,
 move ranks). All hooks have had the first before any has the second, so that no mask is half undone, and no tensor another shape,
 by the time a step is scaled, in whatever order the hooks stand.
+
+In float16 the optimizer leaves out steps whose gradients overflow (training/updates.py). They are steps of the run: what goes by
+a schedule goes on, and ``after_step`` comes. They are no updates: ``after_update`` does not come, and what belongs to one (a
+proximal step, a score of gradients) is not done.
 """
 
 from __future__ import annotations
@@ -42,8 +46,11 @@ class TrainingHook:
     def after_update(self, step: int) -> None:
         """Weights lie where the optimizer put them: the place to scale its step. Shapes stay, nothing is masked."""
 
-    def after_step(self, step: int) -> None:
-        """The step is done: the place to act on the model and to note what it has become."""
+    def after_step(self, step: int, updated: bool = True) -> None:
+        """The step is done: the place to act on the model and to note what it has become.
+
+        ``updated``: whether the optimizer changed the weights; if not, gradients are not those of a loss that is finite.
+        """
 
     def non_finite(self, step: int) -> None:
         """Called when the loss or a gradient of ``step`` is not finite and training ends; the gradients are still there."""
@@ -108,10 +115,11 @@ class HookChain(TrainingHook):
     def after_backward(self, step: int) -> None:
         self._each("after_backward", step)
 
-    def after_step(self, step: int) -> None:
-        """Both events behind the optimizer: first every hook's ``after_update``, then every hook's ``after_step``."""
-        self._each("after_update", step)
-        self._each("after_step", step)
+    def after_step(self, step: int, updated: bool = True) -> None:
+        """Both events behind the optimizer: every hook's ``after_update``, if there was one, then every hook's ``after_step``."""
+        if updated:
+            self._each("after_update", step)
+        self._each("after_step", step, updated)
 
     def non_finite(self, step: int) -> None:
         self._each("non_finite", step)

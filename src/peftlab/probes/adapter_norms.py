@@ -61,7 +61,7 @@ class _Factors(TrainingHook):
         layer = self.adapted.backbone.module.get_submodule(site)
         return dense_weight(layer.base_layer if hasattr(layer, "base_layer") else layer)  # pyright: ignore
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         if step + 1 in self.due:
             self._take(step + 1)
 

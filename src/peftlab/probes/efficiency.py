@@ -51,7 +51,7 @@ class _Hook(TrainingHook):
             self.counter.__exit__(None, None, None)
             self.counter = None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         if step != _COUNTED_STEP:
             self.times.append(time.perf_counter() - self.step_began)
 

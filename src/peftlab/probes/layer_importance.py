@@ -67,12 +67,12 @@ class _Hook(TrainingHook):
         if self._watches(step):
             self.shapes = self._shapes()
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         if not self._watches(step):
             return
         if not self.meters:
             self._open()
-        self._observe()
+        self._observe(updated)
         if step + 1 >= self.due[len(self.steps)] and self.seen:
             self._take(step + 1)
 
@@ -85,16 +85,16 @@ class _Hook(TrainingHook):
     def _shapes(self) -> list[torch.Size]:
         return [tensor.shape for part in self.parts.values() for tensor, _ in part.tensors]
 
-    def _observe(self) -> None:
+    def _observe(self, updated: bool) -> None:
         """A step that changed a rank has lost its gradients: observation begins again after it."""
-        if self._shapes() == self.shapes:
-            for meter in self.meters.values():
-                meter.observe()
-            self.seen += 1
-        else:
+        if self._shapes() != self.shapes:
             for meter in self.meters.values():
                 meter.reset()
             self.seen = 0
+        elif updated:
+            for meter in self.meters.values():
+                meter.observe()
+            self.seen += 1
 
     def _take(self, done: int) -> None:
         self.steps.append(done)

@@ -99,7 +99,7 @@ class QuantizationHook(TrainingHook):
                 parameter.copy_(torch.lerp(old, parameter, self.factor(name)))
         self.before = {}
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         if step % self.every == 0 or step == self.last:
             self.history.append({"step": step, "rho": self.rho, "balance": self.balance()})
         if step == self.last:

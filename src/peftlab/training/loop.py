@@ -7,7 +7,6 @@ augmentation are functions of (seed, step), and checkpoints lie between optimize
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +32,7 @@ from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 from peftlab.training.selection import Selection, Selector
 from peftlab.training.team import Team
+from peftlab.training.updates import Updates
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,7 @@ class Fitted:
     step_s: list[float]
     resumed: int
     notes: list[str]
+    flags: list[str]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -85,14 +86,14 @@ class Trainer:
         self.schedule = Schedule.of(self.train, len(self.splits.train))
         self.feed = Feed(self.task, self.splits.train, self.schedule, self.seed, self.team, self.device)
         self.trainable = self.adapted.trainable()
-        self.optimizer = make_optimizer(self.trainable, self.train, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")  # pyright: ignore
+        self.vectors = sorted(self.adapted.vectors())  #: without weight decay although they have several dimensions
+        self.optimizer = make_optimizer(self.trainable, self.train, self.device, self.vectors)
+        self.updates = Updates(self.optimizer, self.precision, self.device, self.schedule.total)
         self.selector = Selector(self.train, self.task.info)
         self.selected = Selection()
-        self.step = 0
+        self.step = self.resumed = 0
         self.train_s = self.evaluate_s = 0.0
         self.window: list[float] = []  #: losses since the last line of metrics
-        self.resumed = 0
         self.notes: list[str] = []
         self.base_check: dict[str, Any] = {}  #: what was found of the frozen tensors in the end
 
@@ -117,8 +118,8 @@ class Trainer:
         self.chain.start(self.schedule.total, self.optimizer)
         self._resume(base)
         self.team.align(self.trainable, base, self.step)
-        unproved = self.step < Movement.updates <= self.schedule.total - self.step
-        movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.step) if unproved else None
+        unproved = self.step - self.updates.left_out < Movement.updates <= self.schedule.total - self.step
+        movement = Movement(self.trainable, self.adapted.backbone.roles.sites) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
         while self.step < self.schedule.total and not self.selector.out_of_patience():
             begin, step = time.perf_counter(), self.step
@@ -160,7 +161,8 @@ class Trainer:
             evaluate_s=self.evaluate_s,
             step_s=steps,
             resumed=self.resumed,
-            notes=self.notes,
+            notes=[*self.notes, *self.updates.notes(self.step)],
+            flags=self.updates.flags(self.step),
         )
 
     def _one_step(self, movement: Movement | None) -> float:
@@ -172,31 +174,27 @@ class Trainer:
         total = 0.0
         for share, batch in self.feed.step(step):
             loss = self._loss(batch)
-            self.passes.backward(self.scaler.scale(loss * share))
+            self.passes.backward(self.updates.scale(loss * share))
             total += loss.item() * share
-        if self.scaler.is_enabled():
-            self.scaler.scale(
-                torch.zeros((), device=self.device)
-            )  # it wants to have been used, and there may have been no example
         total = self.team.sum([*self.trainable.values()], total, self.should_stop)
-        self.scaler.unscale_(self.optimizer)
+        self.updates.unscale()
         self.chain.after_backward(step)
         norm = clip(self.trainable.values(), self.train.clip_norm)
-        if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(norm)):
-            self.chain.non_finite(step)
-            self.optimizer.zero_grad()
-            raise NonFinite(f"the loss or its gradient is not finite in step {step + 1}")
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(step)
-        if movement is not None:
-            movement.observe(step)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.chain.after_step(step)
+        try:
+            updated = self.updates.take(step, total, norm)
+        except NonFinite:
+            self.chain.non_finite(step)
+            self.optimizer.zero_grad()
+            raise
+        if movement is not None and updated:
+            movement.observe()
+        self.chain.after_step(step, updated)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if movement is not None:
-            movement.verify(self.step)
+            movement.verify()
         self.window.append(total)
         return total
 
@@ -228,7 +226,7 @@ class Trainer:
         return meter
 
     def _diverged(self, error: NonFinite, step: int) -> int:
-        self.notes.append(error.what)
+        self.notes.append("; ".join(filter(None, (error.what, error.remedy))))
         return step
 
     def _validate(self) -> None:
@@ -257,7 +255,7 @@ class Trainer:
             {
                 "weights": dict(self.trainable),
                 "optimizer": optimizer_tensors(self.optimizer, names),
-                "scaler": self.scaler.state_dict(),
+                "scaler": self.updates.state(),
                 "hooks": self.chain.state(),
                 "selection": self.selector.state(),
                 "loop": {
@@ -267,6 +265,7 @@ class Trainer:
                     "window": self.window,
                     "resumed": self.resumed,
                     "notes": self.notes,
+                    "vectors": self.vectors,
                 },
             },
         )
@@ -291,12 +290,13 @@ class Trainer:
             for name, parameter in self.trainable.items():
                 parameter.data.copy_(state["weights"][name])
             restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict(state["scaler"])
+            self.updates.load_state(state["scaler"])
             notes += self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
-            self.window, self.notes = list(loop["window"]), list(loop["notes"])
-            self.resumed = loop["resumed"]
+            self.window, self.notes, self.resumed = list(loop["window"]), list(loop["notes"]), loop["resumed"]
+            odd = {*self.vectors} ^ {*loop.get("vectors", [])}  # where another version of peftlab began it
+            if odd and self.train.weight_decay:
+                notes = [*notes, f"weight decay changed after step {self.step}, of {len(odd)} tensors, e.g. {min(odd)}"]
         self.resumed += 1
         self._note([*notes, *gap(self.schedule.lines(self.step, validated=len(self.splits.validation) > 0), kept)])
 

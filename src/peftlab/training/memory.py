@@ -253,7 +253,7 @@ class _MemoryHook(TrainingHook):
             self.hooks.__exit__(None, None, None)
             self.saved = self.hooks = None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, updated: bool = True) -> None:
         self.done += 1
         if self.done == LAST_STEP:
             self.meter.measured()

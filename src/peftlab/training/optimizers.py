@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -10,14 +10,21 @@ from torch import nn
 from peftlab.study.schema import Train
 
 
-def make_optimizer(trainable: Mapping[str, nn.Parameter], train: Train, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(
+    trainable: Mapping[str, nn.Parameter], train: Train, device: torch.device, vectors: Collection[str] = ()
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, not on biases, norms and other vectors.
 
-    Uses torch's fused kernel where it exists (CPU, CUDA): one pass over the parameters, the same update.
+    A factor of an update is a matrix at rank 1 as at rank 2, and so are the singular values of ``svd``, [r, 1]: as in AdaLoRA's
+    official code, which leaves out biases and LayerNorm only. Uses torch's fused kernel where it exists (CPU, CUDA): one pass
+    over the parameters, the same update.
+
+    Args:
+        vectors: names of tensors that are vectors though they have more than one dimension (``Adapted.vectors``).
     """
-    matrices = [p for p in trainable.values() if p.dim() >= 2]
-    vectors = [p for p in trainable.values() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    decayed = [p for name, p in trainable.items() if p.dim() >= 2 and name not in vectors]
+    others = [p for name, p in trainable.items() if p.dim() < 2 or name in vectors]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=train.learning_rate,

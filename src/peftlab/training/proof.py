@@ -49,36 +49,43 @@ def assert_frozen(module: nn.Module, before: str) -> dict[str, Any]:
 
 
 class Movement:
-    """Every trainable tensor must get a gradient and move within the first two updates.
+    """Every trainable tensor must get a gradient and move within the first two updates; steps that float16 leaves out are none.
 
     Two, because B = 0 gives LoRA's A no gradient in the first. A gradient is asked for besides movement, because weight
-    decay moves tensors that nothing trains. What is added to keys (a key bias, the shift of
+    decay moves tensors that nothing trains; one that is not finite is none. What is added to keys (a key bias, the shift of
     SSF on k) is exempt: the softmax cancels it, its gradient is zero up to rounding.
     """
 
     updates = 2
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...], step: int = 0) -> None:
+    def __init__(self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...]) -> None:
         self.trainable = trainable
-        self.last = step + self.updates  #: updates done when the verdict falls
+        self.left = self.updates  #: before the verdict falls
         self.before = {name: tensor_hash(p) for name, p in trainable.items()}
         self.had_gradient: set[str] = set()
         self.keys = tuple(f"{site.name}." for site in sites if site.role == "k")
+        self.proved = False
 
-    def observe(self, step: int) -> None:
-        """After the backward pass of ``step``."""
-        if step >= self.last:
+    def observe(self) -> None:
+        """After an update, while its gradients are there."""
+        if self.proved:
             return
+        self.left -= 1
         for name, parameter in self.trainable.items():
-            if parameter.grad is not None and bool((parameter.grad != 0).any()):
+            gradient = parameter.grad
+            if gradient is not None and bool(gradient.any()) and bool(gradient.isfinite().all()):
                 self.had_gradient.add(name)
 
     def _added_to_keys(self, name: str) -> bool:
         return name.endswith((".bias", ".shift")) and any(key in name for key in self.keys)
 
-    def verify(self, updates_done: int) -> None:
-        """After the second update: raises DidNothing naming the tensors that stood still."""
-        if updates_done != self.last:
+    def verify(self) -> None:
+        """After every step, with all done that belongs to it.
+
+        Raises:
+            DidNothing: the updates are there, and tensors stood still; names them.
+        """
+        if self.proved or self.left:
             return
         still = [
             name
@@ -91,3 +98,4 @@ class Movement:
                 where=", ".join(still[:3]),
                 remedy="the adapter is not connected to the loss, or the learning rate is zero",
             )
+        self.proved = True
