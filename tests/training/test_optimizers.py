@@ -16,7 +16,7 @@ from peftlab.study.schema import Train
 from peftlab.training.loop import Trainer
 from peftlab.training.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
 from tests.adapters import models
-from tests.training.conftest import Lab
+from tests.training.conftest import Lab, Lines
 
 DECAY = 0.25
 
@@ -80,14 +80,14 @@ def test_scales_that_no_gradient_moves_stay_what_they_are(lab: Lab, tmp_path: Pa
 def test_a_run_that_was_begun_with_other_vectors_says_so(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: float
 ) -> None:
-    asked, train = iter(range(1, 100)), {"weight_decay": decay}
+    asked, changes = iter(range(1, 100)), {"train": {"weight_decay": decay}, "listener": Lines()}
     with monkeypatch.context() as earlier:
         earlier.setattr(Adapted, "vectors", lambda self: frozenset())
-        begun = lab.trainer(tmp_path, "full", train=train, should_stop=lambda: next(asked) >= 3)
+        begun = lab.trainer(tmp_path, "full", **changes, should_stop=lambda: next(asked) >= 3)
         with pytest.raises(Stopped):
             begun.fit()
     said = ["weight decay changed after step 3, of 1 tensors, e.g. vit.embeddings.cls_token"]
-    assert lab.trainer(tmp_path, "full", train=train).fit().notes == (said if decay else [])
+    assert lab.trainer(tmp_path, "full", **changes).fit().notes == (said if decay else [])
 
 
 def test_state_goes_by_names_whatever_the_groups() -> None:

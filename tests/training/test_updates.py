@@ -13,7 +13,7 @@ from peftlab.errors import DidNothing, NonFinite, Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.training.loop import Cadence, Trainer
 from peftlab.training.updates import MOST_IN_A_ROW, Updates
-from tests.training.conftest import Lab
+from tests.training.conftest import Lab, Lines
 
 CPU = torch.device("cpu")
 
@@ -192,11 +192,12 @@ def stop_after(steps: int) -> Any:
 def test_stopped_among_steps_left_out_and_resumed_equals_uninterrupted(lab: Lab, tmp_path: Path, first: int, last: int) -> None:
     quiet, _ = trainer(lab, tmp_path / "quiet", first, last)
     wanted = quiet.fit()
+    kept: Any = {"listener": Lines()}
     for stop in (4, 3):
-        cut, _ = trainer(lab, tmp_path / "cut", first, last, should_stop=stop_after(stop), cadence=Cadence(steps=1))
+        cut, _ = trainer(lab, tmp_path / "cut", first, last, should_stop=stop_after(stop), cadence=Cadence(steps=1), **kept)
         with pytest.raises(Stopped):
             cut.fit()
-    resumed, _ = trainer(lab, tmp_path / "cut", first, last)
+    resumed, _ = trainer(lab, tmp_path / "cut", first, last, **kept)
     found = resumed.fit()
     assert (found.steps, found.diverged_at, found.flags) == (wanted.steps, wanted.diverged_at, wanted.flags)
     assert found.notes == wanted.notes
