@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +50,41 @@ def test_importance_of_a_fixed_arm_in_parameters(folder: Path) -> None:
     assert choose_ranks(folder, arm="lora[rank=2]", metric="fisher").basis == "importance by fisher"
 
 
+def changed(tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """The fixture with other ``sites`` in every ``importance.json``."""
+    folder = write_results(tmp_path, Options(failed=(), diverged=()))
+    write_layers(folder)
+    for path in folder.glob("runs/*/*/importance.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"sites": {name: change(site) for name, site in content["sites"].items()}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("cost", "price"),
+    [([36, 36, 0], lambda r: 36 * r), ([1, 3, 2], lambda r: r * r), ([96, 64, 0], lambda r: 64 * r + 32)],
+    ids=["qa-lora", "lora-xs", "dora"],
+)
+def test_prices_and_largest_ranks_are_the_adapters_own(tmp_path: Path, cost: list[int], price: Callable[[int], int]) -> None:
+    """QA-LoRA's layer of 32 inputs in groups of 8 has four."""
+    folder = changed(tmp_path, lambda site: site | {"cost": cost, "largest_rank": 4})
+    least, most = len(SITES) * price(1), len(SITES) * price(4)
+    found = choose_ranks(folder, budget=("parameters", (least + most) // 2))
+    assert found.supported and max(found.ranks.values()) == 4
+    assert found.spent["parameters"] == sum(map(price, found.ranks.values())) <= (least + most) // 2
+    assert found.spent["parameters"] > (least + most) // 2 - (price(4) - price(3))
+    assert choose_ranks(folder, budget=("parameters", most)).spent == {"ranks": 4 * len(SITES), "parameters": most}
+    with pytest.raises(StudyError, match=rf"between {least} \(one rank a module\) and {most} \(all\)"):
+        choose_ranks(folder, budget=("parameters", most + 1))
+
+
+def test_records_that_do_not_know_the_price_are_read_and_that_is_said(folder: Path, tmp_path: Path) -> None:
+    older = changed(tmp_path, lambda site: {key: site[key] for key in ("block", "role", "d_in", "d_out")})
+    now, then = choose_ranks(folder), choose_ranks(older)
+    assert then.ranks == now.ranks and then.spent == now.spent
+    assert [note for note in then.notes if note not in now.notes] == then.notes[:1] and "LoRA's price is taken" in then.notes[0]
+
+
 def test_disagreement_gives_uniform_ranks_and_says_so(folder: Path) -> None:
     found = choose_ranks(folder, arm="lora-all", budget=("ranks", 3 * len(SITES)))
     assert not found.supported and set(found.ranks.values()) == {3}
@@ -87,7 +125,7 @@ def test_a_budget_of_ranks_is_met_exactly_and_in_proportion(weights: list[float]
     n = len(weights)
     array, ones = np.array(weights), np.ones(n, dtype=int)
     amount = n + min(extra, 99 * n)
-    ranks = share_out(array, amount, ones, 100 * ones)
+    ranks = share_out(array, amount, lambda ranks: ranks, 100 * ones)
     assert ranks.sum() == amount and ranks.min() >= 1 and ranks.max() <= 100
     order = np.argsort(array, kind="stable")
     assert all(ranks[b] >= ranks[a] for a, b in pairwise(order) if array[b] > array[a])

@@ -52,6 +52,17 @@ def test_no_interval_reaches_where_no_value_can_lie(tables: DiagnosticTables) ->
             assert point.cka is not None and point.cka.interval is not None and point.cka.interval[1] <= 1
 
 
+def test_more_of_the_rank_than_was_allotted_can_be_in_use(tmp_path: Path) -> None:
+    """PiSSA's update has up to twice as many directions: the interval holds the mean then."""
+    folder = write_results(tmp_path)
+    write_diagnostics(folder)
+    for number, path in enumerate(sorted((folder / "runs" / "lora-all").glob("*/rank_utilisation.json"))):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({"sites": {n: {**s, "share_in_use": 1.4 + number / 50} for n, s in content["sites"].items()}}))
+    found = [s.share_in_use for s in assess_diagnostics(load_frame(folder)).diagnostics.spectra if s.arm == "lora-all"]
+    assert found and all(m is not None and m.interval is not None and m.interval[0] < m.mean < m.interval[1] < 2 for m in found)
+
+
 def test_norms_are_over_modules_and_then_over_seeds(tables: DiagnosticTables, folder: Path) -> None:
     (found,) = [n for n in tables.diagnostics.norms if n.arm == "lora[rank=8]"]
     kept = [[m["end"]["relative"] for m in r["modules"].values()] for r in records(folder, "lora.rank-8", "adapter_norms")]

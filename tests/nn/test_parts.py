@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from peftlab.nn.parts import Part
@@ -19,6 +20,21 @@ def test_a_direction_is_on_where_no_gate_is_zero() -> None:
     assert Part(tensors=((a, 0), (b, 1)), d_in=D_IN, d_out=D_OUT).switched_on == RANK, "without gates all are"
     down, up = both.factors()
     torch.testing.assert_close(up @ down, b @ torch.diag((gates[0] * gates[1]).flatten()) @ a)
+
+
+@pytest.mark.parametrize("now", [RANK - 1, RANK, RANK + 2], ids=str)
+def test_what_was_taken_out_of_the_weight_is_no_update(now: int) -> None:
+    """Whatever became of the rank; and before the first step nothing is left, not even rounding errors."""
+    random = torch.Generator().manual_seed(0)
+    a0, b0 = torch.randn(RANK, D_IN, generator=random), torch.randn(D_OUT, RANK, generator=random)
+    a, b = torch.randn(now, D_IN, generator=random), torch.randn(D_OUT, now, generator=random)
+    moved = Part(tensors=((a, 0), (b, 1)), d_in=D_IN, d_out=D_OUT, taken_out=(a0, b0))
+    down, up = moved.update_factors()
+    torch.testing.assert_close(up @ down, b @ a - b0 @ a0)
+    assert moved.directions == moved.switched_on == now
+    start = Part(tensors=((a0, 0), (b0, 1)), d_in=D_IN, d_out=D_OUT, taken_out=(a0.clone(), b0.clone()))
+    down, up = start.update_factors()
+    assert not (up @ down).any()
 
 
 def test_a_weight_of_the_base_has_no_directions() -> None:

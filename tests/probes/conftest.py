@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from peftlab.adapters.contract import Adapted
+from peftlab.execution.watching import amounts
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.contract import Probe, View
 from peftlab.study.schema import Train
@@ -25,7 +26,8 @@ def view(trainer: Trainer, fresh: Callable[[], Adapted] | None = None, zero_at_s
     """What the worker would give a probe; ``fresh`` is only needed by probes that ask for it."""
     known = trainer.adapted.adapter.zero_at_start if zero_at_start is None else zero_at_start
     return View(
-        task=trainer.task, splits=trainer.splits, device=trainer.device, zero_at_start=known,
+        task=trainer.task, splits=trainer.splits, device=trainer.device, precision=trainer.precision,
+        amount=amounts(trainer.task, trainer.splits, trainer.train, trainer.seed), zero_at_start=known,
         fresh=fresh or (lambda: pytest.fail("no model was to be made anew")),
     )  # fmt: skip
 

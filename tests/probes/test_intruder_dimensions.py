@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from peftlab.errors import OptionError
+from peftlab.nn.packed import PackedLinear
 from peftlab.probes import intruder_dimensions
 from peftlab.probes.intruder_dimensions import FILE, IntruderDimensions, similarities
 from peftlab.registry import create
+from peftlab.training.loop import Trainer
 from tests.probes.conftest import watch
 from tests.training.conftest import Lab
 
@@ -68,6 +70,33 @@ def test_of_a_trained_run_as_numpy_counts(lab: Lab, tmp_path: Path, spec: dict[s
         assert layer["intruders"] == sum(value < 0.9 for value in expected)
         total += layer["intruders"]
     assert found["intruders"] == total and found["intruders_per_layer"] == total / 3
+
+
+@pytest.mark.parametrize("scheme", ["int4", "nf4"])
+def test_what_is_merged_into_zero_points_is_a_change(lab: Lab, tmp_path: Path, scheme: str) -> None:
+    """QA-LoRA: the merged model stays packed, with the codes it had, and multiplies with another matrix."""
+    spec = {"name": "pooled", "rank": 2}
+    quantizer = {"name": "groupwise", "type": scheme, "group_size": 8}
+
+    def trainer(folder: str) -> Trainer:
+        return lab.trainer(tmp_path / folder, spec, quantizer=quantizer)
+
+    watched = trainer("run")
+    probe = IntruderDimensions(layers=2, leading=3, threshold=0.9)
+    hook = watch(watched, probe, fresh=lambda: trainer("fresh").adapted)
+    watched.fit()
+    found = hook.report()[FILE]
+    assert (found["layers_changed"], found["layers_compared"]) == (4, 2)
+    fresh, merged = trainer("plain").adapted, watched.adapted.adapter.merge(watched.adapted)
+    before, sites = fresh.adapter.merge(fresh), {site.name: site for site in watched.adapted.backbone.roles.sites}
+    for name, layer in found["layers"].items():
+        site = sites[name]
+        rows = slice(site.offset, site.offset + site.d_out)
+        packed = [m.get_submodule(site.parent or name) for m in (before, merged)]
+        assert all(isinstance(each, PackedLinear) for each in packed)
+        known, new = (np.linalg.svd(each.dequantize().double().numpy()[rows])[0] for each in packed)  # pyright: ignore
+        expected = [max(abs(float(u @ v)) for v in known.T) for u in new.T[:3]]
+        assert layer["similarity"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("spec", ["linear-probe", "bitfit"])

@@ -12,11 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peftlab import registry
 from peftlab.errors import Stopped
 from peftlab.nn.hooks import TrainingHook
-from peftlab.probes.layer_importance import FILE, SNAPSHOTS, SPACING, LayerImportance, snapshots, window
+from peftlab.probes.layer_importance import FILE, SNAPSHOTS, SPACING, LayerImportance, rank_costs, snapshots, window
 from peftlab.registry import components
 from peftlab.training.loop import Trainer
+from tests.contracts.conftest import Sample, samples
 from tests.probes.conftest import view
 from tests.training.conftest import Lab
 from tests.training.test_loop import same, stop_after, weights
@@ -91,7 +93,8 @@ def test_values_are_those_of_a_naive_computation(lab: Lab, tmp_path: Path) -> No
             }
             for metric, value in expected.items():
                 assert content["metrics"][metric][site][number] == pytest.approx(value, rel=2e-4), (metric, site)
-    assert {"block": 0, "role": "up", "d_in": 32, "d_out": 64} in content["sites"].values()
+    about = {"block": 0, "role": "up", "d_in": 32, "d_out": 64, "cost": [96, 96, 0], "largest_rank": 32}
+    assert about in content["sites"].values()
 
 
 @pytest.mark.parametrize("arm", [ARMS[0], ARMS[2]], ids=["lora", "adalora"])
@@ -155,6 +158,39 @@ def test_full_fine_tuning_keeps_no_copy_of_its_weights(lab: Lab, tmp_path: Path)
     wanted = {name for name, metric in found.items() if not (metric.of_update or metric.copies_weights)}
     assert set(hook.report()[FILE]["metrics"]) == wanted >= {"fisher", "gradient_norm"}
     assert len(hook.parts) == 12
+
+
+RANKED: list[Sample] = [
+    sample
+    for sample in samples("adapter")
+    if registry.components("adapter")[sample.name].has_rank and "vit" not in sample.not_on  # pyright: ignore
+]
+
+
+@pytest.mark.parametrize("sample", RANKED, ids=str)
+def test_what_a_rank_costs_is_the_formula_of_the_adapter(lab: Lab, tmp_path: Path, sample: Sample) -> None:
+    """Of its own sites, whatever they are: every rank up to the largest from three numbers."""
+    adapted = lab.trainer(tmp_path, {**sample.spec, "rank": 2}).adapted
+    found = rank_costs(adapted)
+    assert found.keys() == {site.name for site in adapted.sites}
+    for site in adapted.sites:
+        first, second, growth = found[site.name]["cost"]
+        assert found[site.name]["largest_rank"] == min(site.d_in, site.d_out)
+        for rank in range(1, min(site.d_in, site.d_out) + 1):
+            cost = first + (rank - 1) * second + (rank - 1) * (rank - 2) // 2 * growth
+            assert cost == adapted.adapter.count(adapted.backbone, [site], {site.name: rank})
+    spent = sum(found[site.name]["cost"][0] + found[site.name]["cost"][1] for site in adapted.sites)
+    trained = sum(p.numel() for name, p in adapted.trainable().items() if not adapted.is_head(name))
+    assert spent == trained, "two ranks everywhere are what trains"
+
+
+def test_of_qa_lora_ranks_have_the_price_of_group_means(lab: Lab, tmp_path: Path) -> None:
+    """d_in/g inputs, not the layer's; and modules without ranks of their own have no price."""
+    trainer = lab.trainer(tmp_path / "qa", {"name": "pooled", "rank": 2}, quantizer={"name": "groupwise", "group_size": 8})
+    sites = LayerImportance().hook(trainer.adapted, view(trainer)).sites  # pyright: ignore
+    assert {(s["d_in"], s["d_out"], *s["cost"], s["largest_rank"]) for s in sites.values()} == {(32, 32, 36, 36, 0, 4)}
+    full = lab.trainer(tmp_path / "full", "full")
+    assert all("cost" not in s for s in LayerImportance().hook(full.adapted, view(full)).sites.values())  # pyright: ignore
 
 
 def test_modules_left_without_rank_are_named(lab: Lab, tmp_path: Path) -> None:

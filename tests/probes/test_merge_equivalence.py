@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,28 @@ def test_a_merge_that_is_wrong_is_seen_and_its_size_is_right(lab: Lab, tmp_path:
     assert hook.probe.tolerance is None
     loose = MergeEquivalence(batches=1, tolerance=10.0).hook(trainer.adapted, hook.view)
     assert loose is not None and loose.report()[FILE]["within"]
+
+
+@pytest.mark.parametrize("where", [0, 1, 2], ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_what_is_not_finite_in_any_batch_is_within_nothing(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, where: int
+) -> None:
+    """Wherever that batch stands: a largest value of several must not lose it."""
+    trainer = lab.trainer(tmp_path, "lora")
+    hook = watch(trainer, MergeEquivalence(batches=3))
+    trainer.fit()
+    right, called = hook._outputs, itertools.count()
+
+    def outputs(module: nn.Module, inputs: Any) -> torch.Tensor:
+        found = right(module, inputs)
+        return found.fill_(value) if next(called) == 2 * where + 1 else found  # trained and merged in turn
+
+    monkeypatch.setattr(hook, "_outputs", outputs)
+    content = hook.report()[FILE]
+    json.dumps(content, allow_nan=False)
+    assert (content["within"], content["relative"], content["max_difference"], content["not_finite"]) == (False, None, None, 1)
+    assert [batch["max_difference"] is None for batch in content["batches"]] == [number == where for number in range(3)]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

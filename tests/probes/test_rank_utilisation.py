@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,26 @@ def test_nothing_learnt_is_no_rank() -> None:
     assert (found["rank"], found["effective_rank"], found["share_in_use"]) == (0, None, None)
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_the_piece_taken_out_of_the_base_is_no_update(lab: Lab, tmp_path: Path, init: str) -> None:
+    """Before the first step there is none; after training it is what merging changed, of up to twice the rank allotted."""
+    trainer = lab.trainer(tmp_path, {"name": "lora", "rank": 4, "init": init})
+    hook = RankUtilisation().hook(trainer.adapted, view(trainer))
+    for found in hook.report()[FILE]["sites"].values():
+        assert (found["rank"], found["singular_values"], found["share_in_use"]) == (4, [], None)
+    trainer.fit()
+    merged, plain = trainer.adapted.adapter.merge(trainer.adapted), lab.trainer(tmp_path / "plain", "linear-probe")
+    for name, found in hook.report()[FILE]["sites"].items():
+        before, after = (_weight(m, name) for m in (plain.adapted.module, merged))
+        expected = np.linalg.svd(after - before)[1][:8]
+        assert len(found["singular_values"]) == 8 and found["singular_values"] == pytest.approx(expected, rel=1e-2, abs=2e-5)
+        assert found["rank"] == 4 and found["share_in_use"] == found["effective_rank"] / 4
+
+
+def _weight(model: Any, name: str) -> np.ndarray:
+    return model.get_submodule(name).weight.detach().double().numpy()
+
+
 @pytest.mark.parametrize("spec", [{"name": "lora", "rank": 4}, {"name": "svd", "rank": 4}], ids=str)
 def test_of_a_trained_run(lab: Lab, tmp_path: Path, spec: dict) -> None:
     trainer = lab.trainer(tmp_path, spec)
@@ -49,7 +70,7 @@ def test_of_a_trained_run(lab: Lab, tmp_path: Path, spec: dict) -> None:
     merged, plain = trainer.adapted.adapter.merge(trainer.adapted), lab.trainer(tmp_path / "plain", "linear-probe")
     assert len(sites) == 4
     for name, found in sites.items():
-        before, after = (m.get_submodule(name).weight.detach().double().numpy() for m in (plain.adapted.module, merged))
+        before, after = (_weight(m, name) for m in (plain.adapted.module, merged))
         expected = np.linalg.svd(after - before)[1][:4]
         assert found["singular_values"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert found["rank"] == 4 and 1 <= found["effective_rank"] <= 4

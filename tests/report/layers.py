@@ -14,6 +14,10 @@ SITES: dict[str, dict[str, Any]] = {
     for b in range(BLOCKS)
     for role in ROLES
 }
+#: what a rank of LoRA costs there
+PRICED = {
+    n: {**a, "cost": [a["d_in"] + a["d_out"]] * 2 + [0], "largest_rank": min(a["d_in"], a["d_out"])} for n, a in SITES.items()
+}
 STEPS = [17, 34, 51, 68, 85]
 METRICS = ("fisher", "sensitivity")
 #: slug of the arm -> noise of its seeds
@@ -39,7 +43,7 @@ def write_layers(folder: Path, arms: dict[str, float] | None = None, seed: int =
                 }
                 for metric in METRICS
             }
-            content = {"sites": SITES, "steps": STEPS, "window": 1, "metrics": metrics}
+            content = {"sites": PRICED, "steps": STEPS, "window": 1, "metrics": metrics}
             (path.parent / "importance.json").write_text(json.dumps(content))
             ranks = {site: 1 + int(5 * v) for site, v in zip(SITES, (own - own.min()) / np.ptp(own), strict=True)}
             results = json.loads(path.read_text())

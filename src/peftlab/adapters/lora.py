@@ -27,6 +27,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.low_rank import LowRank
+from peftlab.nn.parts import Part
 from peftlab.nn.quantized import dense_weight
 from peftlab.nn.roles import Site, select
 
@@ -144,9 +145,16 @@ class Lora(PeftAdapter):
             for name, layer in site_of_layer(adapted).items()
         }
 
+    def parts(self, adapted: Adapted) -> dict[str, Part]:
+        """With what PiSSA and OLoRA took out of W0, which is in B A and no update."""
+        layers = site_of_layer(adapted)
+        taken = {n: (layer.initial_A, layer.initial_B) for n, layer in layers.items() if hasattr(layer, "initial_A")}
+        parts = PeftAdapter.parts(self, adapted)
+        return {name: dataclasses.replace(part, taken_out=taken.get(name)) for name, part in parts.items()}  # pyright: ignore
+
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
         adapted = PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
-        if self.init in ("pissa", "olora"):  # W0 gave up its principal part: the export needs to know which
+        if self.init in ("pissa", "olora"):  # W0 gave up its principal part: the export and all measures of the update need it
             for layer in site_of_layer(adapted).values():
                 layer.register_buffer("initial_A", layer.lora_A["default"].weight.detach().clone(), persistent=False)  # pyright: ignore
                 layer.register_buffer("initial_B", layer.lora_B["default"].weight.detach().clone(), persistent=False)  # pyright: ignore

@@ -226,7 +226,8 @@ def _spectra(runs: Runs, confidence: float) -> list[Spectrum]:
             name: _size([_mean(sites, name) for sites in members], confidence, _folds(runs))
             for name in ("rank", "effective_rank", "rank_90", "share_in_use")
         }
-        means["share_in_use"] = _within(means["share_in_use"], 0.0, 1.0)
+        above = any((site.share_in_use or 0) > 1 for sites in members for site in sites)  # of PiSSA the update has up to 2 r
+        means["share_in_use"] = _within(means["share_in_use"], 0.0, 2.0 if above else 1.0)
         found.append(
             Spectrum(
                 **_about(runs), role=role, runs=len(members), modules=max(map(len, members)), values=middle, low=low, high=high,

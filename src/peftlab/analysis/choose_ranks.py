@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from peftlab.analysis.agreement import between_seeds
 from peftlab.analysis.findings import Form
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.importance import Group, groups_of, module_map
-from peftlab.analysis.maps import module_runs, share_maps
+from peftlab.analysis.maps import Place, module_runs, share_maps
 from peftlab.analysis.ranks import RANK, rank_groups
 from peftlab.errors import StudyError, nearest
 from peftlab.study.expand import cells
@@ -21,6 +22,8 @@ RESAMPLES = 10_000
 FEWEST_SEEDS = 3  #: below, no interval of the agreement exists
 METRIC = "sensitivity"  #: read where ranks were not decided during training
 Unit = Literal["ranks", "parameters"]
+Ranks = NDArray[np.int_]
+Cost = Callable[[Ranks], Ranks]
 
 
 class ModuleRank(Form):
@@ -76,16 +79,16 @@ def choose_ranks(
         StudyError: nothing was recorded, no such arm or metric, or the budget is below one rank a module or above all.
     """
     frame = load_frame(folder)
-    group, dims, usual = _evidence(frame, arm, metric)
+    group, places, usual = _evidence(frame, arm, metric)
     unit, amount = budget or ("ranks", usual)
     confidence = frame.study.analysis.confidence
     shares = group.values / group.values.sum(axis=1, keepdims=True)
     tau = between_seeds(dict(zip(group.seeds, shares, strict=True)), confidence)
     supported = tau is not None and tau.interval is not None and tau.interval[0] > 0
     means = shares.mean(axis=0)
-    prices = np.array([sum(dims[site]) if unit == "parameters" else 1 for site in group.sites])
-    tops = np.array([min(dims[site]) for site in group.sites])
-    ranks = share_out(means if supported else np.ones_like(means), amount, prices, tops)
+    tops, parameters = np.array([largest_rank(place) for place in places]), prices(places)
+    cost = parameters if unit == "parameters" else _number
+    ranks = share_out(means if supported else np.ones_like(means), amount, cost, tops)
     probabilities = _above_uniform(shares, np.random.default_rng(seed))
     about = {m.site: m for m in module_map(_with(group, shares), confidence).modules}
     modules = [
@@ -95,19 +98,19 @@ def choose_ranks(
         )
         for site, rank, p in zip(group.sites, ranks, probabilities, strict=True)
     ]  # fmt: skip
-    spent = {"ranks": int(ranks.sum()), "parameters": sum(int(r) * sum(dims[s]) for s, r in zip(group.sites, ranks, strict=True))}
+    spent = {"ranks": int(ranks.sum()), "parameters": int(parameters(ranks).sum())}
     return RankChoice(
         arm=group.arm, task=group.task, backbone=group.backbone,
         basis="final ranks" if group.metric == RANK else f"importance by {group.metric}",
         supported=supported, sentence=_sentence(group, supported, tau.tau if tau else None, tau.interval if tau else None),
         budget={unit: amount}, spent=spent, ranks={m.site: m.rank for m in modules}, modules=modules,
         tau=tau.tau if tau else None, tau_interval=tau.interval if tau else None, seeds=len(group.seeds),
-        notes=_notes(frame, group, supported),
+        notes=_notes(frame, group, supported, priced=all(place.cost is not None for place in places)),
     )  # fmt: skip
 
 
-def _evidence(frame: Frame, arm: str | None, metric: str | None) -> tuple[Group, dict[str, tuple[int, int]], int]:
-    """(values of the modules over seeds, site -> (d_in, d_out), ranks that the arm ends with)."""
+def _evidence(frame: Frame, arm: str | None, metric: str | None) -> tuple[Group, list[Place], int]:
+    """(values of the modules over seeds, what is known of these modules, ranks that the arm ends with)."""
     runs, _ = module_runs(frame)
     dynamic, _ = rank_groups(runs)
     maps = groups_of(share_maps(runs))
@@ -133,8 +136,8 @@ def _evidence(frame: Frame, arm: str | None, metric: str | None) -> tuple[Group,
             remedy=nearest(wanted, {g.metric for g in own}),
         )
     members = [r for r in runs if (r.arm, r.task, r.backbone) == (group.arm, group.task, group.backbone)]
-    dims = {s: (p.d_in, p.d_out) for run in members if run.importance is not None for s, p in run.importance.sites.items()}
-    kept = [i for i, site in enumerate(group.sites) if site in dims]
+    places = {s: p for run in members if run.importance is not None for s, p in run.importance.sites.items()}
+    kept = [i for i, site in enumerate(group.sites) if site in places]
     values = np.nan_to_num(group.values[:, kept])
     usable = values.sum(axis=1) > 0
     seeds = [s for s, good in zip(group.seeds, usable, strict=True) if good]
@@ -142,7 +145,7 @@ def _evidence(frame: Frame, arm: str | None, metric: str | None) -> tuple[Group,
     if len(seeds) < 2:
         raise StudyError(f"fewer than two seeds of {group.arm} say anything", where="--arm", remedy="run more seeds")
     totals = [sum(site.rank for site in run.utilisation.sites.values()) for run in members if run.utilisation is not None]
-    return group, dims, round(float(np.mean(totals)))
+    return group, [places[site] for site in group.sites], round(float(np.mean(totals)))
 
 
 def _with(group: Group, values: NDArray[np.float64], sites: list[str] | None = None, seeds: list[int] | None = None) -> Group:
@@ -152,8 +155,26 @@ def _with(group: Group, values: NDArray[np.float64], sites: list[str] | None = N
     )  # fmt: skip
 
 
-def share_out(weights: NDArray[np.float64], amount: int, prices: NDArray[np.int_], tops: NDArray[np.int_]) -> NDArray[np.int_]:
+def largest_rank(place: Place) -> int:
+    """That the adapter could have at a module."""
+    return place.largest_rank if place.largest_rank is not None else min(place.d_in, place.d_out)
+
+
+def prices(places: Sequence[Place]) -> Cost:
+    """Trainable parameters that the modules cost at ranks of 1 and more: the adapter's own formula, in older records LoRA's."""
+    lora = ((p.d_in + p.d_out, p.d_in + p.d_out, 0) for p in places)
+    first, second, growth = np.array([p.cost or known for p, known in zip(places, lora, strict=True)], dtype=np.int64).T
+    return lambda ranks: first + (ranks - 1) * second + (ranks - 1) * (ranks - 2) // 2 * growth
+
+
+def _number(ranks: Ranks) -> Ranks:
+    return ranks
+
+
+def share_out(weights: NDArray[np.float64], amount: int, cost: Cost, tops: Ranks) -> Ranks:
     """Whole ranks, at least 1 and at most ``tops``, proportional to ``weights``, never dearer than ``amount``.
+
+    ``cost``: ranks of all modules -> what each of them costs, in the unit of ``amount``.
 
     One rank a module first; then, while one can be paid, the next rank goes where the quotient weight / (rank + 1/2) is largest
     (the divisor method of Webster and Sainte-Lague, which rounds proportional shares without a bias for large or small ones).
@@ -162,18 +183,19 @@ def share_out(weights: NDArray[np.float64], amount: int, prices: NDArray[np.int_
         StudyError: the amount is below one rank a module, or above all ranks there can be.
     """
     ranks = np.ones(len(weights), dtype=int)
-    left = amount - int(prices.sum())
-    if left < 0 or amount > int((prices * tops).sum()):
+    least, most = int(cost(ranks).sum()), int(cost(tops).sum())
+    if not least <= amount <= most:
         raise StudyError(
-            f"the budget of {amount} must lie between {prices.sum()} (one rank a module) and {(prices * tops).sum()} (all)",
+            f"the budget of {amount} must lie between {least} (one rank a module) and {most} (all)",
             where="--budget",
             remedy="give another one, or adapt other layers",
         )
-    while (open_ := (ranks < tops) & (prices <= left)).any():
+    left = amount - least
+    while (open_ := (ranks < tops) & ((next_ := cost(ranks + 1) - cost(ranks)) <= left)).any():
         quotients = np.where(open_, weights / (ranks + 0.5), -np.inf)
         best = int(np.argmax(quotients))
         ranks[best] += 1
-        left -= int(prices[best])
+        left -= int(next_[best])
     return ranks
 
 
@@ -197,8 +219,12 @@ def _sentence(group: Group, supported: bool, tau: float | None, interval: tuple[
     )
 
 
-def _notes(frame: Frame, group: Group, supported: bool) -> list[str]:
+def _notes(frame: Frame, group: Group, supported: bool, priced: bool) -> list[str]:
     found = []
+    if not priced:
+        found.append(
+            "These records do not say what a rank of their adapter costs: LoRA's price is taken, d_in + d_out of the layer."
+        )
     if supported:
         found.append(
             "That modules differ in importance does not show that a model trains better with such ranks: run the pattern beside "

@@ -39,6 +39,9 @@ class Place(Read):
     role: str
     d_in: int = 0
     d_out: int = 0
+    #: trainable parameters of the first rank, of the second, and by how much every further one is dearer than the one before
+    cost: tuple[int, int, int] | None = None
+    largest_rank: int | None = None
 
 
 class RecordedImportance(Read):

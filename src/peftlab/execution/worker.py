@@ -261,7 +261,7 @@ class Run:
         if self.options.shard:
             self.sharded = shard_frozen(adapted, device, team)
         self.fused.write(adapted)
-        probes, notes = watching(ingredients, task, splits, adapted, self.config, self.options, device)
+        probes, notes = watching(ingredients, task, splits, adapted, self.config, self.options, self.attempt)
         self.notes += notes
         hooks = [*adapted.hooks, *probes, memory.hook(adapted)]
         cut, given = self.prefix.begin(self.attempt, ingredients, task, splits, adapted)

@@ -33,14 +33,16 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={op: on_shapes(f) for op, f in LACKING.items()})
 
 
-def product_rate(device: torch.device, seconds: float = 0.1, size: int = 1024) -> float:
-    """FLOP/s of a float32 matrix product [size, size] with this process's threads: the best of what fits in ``seconds``."""
-    a, b = (torch.ones(size, size, device=device) for _ in range(2))
+def product_rate(device: torch.device, seconds: float = 0.1, size: int = 1024, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a matrix product [size, size] with this process's threads: the best of what fits in ``seconds``."""
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         begin = time.perf_counter()
         torch.mm(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - begin))
     return best

@@ -37,22 +37,21 @@ class _Factors(TrainingHook):
 
     name = "adapter_norms"
 
-    def __init__(self, adapted: Adapted, view: View, parts: Mapping[str, Part]) -> None:
-        self.adapted, self.view, self.parts, self.places = adapted, view, parts, Places(adapted)
+    def __init__(self, adapted: Adapted, parts: Mapping[str, Part]) -> None:
+        self.adapted, self.parts, self.places = adapted, parts, Places(adapted)
         self.due: Sequence[int] = []
         self.steps: list[int] = []
         self.values: dict[str, dict[str, list[float | None]]] = {name: {f: [] for f in FIELDS} for name in parts}
         self.weights: dict[str, float] = {}
-        self.taken_out: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.end: _Norms = {}
 
     @torch.no_grad()
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.due = points(total_steps)
         for name, part in self.parts.items():
-            weight, (down, up) = self._weight(name), factors(part)
-            if self.view.zero_at_start and product_norm(up, down) > 0:  # W0 gave this up (PiSSA): it is no update
-                self.taken_out[name] = (down.clone(), up.clone())
+            weight = self._weight(name)
+            if part.taken_out is not None:
+                down, up = part.taken_out
                 weight = weight + part.scale * (up @ down).to(weight)
             self.weights[name] = float(torch.linalg.vector_norm(weight))
         self._take(0)
@@ -80,9 +79,7 @@ class _Factors(TrainingHook):
     def _of(self, name: str, part: Part) -> dict[str, float | None]:
         down, up = factors(part)
         norms = {"A": float(torch.linalg.vector_norm(down)), "B": float(torch.linalg.vector_norm(up))}
-        if name in self.taken_out:
-            down0, up0 = self.taken_out[name]
-            down, up = torch.cat([down, down0]), torch.cat([up, -up0], dim=1)
+        down, up = part.update_factors()
         norms["update"] = part.scale * product_norm(up, down)
         return _finite({**norms, "relative": norms["update"] / self.weights[name] if self.weights[name] else math.nan})
 
@@ -181,5 +178,5 @@ class AdapterNorms(Probe):
     def hook(self, adapted: Adapted, view: View) -> TrainingHook | None:
         parts = adapted.adapter.parts(adapted)
         if parts and all(part.directions for part in parts.values()):
-            return _Factors(adapted, view, parts)
+            return _Factors(adapted, parts)
         return None if all(map(adapted.is_head, adapted.trainable())) else _Weights(adapted, view)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ class View:
     task: PreparedTask
     splits: Splits
     device: torch.device
+    precision: Literal["float32", "bfloat16", "float16"]  #: of the matrix products of training
+    #: step -> examples that it computes with, in all processes of the run; of texts tokens, padding included
+    amount: Callable[[int], int]
     zero_at_start: bool  #: the adapted model begins with the outputs of its backbone
     #: the model as training began, made anew on the CPU, without what an allocator found by looking at data
     fresh: Callable[[], Adapted]

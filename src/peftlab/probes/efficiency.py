@@ -6,34 +6,35 @@ import dataclasses
 import resource
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.flops import flop_counter, product_rate
 from peftlab.nn.hooks import TrainingHook
+from peftlab.probes._energy import PackageEnergy
 from peftlab.probes.contract import Probe, View
 
 _COUNTED_STEP = 1  #: the second step: the first allocates
-_RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+TIMED = 100  #: other steps, at most, whose amount is asked for, spread evenly over the run
 
 
 class _Hook(TrainingHook):
     name = "efficiency"
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, dtype: torch.dtype, amount: Callable[[int], int]) -> None:
+        self.device, self.dtype, self.amount = device, dtype, amount
         self.flops: int | None = None
         self.counter: Any = None
-        self.times: list[float] = []
+        self.times: dict[int, float] = {}  #: step -> seconds
         self.began = self.cpu_began = 0.0
-        self.energy_began: float | None = None
         self.result: dict[str, Any] = {}
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
-        self.began, self.cpu_began, self.energy_began = time.perf_counter(), time.process_time(), _energy_j()
+        self.began, self.cpu_began, self.energy = time.perf_counter(), time.process_time(), PackageEnergy()
 
     def before_step(self, step: int) -> None:
         self.step_began = time.perf_counter()
@@ -53,43 +54,49 @@ class _Hook(TrainingHook):
 
     def after_step(self, step: int, updated: bool = True) -> None:
         if step != _COUNTED_STEP:
-            self.times.append(time.perf_counter() - self.step_began)
+            self.times[step] = time.perf_counter() - self.step_began
+        self.energy.look()
 
     def finish(self) -> None:
         wall, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
-        step_s = statistics.median(self.times) if self.times else None
-        rate = product_rate(self.device) if self.flops and step_s else None
+        self.energy.look(at_once=True)
+        amount = self.amount(_COUNTED_STEP) if self.flops else None
+        speed = self._amount_per_s() if amount else None
+        rate = product_rate(self.device, dtype=self.dtype) if speed else None
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self.result = {
             "step_gflop": self.flops / 1e9 if self.flops else None,
+            "step_amount": amount,
             "product_gflop_per_s": rate / 1e9 if rate else None,
-            "utilisation": self.flops / step_s / rate if self.flops and step_s and rate else None,
+            "product_type": str(self.dtype).removeprefix("torch."),
+            "utilisation": self.flops / amount * speed / rate if self.flops and amount and speed and rate else None,
             "processor_percent": 100 * cpu / wall if wall else None,  # 100 = one core busy all the time
             "page_faults": usage.ru_majflt,
-            "energy_j": self._energy_used(),  # whole package
+            "energy_j": self.energy.joules,
         }
 
-    def _energy_used(self) -> float | None:
-        energy = _energy_j()
-        return None if energy is None or self.energy_began is None else energy - self.energy_began
+    def _amount_per_s(self) -> float | None:
+        """Median over steps: their own amounts over their own times, since steps differ in size (the last one of an epoch)."""
+        steps = sorted(self.times)
+        chosen = np.linspace(0, len(steps) - 1, min(TIMED, len(steps))).round().astype(int)
+        speeds = [self.amount(step) / self.times[step] for step in (steps[i] for i in chosen) if self.times[step] > 0]
+        return statistics.median(speeds) if speeds else None
 
     def report(self) -> dict[str, Any]:
         return {"efficiency.json": self.result}
 
 
-def _energy_j() -> float | None:
-    """Joules counted by the processor so far; None where it does not tell (or not to us)."""
-    try:
-        return int(_RAPL.read_text()) / 1e6
-    except (OSError, ValueError):
-        return None
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency(Probe):
-    """Utilisation = FLOPs of a step / its median time / matrix-product rate measured in the same process."""
+    """Utilisation = FLOPs per example (of texts, per token) x examples per second / FLOP/s of a matrix product.
+
+    FLOPs are those of the second step (``step_gflop``), which sees ``step_amount`` examples, or tokens with padding; examples
+    per second the median over the others, each with its own number of them. The product is one in the precision of the run
+    (``product_type``), measured in the same process. ``energy_j``: of all packages of the processor, the other
+    programs of the machine included, from the start of training in this process to its end. Written as ``efficiency.json``.
+    """
 
     name: ClassVar[str] = "efficiency"
 
     def hook(self, adapted: Adapted, view: View) -> TrainingHook:
-        return _Hook(next(adapted.module.parameters()).device)
+        return _Hook(next(adapted.module.parameters()).device, getattr(torch, view.precision), view.amount)

@@ -14,7 +14,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.errors import OptionError
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.memory import MB, memory_mb
-from peftlab.nn.quantized import parameter_sizes
+from peftlab.nn.quantized import dense_weight, parameter_sizes
 from peftlab.nn.roles import Site
 from peftlab.probes.contract import Probe, View
 
@@ -35,11 +35,12 @@ def similarities(before: torch.Tensor, after: torch.Tensor, leading: int) -> tor
 
 
 def weight_of(plain: nn.Module, site: Site) -> torch.Tensor:
-    """W [d_out, d_in] of a layer of a plain model, or of a slice of a fused one; float64, on the CPU."""
-    layer = plain.get_submodule(site.parent or site.name)
-    weight = layer.weight.detach().cpu().double()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    rows = weight if isinstance(layer, nn.Linear) else weight.T  # GPT-2's Conv1D is [d_in, d_out]
-    return rows[site.offset : site.offset + site.d_out]
+    """W [d_out, d_in] that a layer of a plain model, or a slice of a fused one, multiplies with; float64, on the CPU.
+
+    Of a packed layer too, whose parameter of that name are the codes, which a merge into zero points leaves as they are.
+    """
+    weight = dense_weight(plain.get_submodule(site.parent or site.name))
+    return weight[site.offset : site.offset + site.d_out].cpu().double()
 
 
 def single(sites: Sequence[Site]) -> list[Site]:

@@ -50,7 +50,8 @@ class _Hook(TrainingHook):
         self.parts = adapted.adapter.parts(adapted)
         self.metrics = metrics_for(self.parts)
         names = self.parts.keys() | adapted.ranks.keys()
-        self.sites = [site for site in adapted.backbone.roles.sites if site.name in names]
+        priced = rank_costs(adapted)
+        self.sites = {s.name: described(s) | priced.get(s.name, {}) for s in adapted.backbone.roles.sites if s.name in names}
         self.due: Sequence[int] = []
         self.window = 1
         self.steps: list[int] = []
@@ -122,13 +123,27 @@ class _Hook(TrainingHook):
     def report(self) -> dict[str, Any]:
         if not self.steps:
             return {}
-        about = {site.name: described(site) for site in self.sites}
-        return {FILE: {"sites": about, "steps": self.steps, "window": self.window, "metrics": self.values}}
+        return {FILE: {"sites": self.sites, "steps": self.steps, "window": self.window, "metrics": self.values}}
 
 
 def described(site: Site) -> dict[str, Any]:
     """What later readers, who have no model, need to know of a module."""
     return {"block": site.block, "role": site.role, "d_in": site.d_in, "d_out": site.d_out}
+
+
+def rank_costs(adapted: Adapted) -> dict[str, dict[str, Any]]:
+    """Site name -> ``largest_rank``, and ``cost`` of ranks in trainable parameters; empty where the adapter has no ranks.
+
+    ``cost``: of the first rank, of the second, and by how much every further one is dearer than the one before; so r of them cost
+    c0 + (r - 1) c1 + (r - 1)(r - 2)/2 c2, which every adapter's formula is (LoRA: n, n, 0 with n = d_in + d_out; DoRA: the first
+    with its magnitudes; LoRA-XS, r^2: 1, 3, 2). The adapter's own site is not always the layer: QA-LoRA's has d_in/g inputs.
+    """
+    found, adapter, backbone = {}, adapted.adapter, adapted.backbone
+    for site in adapter.sites(backbone) if adapter.has_rank else ():
+        one, two, three = (adapter.count(backbone, [site], {site.name: rank}) for rank in (1, 2, 3))
+        cost = [one, two - one, three - 2 * two + one]
+        found[site.name] = {"cost": cost, "largest_rank": min(site.d_in, site.d_out)}
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +152,9 @@ class LayerImportance(Probe):
 
     Before each snapshot a window of 1 to 5 steps is observed and nothing in between, so that training is hardly slowed. Of LoRA
     (DoRA as well) the factors A and B are looked at; of full fine-tuning the weights of the linear layers, by the metrics that
-    keep no copy of them. Written as ``importance.json``: ``sites``, ``steps`` (optimizer steps done), ``metrics`` by site; no
-    file where no module is adapted. The snapshots follow training: the last is of the last step, not of a selected one.
+    keep no copy of them. Written as ``importance.json``: ``sites`` (where a module lies, and what ranks cost there),
+    ``steps`` (optimizer steps done), ``metrics`` by site; no file where no module is adapted. The snapshots follow training:
+    the last is of the last step, not of a selected one.
     """
 
     name: ClassVar[str] = "layer_importance"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -60,18 +61,19 @@ class _Hook(TrainingHook):
         for batch in self.view.batches(self.probe.batches * SIZE, SIZE):
             inputs = self.view.task.inputs(batch)
             expected, found = self._outputs(self.adapted.module, inputs), self._outputs(merged, inputs)
-            difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
-            batches.append({"max_difference": difference, "relative": difference / largest if largest else None})
-        relative = [b["relative"] for b in batches if b["relative"] is not None]
+            batches.append(_differences(expected, found))
+        not_finite = sum(b["max_difference"] is None for b in batches)
+        relative = _largest(b["relative"] for b in batches)
         tolerance = self.probe.tolerance or self.adapted.adapter.merge_tolerance
         split, chosen = self.view.examples(self.probe.batches * SIZE)
         return {
             "split": split,
             "examples": len(chosen),
-            "max_difference": max(b["max_difference"] for b in batches),
-            "relative": max(relative, default=None),
+            "max_difference": None if not_finite else _largest(b["max_difference"] for b in batches),
+            "relative": None if not_finite else relative,
             "tolerance": tolerance,
-            "within": bool(relative) and max(relative) <= tolerance,
+            "within": not not_finite and relative is not None and relative <= tolerance,
+            "not_finite": not_finite,
             "batches": batches,
             "threads": torch.get_num_threads(),
             "latency": [self._timed(merged, size) for size in dict.fromkeys((1, min(SIZE, len(chosen))))],
@@ -106,13 +108,26 @@ class _Hook(TrainingHook):
             torch.mps.synchronize()
 
 
+def _differences(expected: torch.Tensor, found: torch.Tensor) -> dict[str, float | None]:
+    """Of one batch: None for both where either model says something that is not finite, for the second where all is zero."""
+    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    if not math.isfinite(difference):
+        return {"max_difference": None, "relative": None}
+    return {"max_difference": difference, "relative": difference / largest if largest else None}
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MergeEquivalence(Probe):
     """Outputs of the merged model against the trained one, on validation batches of 8, and the latency of both.
 
     ``max_difference`` is the largest |merged - trained| over all logits, ``relative`` the same over the largest |trained| of
-    its batch, the worst batch counting; float32, evaluation mode. Latency: medians of 3 to 20 calls, both models in turn, in
-    this process with its threads, of 1 example and of 8. The trained model is not touched: a copy is merged, after
+    its batch, the worst batch counting; float32, evaluation mode. Both are None, and nothing is ``within`` the tolerance, where
+    an output was not finite in any batch (``not_finite``: in how many). Latency: medians of 3 to 20 calls, both models in
+    turn, in this process with its threads, of 1 example and of 8. The trained model is not touched: a copy is merged, after
     the test, which needs the model's own size and that of its float32 weights once more for a moment. Left out, with the
     reason in the record: adapters that cannot merge or add nothing, and copies larger than ``memory`` allows. Of a quantized
     base the merged model is in float, or packed where the adapter merges into the codes' zero points (QA-LoRA). Written as

@@ -20,12 +20,13 @@ def utilisation(part: Part) -> dict[str, Any]:
     """Singular values of the update s B A, its effective ranks, and the share of the allotted rank in use.
 
     The rank is the number of directions that are not switched off. With p_i = sigma_i^2 / sum sigma^2: effective rank exp(H) with
-    H = -sum p_i ln p_i, and the least number of singular values that hold 90 % of the energy sum sigma^2.
+    H = -sum p_i ln p_i, and the least number of singular values that hold 90 % of the energy sum sigma^2. Where a part was taken
+    out of W0 the update, s (B A - B0 A0), has up to twice as many of them as the rank allotted, and the share may be above 1.
     """
-    down, up = (factor.double() for factor in part.factors())
-    rank = int(((down.norm(dim=1) * up.norm(dim=0)) > 0).sum())
+    down, up = (factor.double() for factor in part.update_factors())
+    rank = _switched_on(*part.factors())
     core = torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T
-    values = part.scale * torch.linalg.svdvals(core)[:rank]
+    values = part.scale * torch.linalg.svdvals(core)[: _switched_on(down, up)]
     energy = values.square()
     total = energy.sum()
     if not bool(total > 0) or not bool(total.isfinite()):
@@ -39,6 +40,10 @@ def utilisation(part: Part) -> dict[str, Any]:
         "rank_90": needed,
         "share_in_use": effective / rank,
     }
+
+
+def _switched_on(down: torch.Tensor, up: torch.Tensor) -> int:
+    return int(((down.double().norm(dim=1) * up.double().norm(dim=0)) > 0).sum())
 
 
 class _Hook(TrainingHook):
@@ -58,7 +63,7 @@ class _Hook(TrainingHook):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RankUtilisation(Probe):
-    """Singular values of B A at the end, effective rank (entropy and 90 % energy), share of the allotted rank in use.
+    """Singular values of the update at the end, effective rank (entropy and 90 % energy), share of the allotted rank in use.
 
     Read once, after the weights that are tested have been selected; written as ``rank_utilisation.json``. The entropy form is the
     effective rank of Roy & Vetterli (2007), on energies instead of singular values.

@@ -18,7 +18,8 @@ class Magnitude(Importance):
     """||s B A||_F / sqrt(d_in d_out): the root mean square change of a weight of the module, mean over the steps.
 
     Of direction i: s ||b_i|| ||a_i|| / sqrt(d_in d_out), with b_i a column of B and a_i a row of A (as |lambda_i| in
-    Zhang et al. 2023, section 3.2).
+    Zhang et al. 2023, section 3.2). Where W0 gave up a part s B0 A0 at the start (PiSSA, OLoRA) the change is
+    s (B A - B0 A0), and a direction still what would go with it.
     """
 
     name: ClassVar[str] = "magnitude"
@@ -36,8 +37,12 @@ class Magnitude(Importance):
 
 
 def _value(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = part.factors()
-    grams = (b.T @ b, a @ a.T)  # ||B A||_F^2 = sum of (B^T B) * (A A^T)
-    whole = (grams[0] * grams[1]).sum().clamp_min(0).sqrt()
-    directions = (grams[0].diagonal() * grams[1].diagonal()).sqrt()
+    ups, downs = changed = _grams(*part.update_factors())
+    whole = (ups * downs).sum().clamp_min(0).sqrt()  # ||B A||_F^2 = sum of (B^T B) * (A A^T)
+    ups, downs = changed if part.taken_out is None else _grams(*part.factors())
+    directions = (ups.diagonal() * downs.diagonal()).sqrt()
     return part.per_weight(whole), part.per_weight(directions)
+
+
+def _grams(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return b.T @ b, a @ a.T

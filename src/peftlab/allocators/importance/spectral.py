@@ -20,7 +20,7 @@ class Spectral(Importance):
     With the singular values sigma_1 >= ... >= sigma_r of s B A: sqrt(sum sigma_i^2 / (d_in d_out)) exp(H), H the entropy of
     p_i = sigma_i^2 / sum sigma^2 (the effective rank of Roy & Vetterli 2007, on energies): a module that moves far in many
     directions needs rank, one that moves far in a single direction does not. Of the i-th strongest direction:
-    sigma_i / sqrt(d_in d_out).
+    sigma_i / sqrt(d_in d_out). Where W0 gave up a part s B0 A0 at the start (PiSSA, OLoRA) sigma are those of s (B A - B0 A0).
     """
 
     name: ClassVar[str] = "spectral"
@@ -36,11 +36,12 @@ class Spectral(Importance):
 
 
 def _value(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = part.factors()
+    a, b = part.update_factors()
     core = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T  # the singular values of B A, from a small matrix
     values = part.per_weight(torch.linalg.svdvals(core))
     energy = values.square()
     shares = energy / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
     effective = torch.special.entr(shares).sum().exp()
-    padded = torch.cat([values, values.new_zeros(part.directions - len(values))])
+    strongest = values[: part.directions]
+    padded = torch.cat([strongest, values.new_zeros(part.directions - len(strongest))])
     return energy.sum().sqrt() * effective, padded
