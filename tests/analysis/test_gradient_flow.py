@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,32 @@ def test_early_stopping_is_replayed(tables: FlowTables) -> None:
     assert [s.patience for s in arm.stopping] == [1, 2, 3]  # five evaluations: a patience of five can never end one
     assert all(0 <= s.saved.mean < 1 and s.lost.mean >= 0 and s.fired <= s.runs == 5 for s in arm.stopping)
     assert all(m.interval is not None and m.interval[0] >= 0 for s in arm.stopping for m in (s.saved, s.lost))
+
+
+@pytest.mark.parametrize(("recorded", "followed"), [("accuracy", "accuracy"), (None, "loss")])
+def test_early_stopping_is_replayed_on_the_metric_that_training_follows(
+    tmp_path: Path, recorded: str | None, followed: str
+) -> None:
+    """The study declares the loss, which falls throughout; the loop would have stopped by the accuracy."""
+    chosen = options()
+    chosen.study["analysis"]["metric"] = "loss"
+    folder = write_results(tmp_path, dataclasses.replace(chosen, diverged=()))
+    write_gradients(folder, {"lora": 0.2})
+    for run in (folder / "runs" / "lora").iterdir():
+        results = json.loads((run / "results.json").read_text())
+        if recorded:  # records from before it was kept do not say
+            (run / "results.json").write_text(json.dumps({**results, "primary_metric": recorded}))
+        curve = zip([0.5, 0.6, 0.55, 0.58, 0.7], [1.0, 0.9, 0.8, 0.7, 0.6], strict=True)
+        lines = [
+            {"step": n, "epoch": n, "split": "validation", "accuracy": accuracy, "loss": loss}
+            for n, (accuracy, loss) in enumerate(curve, start=1)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (arm,) = assess_flow(load_frame(folder)).flow.arms
+    first = arm.stopping[0]
+    assert (first.metric, first.patience, first.runs) == (followed, 1, 5)
+    expected = (5, 0.4, 0.1) if recorded else (0, 0.0, 0.0)
+    assert (first.fired, first.saved.mean, first.lost.mean) == pytest.approx(expected)
 
 
 def test_the_table_is_what_was_recorded(folder: Path, tables: FlowTables, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from statsmodels.stats.multitest import multipletests
 
 from peftlab.analysis.anytime import p_two_sided
 from peftlab.analysis.assess_quantization import QuantizationTables, _saved, assess_quantization
-from peftlab.analysis.convergence import area, steps_to, target
+from peftlab.analysis.convergence import area, area_between, steps_to, target
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.interaction import slope, two_way
 from peftlab.analysis.literature import literature
@@ -165,6 +165,33 @@ def test_curves() -> None:
     assert steps_to(curve, 0.5, higher_is_better=True) == 10
     assert steps_to(curve, 1.1, higher_is_better=True) is None
     assert steps_to([(1, 2.0), (2, 0.3)], 0.4, higher_is_better=False) == 2
+
+
+def test_curves_are_compared_over_the_steps_that_both_have() -> None:
+    rising = [(float(step), 1 - 1 / step) for step in range(1, 11)]
+    assert area_between(rising[:4], rising) == 0 == area_between(rising, rising[:4])  # the same curve, ended early
+    higher = [(step, value + 0.1) for step, value in rising]
+    assert area_between(higher[:3], rising) == pytest.approx(0.1)
+    assert area_between(higher, rising) == pytest.approx(area(higher) - area(rising))  # pyright: ignore[reportOperatorIssue]
+    assert area_between(rising[:1], rising) is None is area_between(rising[:4], rising[4:])
+
+
+def test_a_curve_that_early_stopping_ended_is_set_against_the_same_steps_of_the_other(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path)
+    paths = [
+        {
+            json.loads((run / "config.json").read_text())["seed"]: run / "metrics.jsonl"
+            for run in (folder / "runs" / label).iterdir()
+        }
+        for label in (arm("float", 2), arm("nf4", 2))
+    ]
+    for seed, path in paths[0].items():  # the same curve 0.01 lower, two of its five evaluations
+        lines = [line for text in path.read_text().splitlines() if (line := json.loads(text))["split"] == "validation"]
+        lowered = [{**line, "accuracy": line["accuracy"] - 0.01} for line in lines[:2]]
+        paths[1][seed].write_text("".join(json.dumps(line) + "\n" for line in lowered))
+    effects = assess_quantization(load_frame(folder)).quantization.effects
+    found = next(e for e in effects if e.arm == arm("nf4", 2))
+    assert found.area is not None and found.area.n == 5 and found.area.mean == pytest.approx(-0.01)
 
 
 def test_arms_that_never_arrive_have_no_mean(tables: QuantizationTables) -> None:

@@ -24,6 +24,8 @@ from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
 from peftlab.study.schema import Train
+from peftlab.tasks._images import LAYOUT
+from peftlab.tasks.image_classification import ImageClassification
 from peftlab.training.assemble import Ingredients
 from peftlab.training.prefix_task import PrefixTask
 from tests.faults import inject
@@ -98,6 +100,14 @@ def test_what_was_done_is_in_the_record(tmp_path: Path) -> None:
     again = Begun(tmp_path / "again", config(TOP, seed=1))
     assert Begun(tmp_path / "again", config(TOP, seed=2)).record["files"][0]["by"] == again.record["files"][0]["by"]
     assert not Begun(tmp_path / "again", config(TOP, seed=3)).record["files"][0]["filled_here"]
+
+
+def test_hidden_states_of_images_that_were_read_otherwise_are_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageClassification, "layout", LAYOUT - 1)
+    assert Begun(tmp_path, config(PROBE)).record["files"][0]["filled_here"]
+    monkeypatch.undo()
+    (file,) = Begun(tmp_path, config(PROBE, seed=1)).record["files"]
+    assert file["filled_here"] and ImageClassification.layout == LAYOUT
 
 
 GROUPWISE = {"name": "groupwise", "type": "int4", "group_size": 32}

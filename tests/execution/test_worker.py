@@ -134,7 +134,7 @@ def test_a_run_leaves_a_complete_record(tmp_path: Path, backbone: str) -> None:
     run = results.run(wanted)
     record = run.results()
     assert record is not None
-    assert set(record.metrics) == {"validation", "test"}
+    assert set(record.metrics) == {"validation", "test"} and record.primary_metric == "accuracy"
     assert record.splits == {"train": 160, "validation": 40, "test": 40}
     counts = record.parameters
     assert counts["trainable"] == sum(counts["by_role"].values()) == sum(counts["by_block"].values())

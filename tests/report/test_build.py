@@ -169,6 +169,16 @@ def test_damaged_extras_do_no_harm(tmp_path: Path) -> None:
     assert "No run recorded its environment" in text and "no training curves were recorded" in text
 
 
+def test_what_early_stopping_would_have_lost_is_told_in_the_metric_that_training_follows(page: str, tmp_path: Path) -> None:
+    assert "lost in accuracy" in page
+    folder = write_results(tmp_path)
+    write_gradients(folder)
+    for path in (folder / "runs").glob("*/*/results.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "primary_metric": "loss"}))
+    build_report(folder)
+    assert "lost in loss" in (folder / "report" / "index.html").read_text(encoding="utf-8")
+
+
 def test_layers_are_told_where_they_were_recorded_and_passed_over_where_not(page: str, tmp_path: Path) -> None:
     said = ["Which layers matter", "attention matters more than feed-forward", "Adaptive against fixed ranks", "jackknife"]
     for words in [*said, 'id="layers"', "Who got the rank", "Ranks over time", "Agreement between seeds"]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import resource
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import Image
 from torchvision import transforms
 
 from peftlab.errors import DataError, OptionError
-from peftlab.tasks._images import prepare_images, resize_and_crop, to_rgb
+from peftlab.tasks._images import LAYOUT, prepare_images, resize_and_crop, to_rgb
 from peftlab.tasks.contract import Preprocessing
 from peftlab.tasks.data.contract import Examples, Part, join
 from tests.tasks.builders import pixels
@@ -71,6 +73,57 @@ def test_all_modes_become_rgb():
     assert np.asarray(to_rgb(Image.fromarray(grey > 30))).tolist() == np.where(expected > 30, 255, 0).tolist()
 
 
+def reopened(image: Image.Image, form: str) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, form)
+    return Image.open(io.BytesIO(file.getvalue()))
+
+
+def tiff(values: bytes, width: int, bits: int, sample_format: int, order: str = "<") -> Image.Image:
+    """One uncompressed row (TIFF 6.0, sections 2 to 4 and 19)."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8 + 2 + 10 * 12 + 4), (277, 1), (278, 1)]
+    tags += [(279, len(values)), (339, sample_format)]
+    entries = b"".join(
+        struct.pack(order + "HHI", tag, 4, 1) + struct.pack(order + "I", value)
+        if tag in (273, 279)
+        else struct.pack(order + "HHIHH", tag, 3, 1, value, 0)
+        for tag, value in tags
+    )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    return Image.open(io.BytesIO(head + struct.pack(order + "H", len(tags)) + entries + bytes(4) + values))
+
+
+DARK, BRIGHT = np.array([[0, 30, 255]], np.uint16), np.array([[0, 30 * 256 + 7, 65535]], np.uint16)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_sixteen_bits_are_sixteen_bits_however_dark_the_picture(form: str) -> None:
+    options = {"dark": (DARK, [0, 0, 0]), "bright": (BRIGHT, [0, 30, 255])}
+    for values, expected in options.values():
+        image = reopened(Image.fromarray(values), form)
+        assert image.mode.startswith("I") and np.asarray(to_rgb(image))[0, :, 0].tolist() == expected
+    assert to_rgb(Image.fromarray(DARK)).getextrema() == ((0, 0),) * 3
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_of_tiff_the_depth_that_the_file_tells_counts(order: str) -> None:
+    words = lambda *values: struct.pack(f"{order}{len(values)}H", *values)  # noqa: E731
+    for bits, sample_format, values, expected in (
+        (16, 1, words(200, 256, 65535), [0, 1, 255]),
+        (16, 2, words(100, 128, 32767, 65535), [0, 1, 255, 0]),  # with a sign: the last is -1
+    ):
+        image = tiff(values, len(expected), bits, sample_format, order)
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == expected
+    twelve = tiff(bytes([0x00, 0xF0, 0x10, 0xFF, 0xF0, 0x00]), 4, 12, 1)  # 15, 16, 4095, 0
+    assert np.asarray(to_rgb(twelve))[0, :, 0].tolist() == [0, 1, 255, 0]
+
+
+def test_whole_numbers_of_32_bits_are_not_guessed(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.array([[0, 255]], np.int32))
+    with pytest.raises(DataError, match=r"row 0 .*32 bits do not say how bright white is; save it with 8 or 16"):
+        prepared(tmp_path, examples(decode=lambda i: reopened(deep, "TIFF")))
+
+
 def test_photographs_are_turned_upright():
     image = Image.fromarray(pixels(1)[0][:6])
     turned = image.copy()
@@ -114,8 +167,11 @@ def test_another_size_crop_interpolation_or_content_is_another_entry(tmp_path):
     ):
         prepared(tmp_path, preprocessing=preprocessing)
     prepared(tmp_path, data="other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peftlab.tasks._images.LAYOUT", LAYOUT - 1)  # made when dark pictures of 16 bits were read as 8
+        prepared(tmp_path)
     prepared(tmp_path, preprocessing=Preprocessing(image_size=8, mean=(0, 0, 0)))  # normalised later: the same pixels
-    assert len(list((tmp_path / "images").glob("*.digests.npy"))) == 5
+    assert len(list((tmp_path / "images").glob("*.digests.npy"))) == 6
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "garbage", "remove"])

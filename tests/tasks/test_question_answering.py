@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from torch.nn import functional
 from peftlab import registry
 from peftlab.backbones.resolve import source_of
 from peftlab.errors import BackboneError, DataError, OptionError
-from peftlab.tasks._answers import decode, gather
+from peftlab.tasks._answers import decode, gather, ranked
 from peftlab.tasks._squad_metrics import f1
 from peftlab.tasks._windows import Windows, _widest
 from peftlab.tasks.contract import TextPreprocessing
 from peftlab.tasks.question_answering import PreparedQuestionAnswering, QuestionAnswering
 from tests.tasks.samples import Sample
 from tests.tasks.squad import articles, shared_squad, write_squad
-from tests.tasks.texts import shared_bert, shared_gpt2
+from tests.tasks.texts import make_bert, shared_bert, shared_gpt2, shelf
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "text" / "squad_v2"
 
@@ -123,7 +124,7 @@ def test_the_widest_window_is_that_of_run_squad() -> None:
             assert [w for w in scores if found[w][token - starts[w]]] == [best]
 
 
-def naive_best(task: PreparedQuestionAnswering, logits: np.ndarray, rows: np.ndarray, n_best: int, longest: int):
+def naive_best(task: PreparedQuestionAnswering, context: str, logits: np.ndarray, rows: np.ndarray, n_best: int, longest: int):
     """Of one question's windows, (score, begin, end) of the best span, or None, and the smallest null score; loops only."""
     windows, found, null = task.windows, None, math.inf
     for row, scores in zip(rows, logits, strict=True):
@@ -136,14 +137,31 @@ def naive_best(task: PreparedQuestionAnswering, logits: np.ndarray, rows: np.nda
                 if not inside or not windows.widest[first + s] or e < s or e - s + 1 > longest:
                     continue
                 score = float(scores[s, 0]) + float(scores[e, 1])
-                if found is None or score > found[0]:
-                    found = (score, int(windows.begin[first + s]), int(windows.end[first + e]))
+                begin, end = int(windows.begin[first + s]), int(windows.end[first + e])
+                if context[begin:end].strip() and (found is None or score > found[0]):
+                    found = (score, end - len(context[begin:end].lstrip()), begin + len(context[begin:end].rstrip()))
     return found, null
 
 
+def spaced() -> TextPreprocessing:
+    """A tokenizer in which every space is a token, as some of the spaces of byte-level ones are."""
+    from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+    folder = shelf() / "spaced"
+    if not folder.is_dir():
+        make_bert(folder)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s"), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer.save(str(folder / "tokenizer.json"))
+    return source_of(str(folder)).text_preprocessing(str(folder))  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("made", [bert, spaced])
 @pytest.mark.parametrize(("n_best", "longest"), [(20, 30), (3, 2), (1, 1)])
-def test_answers_are_those_of_a_naive_search(tmp_path: Path, n_best: int, longest: int) -> None:
-    task = prepared(tmp_path, max_length=18, stride=4)
+def test_answers_are_those_of_a_naive_search(
+    tmp_path: Path, n_best: int, longest: int, made: Callable[[], TextPreprocessing]
+) -> None:
+    task = registry.create("task", spec(max_length=18, stride=4), key="kind").prepare(made(), tmp_path)
     places = np.arange(60)
     rows = task.windows.of(places)
     batch = task.windows.padded(rows, 0)
@@ -153,7 +171,7 @@ def test_answers_are_those_of_a_naive_search(tmp_path: Path, n_best: int, longes
     none = 0
     for place in places:
         own = task.windows.question_of(rows) == place
-        best, null = naive_best(task, logits[own], rows[own], n_best, longest)
+        best, null = naive_best(task, task.questions.contexts[task.used[place]], logits[own], rows[own], n_best, longest)
         assert found[int(place)].null == pytest.approx(null)
         if best is None:
             none += 1
@@ -161,6 +179,41 @@ def test_answers_are_those_of_a_naive_search(tmp_path: Path, n_best: int, longes
         else:
             assert found[int(place)].spans[0] == pytest.approx(best)
     assert (none > 0) == (n_best < 20)
+
+
+def test_scores_and_predictions_give_the_same_answers_whatever_is_white_space(tmp_path: Path) -> None:
+    """The meter keeps one span of a window, ``predict`` many: both skip what holds no word, as run_squad does."""
+    task = registry.create("task", spec(stride=4), key="kind").prepare(spaced(), tmp_path)
+    rows = task.windows.of(np.arange(60))
+    batch = task.windows.padded(rows, 0)
+    logits = random_logits(task, batch, torch.Generator().manual_seed(0))
+    words = torch.from_numpy(np.array([text == " " for text in _texts(task, rows, batch)]).reshape(len(rows), -1))
+    logits[words] += 2  # white space looks best
+    meter = task.meter({"no_answer": -4.0})
+    meter.update(logits, batch)
+    answers = meter.details()["answers"]
+    spans = decode(logits.double().numpy(), task.windows, rows, n_best=20, max_answer_length=30)
+    empty = 0
+    for place, found in gather(spans, task.windows.question_of(rows)):
+        context = task.questions.contexts[task.used[place]]
+        texts = [text for text, *_ in ranked(found, context, nullable=False, n_best=20)]
+        assert all(text == text.strip() != "" for text in texts) and len(set(texts)) == len(texts)
+        given = answers[task.questions.ids[task.used[place]]]
+        assert given == ("" if found.difference > -4.0 else texts[0])
+        empty += not given
+    assert 0 < empty < 60
+
+
+def _texts(task: PreparedQuestionAnswering, rows: np.ndarray, batch: dict[str, torch.Tensor]) -> list[str]:
+    """What every position of some windows stands for in its paragraph."""
+    windows, texts = task.windows, []
+    for row in rows:
+        context = task.questions.contexts[task.used[windows.question_of(np.array([row]))[0]]]
+        first, length = windows.tokens.offsets[row], int(windows.tokens.lengths[row])
+        spans = zip(windows.begin[first : first + length], windows.end[first : first + length], strict=True)
+        own = [" " if begin == end >= 0 else context[max(begin, 0) : max(end, 0)] for begin, end in spans]
+        texts += own + [""] * (batch["input_ids"].shape[1] - length)
+    return texts
 
 
 def test_the_loss_is_that_of_transformers_on_rows_of_one_length(tmp_path: Path) -> None:

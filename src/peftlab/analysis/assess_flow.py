@@ -44,19 +44,21 @@ METHOD = [
     "over points of the ratio of their norms.",
     "Quantized against float: arms that differ in the quantizer only (a tuned learning rate may differ, and is then named), "
     "paired t tests over seeds, Holm over all comparisons of a setting.",
-    "Early stopping is replayed on the validation metric as the training loop would apply it, min_delta 0; the schedule of the "
-    "learning rate stays that of the whole run, so a run really stopped there could end better or worse.",
+    "Early stopping is replayed as the training loop would apply it, min_delta 0, on validation data and on the metric that the "
+    "loop follows: the task's own, whatever the declared one is (the declared one for records that do not say). The schedule of "
+    "the learning rate stays that of the whole run, so a run really stopped there could end better or worse.",
 ]
 
 
 class Stopping(Form):
     """What early stopping would have done to the runs of one arm."""
 
+    metric: str  #: that the training loop follows
     patience: int
     runs: int
     fired: int
     saved: Mean  #: share of the evaluations that would not have been reached; 0 where it would not have fired
-    lost: Mean  #: best metric of the whole run minus the best until it would have stopped, positive: lost
+    lost: Mean  #: best value of ``metric`` of the whole run minus the best until it would have stopped, positive: lost
 
 
 class ArmFlow(Form):
@@ -136,14 +138,18 @@ def assess_flow(frame: Frame) -> FlowTables:
     for run in runs:
         groups[run.task, run.backbone, run.arm].append(run)
     confidence = frame.study.analysis.confidence
-    rows = frame.rows[frame.rows["metric"] == frame.metric]
-    higher = {str(task): bool(up) for task, up in rows.groupby("task")["higher_is_better"].all().items()}
-    arms = [_arm(runs, confidence, higher[runs[0].task]) for runs in groups.values() if any(r.flow for r in runs)]
+    arms = [_arm(runs, confidence, _higher(frame, runs[0])) for runs in groups.values() if any(r.flow for r in runs)]
     contrasts = [c for setting in frame.settings for c in _contrasts(setting, groups, confidence)]
     flow = FlowFindings(
         confidence=confidence, arms=arms, contrasts=contrasts, sentences=_sentences(arms, contrasts), method=METHOD, notes=notes
     )
     return FlowTables(flow=flow, table=flow_table(runs))
+
+
+def _higher(frame: Frame, run: FlowRun) -> bool:
+    """Whether more of the metric that the run followed is better."""
+    rows = frame.rows[(frame.rows["metric"] == run.followed) & (frame.rows["task"] == run.task)]
+    return bool(rows["higher_is_better"].all())
 
 
 def _folds(runs: Sequence[FlowRun]) -> int:
@@ -197,7 +203,7 @@ def _stopping(runs: Sequence[FlowRun], patience: int, higher: bool, confidence: 
     cost = _clipped(mean_of(lost, confidence, _folds(runs)), high=math.inf)
     if spared is None or cost is None:
         return None
-    return Stopping(patience=patience, runs=len(saved), fired=fired, saved=spared, lost=cost)
+    return Stopping(metric=runs[0].followed, patience=patience, runs=len(saved), fired=fired, saved=spared, lost=cost)
 
 
 def _contrasts(

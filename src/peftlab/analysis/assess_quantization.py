@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from peftlab.analysis.comparison import holm, paired_difference
-from peftlab.analysis.convergence import area, steps_to, target
+from peftlab.analysis.convergence import area, area_between, steps_to, target
 from peftlab.analysis.course import course_of
 from peftlab.analysis.findings import alpha_of
 from peftlab.analysis.frame import Frame
@@ -173,14 +173,14 @@ def _effect(arm: Arm, base: Arm, confidence: float) -> Effect | None:
     values = np.array([(mine.value, other.value) for mine, other in units], dtype=float)
     compared = paired_difference(values[:, 0], values[:, 1], confidence=confidence, folds=folds)
     smaller = first.number("model", "times_smaller_than_float")
-    heights = [(area(mine.curve), area(other.curve)) for mine, other in pairs]
+    rises = [area_between(mine.curve, other.curve) for mine, other in pairs]
     return Effect(
         arm=first.arm, float_arm=base[0].arm, task=first.task, backbone=first.backbone, treatment=first.treatment,
         scheme=first.scheme, n=compared.interval.n, change=compared.interval.mean, interval=bounds(compared.interval),
         p=compared.p, p_adjusted=None, alpha=alpha_of(confidence), p_sign_flip=compared.p_sign_flip, family_size=0,
         stored_saved=1 - 1 / smaller if smaller else None,
         peak_saved=_saved(pairs, confidence, folds),
-        area=mean_of([a - b for a, b in heights if a is not None and b is not None], confidence, folds),
+        area=mean_of(rises, confidence, folds),
         same_learning_rate=first.learning_rate == base[0].learning_rate,
     )  # fmt: skip
 

@@ -21,6 +21,17 @@ def area(curve: Curve) -> float | None:
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
+def area_between(curve: Curve, base: Curve) -> float | None:
+    """How much higher a curve runs than another, over the steps at which both were evaluated: early stopping or divergence may
+    have ended one of them sooner, and what the other did afterwards says nothing about the two.
+
+    None for fewer than two such steps.
+    """
+    both = {step for step, _ in curve} & {step for step, _ in base}
+    mine, other = (area([point for point in points if point[0] in both]) for points in (curve, base))
+    return mine - other if mine is not None and other is not None else None
+
+
 def target(best: float, chance: float | None, *, higher_is_better: bool) -> float:
     """What counts as arrived: chance + 0.95 (best - chance); where lower is better, best / 0.95."""
     if not higher_is_better:

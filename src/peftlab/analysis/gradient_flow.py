@@ -53,7 +53,8 @@ class FlowRun:
     learning_rate: float | None
     flow: Flow | None
     losses: list[float | None]  #: of training, one per line
-    validation: list[float | None]  #: the declared metric, one per evaluation
+    followed: str  #: metric that the training loop follows on validation
+    validation: list[float | None]  #: of that metric, one per evaluation
 
     @property
     def stability(self) -> float | None:
@@ -105,6 +106,7 @@ def flow_runs(frame: Frame) -> tuple[list[FlowRun], list[str]]:
     """Runs that ended, diverged ones too, and notes on files that could not be read."""
     found, notes = [], []
     runs = frame.rows[frame.rows["status"].isin(["completed", "diverged"])].drop_duplicates("folder")
+    followed = _followed(frame)
     order = {label: i for i, label in enumerate(frame.arms)}
     rows: list[Any] = runs.to_dict("records")
     for row in sorted(rows, key=lambda r: (r["task"], r["backbone"], order[r["label"]], r["seed"], r["fold"])):
@@ -119,10 +121,20 @@ def flow_runs(frame: Frame) -> tuple[list[FlowRun], list[str]]:
                 fold=int(row["fold"]), diverged=row["status"] == "diverged",
                 quantizer=quantizer, treatment=treatment, learning_rate=rate, flow=flow,
                 losses=[_number(line.get("loss")) for line in lines if line["split"] == "train"],
-                validation=[_number(line.get(frame.metric)) for line in lines if line["split"] == "validation"],
+                followed=followed[row["task"]],
+                validation=[_number(line.get(followed[row["task"]])) for line in lines if line["split"] == "validation"],
             )
         )  # fmt: skip
     return found, notes
+
+
+def _followed(frame: Frame) -> dict[str, str]:
+    """Task -> its primary metric, as any of its runs recorded it; the declared metric where none did."""
+    known = {record.folder.name: record.results.primary_metric for record in frame.records if record.results}
+    found: dict[str, str] = {}
+    for task, runs in frame.rows.groupby("task")["run_id"]:
+        found[str(task)] = next((metric for run in runs.unique() if (metric := known.get(run))), frame.metric)
+    return found
 
 
 def _flow(path: Path, notes: list[str]) -> Flow | None:

@@ -57,7 +57,7 @@ class Effect(Form):
     family_size: int
     stored_saved: float | None  #: share of the whole model's bytes, exact
     peak_saved: Mean | None  #: share of the measured training peak without the bare process
-    area: Mean | None  #: change of the mean height of the validation curve
+    area: Mean | None  #: change of the mean height of the validation curve, over the steps that both runs of a pair reached
     same_learning_rate: bool
 
     @property

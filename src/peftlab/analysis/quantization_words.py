@@ -18,8 +18,10 @@ METHOD = [
     "of each seed, Student's t over the slopes, Holm over schemes; and over all schemes at once the interaction term of a "
     "repeated-measures analysis of variance (statsmodels, seeds as subjects), which assumes sphericity where there are more "
     "than two ranks or schemes.",
-    "Convergence: mean height of the validation curve over steps, by trapezoids; and the first evaluation at or beyond the goal, "
-    "95 % of the way from chance to the mean over seeds of the float arm's best; where lower is better, that best / 0.95.",
+    "Convergence: mean height of the validation curve over steps, by trapezoids (of an arm each run's over all its steps, of a "
+    "pair over the steps at which both were evaluated, so that one that stopped early is not set against what the other did "
+    "later); and the first evaluation at or beyond the goal, 95 % of the way from chance to the mean over seeds of the float "
+    "arm's best; where lower is better, that best / 0.95.",
     "Error and update: of E = W - Q(W) and the trained update dW, cancelled is 1 - ||E - dW||^2 / ||E||^2, aligned the squared "
     "cosine, bound the energy of the singular values that an update of that rank could reach (constant in groups for pooled "
     "adapters; not known of ranks above 64 and of layers whose smaller side is above 2,048), all over adapted layers together.",

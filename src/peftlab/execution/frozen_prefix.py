@@ -145,6 +145,7 @@ class FrozenPrefix:
             "backbone": self.config.backbone_fingerprint,
             "data": self.config.data_fingerprint,
             "task": self.config.task,
+            "layout": ingredients.task.layout,
             "preprocessing": repr(ingredients.preprocessing()),
             "quantizer": (attempt.quantizer or ingredients.quantizer).spec(),
             "precision": attempt.precision,

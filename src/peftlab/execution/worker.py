@@ -167,6 +167,7 @@ class Run:
             status="completed" if fitted.diverged_at is None else "diverged",
             metrics=metrics,
             higher_is_better=dict(task.info.higher_is_better),
+            primary_metric=task.info.primary_metric,
             chance=dict(task.info.chance),
             majority=dict(task.info.majority),
             steps=fitted.steps,

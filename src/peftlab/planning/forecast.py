@@ -11,7 +11,7 @@ from peftlab.backbones.shapes import stamp
 from peftlab.nn.roles import Site
 from peftlab.planning.estimate import Estimate, estimate
 from peftlab.planning.machine import Machine
-from peftlab.planning.prefix import Decision, Shortcut
+from peftlab.planning.prefix import Decision, Shortcut, evaluated
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
@@ -50,9 +50,8 @@ class Forecast:
         if estimate is None:
             return None
         micro_batches = schedule.total * schedule.effective_batch / schedule.batch
-        evaluations = schedule.total // schedule.evaluate_steps
-        evaluated = evaluations * sizes.get("validation", 0) + sizes.get("test", 0)
-        largest = micro_batches * estimate.step_time_s + evaluated * estimate.evaluate_time_per_example_s
+        evaluating = evaluated(schedule, sizes) * estimate.evaluate_time_per_example_s
+        largest = micro_batches * estimate.step_time_s + evaluating
         shared = decision.fill_s / decision.runs + decision.use_s if decision is not None and not decision.why else 0.0
         return self.fill * largest + shared
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,16 @@ from peftlab.training.schedule import Schedule
 READ_BYTES_PER_S = 1e9  #: of files that lie in the system's memory
 CHECK_BYTES_PER_S = 5e8  #: SHA-256 of a file that is opened
 LEAST_S, LEAST_SHARE = 1.0, 0.02  #: a gain below this many seconds, or this share of the runs' time, is none
+
+
+def evaluated(schedule: Schedule, sizes: Mapping[str, int]) -> int:
+    """Examples that one run evaluates on that no early stopping ends.
+
+    All of validation as often as ``Schedule.evaluates_after`` says, also after a last stretch that is shorter (and once where
+    nothing is trained); all of test once.
+    """
+    validations = max(1, math.ceil(schedule.total / schedule.evaluate_steps))
+    return validations * sizes.get("validation", 0) + sizes.get("test", 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +42,7 @@ class Shortcut:
         With t the time of the prefix for one example, N examples kept, E sent through it in a run, b bytes of an example:
         saved = runs E t - (N t + runs (E b / reading + N b / checking)).
         """
-        evaluated = schedule.total // schedule.evaluate_steps * sizes.get("validation", 0) + sizes.get("test", 0)
-        sent, kept = schedule.total * schedule.effective_batch + evaluated, sum(sizes.values())
+        sent, kept = schedule.total * schedule.effective_batch + evaluated(schedule, sizes), sum(sizes.values())
         example_s = fill * max(0.0, whole.evaluate_time_per_example_s - self.estimate.evaluate_time_per_example_s)
         example_bytes = fill * self.row_bytes
         use_s = sent * example_bytes / READ_BYTES_PER_S + kept * example_bytes / CHECK_BYTES_PER_S

@@ -90,6 +90,7 @@ class RunResults(Record):
     status: Literal["completed", "diverged"] = "completed"
     metrics: dict[str, dict[str, float | None]]  #: split ("validation", "test") -> metric -> value
     higher_is_better: dict[str, bool]  #: metric -> direction
+    primary_metric: str | None = None  #: that selection and early stopping follow on validation; None: made before it was kept
     chance: dict[str, float] = {}  #: metric -> level of uniform guessing
     majority: dict[str, float] = {}  #: metric -> level of always answering the most frequent class
     steps: int  #: optimizer steps done

@@ -27,7 +27,9 @@ def decode(logits: np.ndarray, windows: Windows, numbers: np.ndarray, *, n_best:
     """As run_squad of Devlin et al. 2019: the ``n_best`` likeliest starts with the ``n_best`` likeliest ends.
 
     A span lies in the paragraph, ends where it starts or later, has at most ``max_answer_length`` tokens, and starts in the
-    window that shows most around its first token. Of equal logits the earlier position comes first.
+    window that shows most around its first token. Of equal logits the earlier position comes first. Some tokenizers make tokens
+    of white space alone: a span of nothing else is none, and of others such tokens at the ends are not part of the answer (in
+    run_squad, which cuts at white space first, there are none).
 
     Args:
         logits: start and end of every position, float [W, T, 2]; T at least the longest of the windows.
@@ -40,16 +42,20 @@ def decode(logits: np.ndarray, windows: Windows, numbers: np.ndarray, *, n_best:
     flat = np.where(here, windows.tokens.offsets[numbers][:, None] + place[None, :], 0)
     begin, end = np.where(here, windows.begin[flat], -1), np.where(here, windows.end[flat], -1)
     may_start = (begin >= 0) & windows.widest[flat]
+    onward, back = _solid(begin < end)
     values = np.where(here[:, :, None], logits.astype(np.float64), -np.inf)
     order = np.argsort(-values, axis=1, kind="stable")[:, :n_best]
     start, stop = order[:, :, 0], order[:, :, 1]  # [W, n]
     length = stop[:, None, :] - start[:, :, None] + 1
     fits = (length >= 1) & (length <= max_answer_length) & finite[:, None, None]
     fits &= np.take_along_axis(may_start, start, 1)[:, :, None] & (np.take_along_axis(end, stop, 1) >= 0)[:, None, :]
+    head, tail = np.take_along_axis(onward, start, 1), np.take_along_axis(back, stop, 1)
+    fits &= head[:, :, None] <= tail[:, None, :]
     sums = np.take_along_axis(values[:, :, 0], start, 1)[:, :, None] + np.take_along_axis(values[:, :, 1], stop, 1)[:, None, :]
     score = np.where(fits, sums, -np.inf).reshape(len(numbers), -1)
     best = np.argsort(-score, axis=1, kind="stable")[:, :n_best]
-    first, last = np.take_along_axis(start, best // stop.shape[1], 1), np.take_along_axis(stop, best % stop.shape[1], 1)
+    first, last = np.take_along_axis(head, best // stop.shape[1], 1), np.take_along_axis(tail, best % stop.shape[1], 1)
+    first = np.minimum(first, logits.shape[1] - 1)  # of what is no span
     rows = np.arange(len(numbers))
     null = windows.null[numbers]
     return Spans(
@@ -58,6 +64,14 @@ def decode(logits: np.ndarray, windows: Windows, numbers: np.ndarray, *, n_best:
         end=np.take_along_axis(end, last, 1).astype(np.int64),
         null=np.where(finite, values[rows, null, 0] + values[rows, null, 1], np.nan),
     )
+
+
+def _solid(solid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each position the next and the last one up to it that is solid, int64 [W, T]; T and -1 where there is none."""
+    longest = solid.shape[1]
+    place = np.arange(longest)
+    onward = np.minimum.accumulate(np.where(solid, place, longest)[:, ::-1], axis=1)[:, ::-1]
+    return onward, np.maximum.accumulate(np.where(solid, place, -1), axis=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +110,7 @@ def ranked(found: Found, context: str, *, nullable: bool, n_best: int) -> list[t
     """
     chosen: dict[str, tuple[float, int, int]] = {}
     for score, begin, end in found.spans:
-        if len(chosen) < n_best and context[begin:end]:
+        if len(chosen) < n_best:
             chosen.setdefault(context[begin:end], (score, begin, end))
     if nullable or not chosen:
         chosen[""] = (found.null, -1, -1)

@@ -16,7 +16,7 @@ from peftlab.tasks._wording import counted
 from peftlab.tasks.contract import Preprocessing
 from peftlab.tasks.data.contract import Examples
 
-LAYOUT = 1  #: raised when what a cache file holds changes
+LAYOUT = 2  #: raised when what a cache file holds changes, or the same files become other pixels
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 UNREADABLE = np.uint64(0)  #: digest of an image that could not be decoded
 
@@ -31,17 +31,44 @@ class PreparedImages:
 
 
 def to_rgb(image: Any) -> Any:
-    """A PIL image in RGB, upright: from a uint8 array [H, W], [H, W, 1] or [H, W, 3], or from a PIL image of any mode."""
+    """A PIL image in RGB, upright: from a uint8 array [H, W], [H, W, 1] or [H, W, 3], or from a PIL image of any mode.
+
+    Grey of more than 8 bits keeps its 8 highest, as Pillow does with colours.
+
+    Raises:
+        ValueError: whole numbers of 32 bits, which do not say how much is white.
+    """
     from PIL import Image, ImageOps
 
     if isinstance(image, np.ndarray):
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).convert("RGB")
+    bits = _grey_bits(image)  # before it is loaded, which forgets how its file holds it
     image.load()
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip everything above 255
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    if bits is not None:  # PIL's own conversion would clip everything above 255
+        values = np.asarray(image).astype(np.int64) >> (bits - 8)
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+#: modes of TIFF's raw data whose white is not that of 16 bits: 12 bits, and whole numbers with a sign
+_BITS = {"I;12": 12, "I;16S": 15, "I;16BS": 15}
+
+
+def _grey_bits(image: Any) -> int | None:
+    """Bits up to white of a PIL image of whole numbers above 255, by its mode and file; None for any other image.
+
+    Never by its pixels: a dark picture has as many bits as a bright one. Mode ``I`` (32 bits) is what PIL makes of 16 bits in
+    PGM files, of signed ones in TIFF files and, up to version 10, in PNG files.
+    """
+    if not image.mode.startswith("I"):
+        return None
+    tiles = getattr(image, "tile", None) or [("", (), 0, "")]
+    args = tiles[0][3]
+    raw = str(args[0] if isinstance(args, tuple) and args else args)
+    if image.mode.startswith("I;") or image.format in ("PNG", "PPM") or raw.startswith("I;16"):
+        return _BITS.get(raw, 16)
+    raise ValueError("whole numbers of 32 bits do not say how bright white is; save it with 8 or 16 bits")
 
 
 def resize_and_crop(image: Any, preprocessing: Preprocessing) -> np.ndarray:

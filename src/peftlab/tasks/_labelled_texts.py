@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,6 +89,9 @@ class LabelledTexts(SplitTask):
         """The columns of text: one, or two for pairs."""
         return self.examples().columns
 
+    def fingerprint(self) -> str:
+        return _identity(self.source().fingerprint(), self.examples())
+
     def info(self) -> TaskInfo:
         return self.described(self.examples())
 
@@ -101,6 +106,7 @@ class LabelledTexts(SplitTask):
         """
         rows = self.source().read()
         columns, target = _columns(rows, self.text, self.label, self.usual)
+        rows = rows.labelled(target)
         texts, empty = _texts(rows, columns)
         label_names, labels = self.targets(rows, target)
         notes = rows.notes_beside(*columns, target)
@@ -122,7 +128,7 @@ class LabelledTexts(SplitTask):
         splitter = self.splitter(examples)
         used = splitter.used()
         key = {
-            "data": self.source().fingerprint(cache),
+            "data": _identity(self.source().fingerprint(cache), examples),
             "columns": examples.columns,
             "tokenizer": tokenizer_fingerprint(preprocessing.tokenizer),
             "longest": longest,
@@ -247,6 +253,12 @@ def _texts(rows: Rows, columns: Sequence[str]) -> tuple[list[list[str]], int]:
         where = " ".join([rows.source, *columns])
         raise DataError("every text is empty", where=where, remedy="set text: to the column of the texts")
     return texts, empty
+
+
+def _identity(content: str, examples: Examples) -> str:
+    """Hash of the data that are used: those of the source, which reads all splits, less the splits without targets."""
+    left = examples.rows.left_out
+    return hashlib.sha256(f"{content} without {json.dumps(left)}".encode()).hexdigest() if left else content
 
 
 def _in_all_parts(rows: Rows, usual: Sequence[str]) -> None:

@@ -168,6 +168,7 @@ class Task(Component, ABC):
 
     input_kind: ClassVar[Literal["image", "text"]]
     head: ClassVar[Head]  #: what the backbone is given on top
+    layout: ClassVar[int] = 1  #: raised when the same data become other inputs; what was computed from earlier ones is not reused
 
     @property
     def augments(self) -> bool:

@@ -14,7 +14,7 @@ from peftlab.errors import OptionError
 from peftlab.tasks._augmentation import Augmentation, augment
 from peftlab.tasks._classes import ClassificationTask, PreparedClassification, describe
 from peftlab.tasks._copies import overlap
-from peftlab.tasks._images import UNREADABLE, PreparedImages, corrupt_note, prepare_images
+from peftlab.tasks._images import LAYOUT, UNREADABLE, PreparedImages, corrupt_note, prepare_images
 from peftlab.tasks._metrics import ClassificationMeter
 from peftlab.tasks._normalise import Normalise
 from peftlab.tasks._splits import Splitter
@@ -30,6 +30,7 @@ class ImageClassification(ClassificationTask):
     name: ClassVar[str] = "image-classification"
     input_kind: ClassVar[Literal["image", "text"]] = "image"
     head: ClassVar[Head] = "image-classification"
+    layout: ClassVar[int] = LAYOUT
 
     image_size: int | None = None  #: pixels a side; default: what the backbone was trained with
     crop: float | None = None  #: share of the resized shorter side that is kept; default: the backbone's

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks.text.datasets import TextDatasets
 from peftlab.tasks.text.resolve import source_of
+from peftlab.tasks.text.stsb import Stsb
 from peftlab.tasks.text_classification import TextClassification
+from peftlab.tasks.text_regression import TextRegression
 
 library = pytest.importorskip("datasets")
 
@@ -31,6 +35,66 @@ def test_class_labels_become_names_and_withheld_ones_are_left_out(tmp_path: Path
     assert any("'test' split has no labels" in note for note in rows.notes)
     info = TextClassification(data=str(folder)).info()
     assert info.label_names == ("no", "yes") and info.sizes["test"] == 8
+
+
+def save_pairs(folder: Path, **splits: list[Any]) -> Path:
+    """As GLUE's STS-B lies on the hub."""
+    text, number = library.Value("string"), library.Value("float32")
+    features = library.Features({"sentence1": text, "sentence2": text, "label": number})
+    tables = {}
+    for split, labels in splits.items():
+        one, two = ([f"{split} {side} {i}" for i in range(len(labels))] for side in ("one", "two"))
+        tables[split] = library.Dataset.from_dict({"sentence1": one, "sentence2": two, "label": labels}, features=features)
+    library.DatasetDict(tables).save_to_disk(folder)
+    return folder
+
+
+SCORES = [0.5 * (i % 11) for i in range(40)]
+
+
+@pytest.mark.parametrize("withheld", [[-1.0] * 8, [None] * 8, [-1.0, None] * 4])
+def test_numbers_that_are_withheld_are_left_out_and_validation_serves_as_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, withheld: list[Any]
+) -> None:
+    folder = save_pairs(tmp_path / "d", train=SCORES, validation=SCORES[:20], test=withheld)
+    monkeypatch.setattr(Stsb, "_source", lambda self: TextDatasets(path=str(folder)))
+    task = TextRegression(data="stsb")
+    assert task.info().sizes == {"train": 36, "validation": 4, "test": 20}
+    assert "the data's 'test' split has no labels and is left out" in task.info().notes
+    assert sum("serves as test" in note for note in task.info().notes) == 1
+    folded = TextRegression(data="stsb", folds=5)
+    assert sum(folded.info().sizes.values()) == 60 and folded.examples().labels.min() == 0.0
+    assert task.fingerprint() == folded.fingerprint() != task.source().fingerprint()  # another run id, other tokens kept
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train": SCORES, "validation": SCORES[:10], "test": SCORES[:9]},
+        {"train": [-1.0, *SCORES], "validation": SCORES[:10], "test": [-1.0, -1.0]},  # a target like any other
+        {"train": SCORES, "validation": SCORES[:10], "test": [-1.0, 2.0]},
+    ],
+)
+def test_numbers_that_are_told_stay(tmp_path: Path, splits: dict[str, list[Any]]) -> None:
+    task = TextRegression(data=str(save_pairs(tmp_path / "d", **splits)))
+    assert len(task.examples().labels) == sum(map(len, splits.values()))
+    assert task.fingerprint() == task.source().fingerprint()
+
+
+def test_what_was_said_of_splits_that_are_left_out_is_not_said(tmp_path: Path) -> None:
+    info = TextRegression(data=str(save_pairs(tmp_path / "d", train=SCORES, validation=[-1.0] * 5))).info()
+    assert sum(info.sizes.values()) == 40 and not any("serves as test" in note for note in info.notes)
+
+
+@pytest.mark.parametrize("write", [int, str])
+def test_whole_numbers_as_classes_are_withheld_alike(tmp_path: Path, write: Callable[[int], Any]) -> None:
+    tables = {}
+    for split, labels in {"train": [0, 1] * 20, "validation": [0, 1] * 4, "test": [-1] * 5}.items():
+        texts = [f"{split} text {i}" for i in range(len(labels))]
+        tables[split] = library.Dataset.from_dict({"sentence": texts, "label": list(map(write, labels))})
+    library.DatasetDict(tables).save_to_disk(tmp_path / "d")
+    info = TextClassification(data=str(tmp_path / "d"), folds=2).info()
+    assert info.label_names == ("0", "1") and sum(info.sizes.values()) == 48
 
 
 def test_splits_can_be_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from peftlab import mistakes
 from peftlab.errors import DataError, nearest
 from peftlab.tasks.data._source import Source
-from peftlab.tasks.data.contract import Role, arrange
+from peftlab.tasks.data.contract import ROLES, Role, arrange
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,7 @@ class Rows:
     roles: Mapping[Role, np.ndarray]  #: int64 indices that the data themselves call train, validation, test; train is there
     columns: Mapping[str, str | tuple[str, ...]]  #: what a task asks for -> column that it is in, where the source knows
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  #: splits that :meth:`labelled` left out
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
@@ -55,6 +56,24 @@ class Rows:
             if name not in part.columns:
                 raise part.lacks(name)
         return [value for part in self.parts for value in part.columns[name]]
+
+    def labelled(self, name: str) -> Rows:
+        """Without the splits whose targets, the values of a column, are withheld; said in a note.
+
+        A split other than train is withheld where all its values are null, or null and -1 where no training example has -1:
+        benchmarks whose test targets are not public (GLUE on the hub) write that in their place, for classes and for numbers.
+        """
+        train = next(part for part in self.parts if ROLES[part.split] == "train")
+        marks = not any(map(_is_mark, train.columns.get(name, ())))
+        others = (part for part in self.parts if part is not train)
+        left = tuple(part.split for part in others if _is_withheld(part.columns.get(name, ()), marks))
+        if not left:
+            return self
+        kept = [part for part in self.parts if part.split not in left]
+        said = arrange([(part.split, len(part)) for part in self.parts], where=self.source)[2]  # of these splits, not of the rest
+        notes = [note for note in self.notes if note not in said] + [left_out_note(split) for split in left]
+        found = gather(kept, where=self.source, columns=self.columns, notes=notes)
+        return dataclasses.replace(found, left_out=left)
 
     def texts(self, name: str, *, empty: bool = False) -> list[str]:
         """The values of a column of texts; ``empty``: null stands for an empty one.
@@ -84,6 +103,20 @@ class Rows:
                 return part.where(index)
             index -= len(part)
         raise IndexError(index)
+
+
+def left_out_note(split: str) -> str:
+    """The sentence about a split whose labels are withheld."""
+    return f"the data's {split!r} split has no labels and is left out"
+
+
+def _is_withheld(values: Sequence[Any], marks: bool) -> bool:
+    """``marks``: -1 stands for a target that is not told."""
+    return bool(values) and all(value is None or (marks and _is_mark(value)) for value in values)
+
+
+def _is_mark(value: Any) -> bool:
+    return value.strip() in ("-1", "-1.0") if isinstance(value, str) else isinstance(value, int | float) and value == -1
 
 
 class TextSource(Source):

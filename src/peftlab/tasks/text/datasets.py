@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from peftlab.tasks.data._files import hash_files
 from peftlab.tasks.data._library import LibraryData
 from peftlab.tasks.data.contract import ROLES
-from peftlab.tasks.text.contract import RowPart, Rows, TextSource, gather
+from peftlab.tasks.text.contract import RowPart, Rows, TextSource, gather, left_out_note
 
 _FILES = frozenset({".arrow", ".parquet", ".csv", ".tsv", ".json", ".jsonl", ".txt"})  #: that decide what is read
 
@@ -20,7 +20,8 @@ _FILES = frozenset({".arrow", ".parquet", ".csv", ".tsv", ".json", ".jsonl", ".t
 class TextDatasets(LibraryData, TextSource):
     """A hub id (``owner/name``), or a local folder that ``save_to_disk`` wrote; another that the library reads where it is named.
 
-    Class labels become their names. A split other than train whose labels are all withheld (-1) is left out.
+    Class labels become their names. A split other than train whose class labels are all withheld (-1) is left out; numbers that
+    are withheld are left out by the task, which knows the column of its targets.
     """
 
     name: ClassVar[str] = "datasets"
@@ -45,7 +46,7 @@ class TextDatasets(LibraryData, TextSource):
             part = RowPart(split=split, columns=_columns(table), where=lambda i, of=header: f"{of} row {i}", header=header)
             withheld = [name for name, values in part.columns.items() if _is_label(table, name) and set(values) == {None}]
             if withheld and ROLES[split] != "train":
-                notes.append(f"the data's {split!r} split has no labels and is left out")
+                notes.append(left_out_note(split))
             else:
                 parts.append(part)
         return gather(parts, where=self.where, notes=notes)
