@@ -11,6 +11,7 @@ import pytest
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks.text.datasets import TextDatasets
 from peftlab.tasks.text.resolve import source_of
+from peftlab.tasks.text.mrpc import Mrpc
 from peftlab.tasks.text.stsb import Stsb
 from peftlab.tasks.text_classification import TextClassification
 from peftlab.tasks.text_regression import TextRegression
@@ -49,6 +50,23 @@ def save_pairs(folder: Path, **splits: list[Any]) -> Path:
     return folder
 
 
+def test_glue_is_tested_on_validation_though_a_test_split_has_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MRPC's test labels are public, on the hub too; in GLUE's own files, and in what others report, its validation is the test."""
+    features = library.Features({"label": library.ClassLabel(names=["not_equivalent", "equivalent"])})
+    tables = {}
+    for split, size in {"train": 20, "validation": 8, "test": 12}.items():
+        one, two = ([f"{split} {side} {i}" for i in range(size)] for side in ("one", "two"))
+        table = library.Dataset.from_dict({"label": [i % 2 for i in range(size)]}, features=features)
+        tables[split] = table.add_column("sentence1", one).add_column("sentence2", two)
+    library.DatasetDict(tables).save_to_disk(tmp_path / "mrpc")
+    monkeypatch.setattr(Mrpc, "_source", lambda self: TextDatasets(path=str(tmp_path / "mrpc")))
+    rows = Mrpc().read()
+    assert [part.split for part in rows.parts] == ["train", "validation"] and rows.left_out == ("test",)
+    assert "the data's 'test' split is left out: GLUE is reported on validation" in rows.notes
+    info = TextClassification(data="mrpc").info()
+    assert info.sizes["test"] == 8 and info.label_names == ("not_equivalent", "equivalent")
+
+
 SCORES = [0.5 * (i % 11) for i in range(40)]
 
 
@@ -60,7 +78,9 @@ def test_numbers_that_are_withheld_are_left_out_and_validation_serves_as_test(
     monkeypatch.setattr(Stsb, "_source", lambda self: TextDatasets(path=str(folder)))
     task = TextRegression(data="stsb")
     assert task.info().sizes == {"train": 36, "validation": 4, "test": 20}
-    assert "the data's 'test' split has no labels and is left out" in task.info().notes
+    assert "the data's 'test' split is left out: GLUE is reported on validation" in task.info().notes
+    plain = TextRegression(data=str(folder)).info()
+    assert plain.sizes == task.info().sizes and "the data's 'test' split has no labels and is left out" in plain.notes
     assert sum("serves as test" in note for note in task.info().notes) == 1
     folded = TextRegression(data="stsb", folds=5)
     assert sum(folded.info().sizes.values()) == 60 and folded.examples().labels.min() == 0.0

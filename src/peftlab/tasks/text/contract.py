@@ -66,14 +66,19 @@ class Rows:
         train = next(part for part in self.parts if ROLES[part.split] == "train")
         marks = not any(map(_is_mark, train.columns.get(name, ())))
         others = (part for part in self.parts if part is not train)
-        left = tuple(part.split for part in others if _is_withheld(part.columns.get(name, ()), marks))
-        if not left:
+        return self.without(
+            {part.split: left_out_note(part.split) for part in others if _is_withheld(part.columns.get(name, ()), marks)}
+        )
+
+    def without(self, splits: Mapping[str, str]) -> Rows:
+        """Without these splits; split -> what is noted of it."""
+        if not splits:
             return self
-        kept = [part for part in self.parts if part.split not in left]
+        kept = [part for part in self.parts if part.split not in splits]
         said = arrange([(part.split, len(part)) for part in self.parts], where=self.source)[2]  # of these splits, not of the rest
-        notes = [note for note in self.notes if note not in said] + [left_out_note(split) for split in left]
+        notes = [*(note for note in self.notes if note not in said), *splits.values()]
         found = gather(kept, where=self.source, columns=self.columns, notes=notes)
-        return dataclasses.replace(found, left_out=left)
+        return dataclasses.replace(found, left_out=(*self.left_out, *splits))
 
     def texts(self, name: str, *, empty: bool = False) -> list[str]:
         """The values of a column of texts; ``empty``: null stands for an empty one.
