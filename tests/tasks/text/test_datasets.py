@@ -10,8 +10,8 @@ import pytest
 
 from peftlab.errors import DataError, OptionError
 from peftlab.tasks.text.datasets import TextDatasets
-from peftlab.tasks.text.resolve import source_of
 from peftlab.tasks.text.mrpc import Mrpc
+from peftlab.tasks.text.resolve import source_of
 from peftlab.tasks.text.stsb import Stsb
 from peftlab.tasks.text_classification import TextClassification
 from peftlab.tasks.text_regression import TextRegression
@@ -51,7 +51,7 @@ def save_pairs(folder: Path, **splits: list[Any]) -> Path:
 
 
 def test_glue_is_tested_on_validation_though_a_test_split_has_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MRPC's test labels are public, on the hub too; in GLUE's own files, and in what others report, its validation is the test."""
+    """MRPC's test labels are public, on the hub too; in GLUE's own files, and in what others report, validation is the test."""
     features = library.Features({"label": library.ClassLabel(names=["not_equivalent", "equivalent"])})
     tables = {}
     for split, size in {"train": 20, "validation": 8, "test": 12}.items():
