@@ -6,13 +6,13 @@ Exit codes of the command line (also in docs/cli.md):
 code meaning
 ==== =====================================================================
 0    done
-1    the study ended, but at least one run failed
+1    the study ended, but at least one run failed; doctor: something here does not work
 2    the study file, an option or the command line is wrong
 3    the data are wrong
 4    the backbone cannot be had
 5    the plan refuses what was asked
 6    the records cannot be read or written, or another runner holds them
-7    training stopped on a broken promise (non-finite, nothing moved, ...)
+7    training stopped on a broken promise (non-finite, nothing moved, ...); check: an arm does not do what it says
 8    an optional part is not installed
 9    LaTeX stopped at the paper
 10   a run that was reproduced came out different
