@@ -26,7 +26,7 @@ from peftlab.analysis.frame import load_frame
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import dump
 from peftlab.study.schema import Racing, Study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 from peftlab.tuning.racing import Heat, heats, rules, save
 
 KINDS = ("difference", "non_inferiority")
@@ -94,7 +94,7 @@ def _named(study: Study) -> Any:
     from peftlab.study.expand import cells
 
     tasks = [cell.task for cell in cells(study)]
-    return lambda task: next(task_name(asked) for asked in tasks if covers(asked, task))
+    return lambda task: next(task_key(asked) for asked in tasks if covers(asked, task))
 
 
 def _seconds(results: Any) -> float:

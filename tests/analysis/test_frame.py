@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.planned import covers, task_names
 from peftlab.errors import RecordError
-from peftlab.study.task_name import task_name as task_key
+from peftlab.study.task_key import task_key
 from tests.report.fixtures import STUDY, Options, write_results
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from peftlab.planning.plan import Plan, PlannedRun
 from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 from tests.report.fixtures import config_of
 
 
@@ -16,7 +16,7 @@ def plan_of(raw: dict[str, Any], **changes: Any) -> Plan:
     study = validate_study(raw)
     runs = [
         PlannedRun(
-            label=cell.label, backbone=cell.backbone, task=task_name(cell.task), seed=seed, fold=0, purpose="evaluation",
+            label=cell.label, backbone=cell.backbone, task=task_key(cell.task), seed=seed, fold=0, purpose="evaluation",
             config=config_of(study, cell, seed).model_copy(update=changes), steps=1, trainable=1, total_parameters=1,
             estimate=None, predicted_s=2.0,
         )

@@ -20,7 +20,7 @@ from peftlab.records.commit import commit_folder
 from peftlab.records.lease import Lease
 from peftlab.records.store import ResultsFolder, RunFolder
 from peftlab.study.load import parse_yaml, validate_study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 from peftlab.tuning import choice
 from tests.records.examples import configuration, failure, results
 
@@ -215,7 +215,7 @@ def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: Resul
     choice.save(
         folder, validate_study(parse_yaml(STUDY)), [], [],
         [choice.Choice(
-            label=arm.label, backbone=arm.backbone, task=task_name(arm.task), values={"learning_rate": 0.001}, mean=0.9, trials=2,
+            label=arm.label, backbone=arm.backbone, task=task_key(arm.task), values={"learning_rate": 0.001}, mean=0.9, trials=2,
             different=2, runs=2, lost=0, tied=1, at_edge=(), lacks=(), time_s=1.0,
         )],
     )  # fmt: skip

@@ -21,7 +21,7 @@ from peftlab.planning.planner import make_plan
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
 from peftlab.study.load import validate_study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 from tests.contracts.tiny import make
 
 
@@ -98,8 +98,8 @@ def test_short_and_explicit_forms_of_a_component_give_one_id(backbone: str, cach
 
 def test_tasks_that_differ_in_an_option_of_their_data_are_told_apart() -> None:
     fine, coarse = ({"kind": "k", "data": {"name": "npz", "path": "a", "label": label}} for label in ("fine", "coarse"))
-    assert task_name(fine) == "k:a[data.label=fine]" and task_name(coarse) == "k:a[data.label=coarse]"
-    assert task_name({"kind": "k", "data": "digits"}) == task_name({"kind": "k", "data": {"name": "digits"}}) == "k:digits"
+    assert task_key(fine) == "k:a[data.label=fine]" and task_key(coarse) == "k:a[data.label=coarse]"
+    assert task_key({"kind": "k", "data": "digits"}) == task_key({"kind": "k", "data": {"name": "digits"}}) == "k:digits"
 
 
 def test_counts_are_those_of_the_closed_formula(backbone: str, cache: Path) -> None:

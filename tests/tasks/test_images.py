@@ -107,7 +107,9 @@ def test_sixteen_bits_are_sixteen_bits_however_dark_the_picture(form: str) -> No
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_of_tiff_the_depth_that_the_file_tells_counts(order: str) -> None:
-    words = lambda *values: struct.pack(f"{order}{len(values)}H", *values)  # noqa: E731
+    def words(*values: int) -> bytes:
+        return struct.pack(f"{order}{len(values)}H", *values)
+
     for bits, sample_format, values, expected in (
         (16, 1, words(200, 256, 65535), [0, 1, 255]),
         (16, 2, words(100, 128, 32767, 65535), [0, 1, 255, 0]),  # with a sign: the last is -1

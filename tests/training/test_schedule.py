@@ -132,3 +132,11 @@ def test_evaluations_and_epochs_are_counted_in_steps() -> None:
     assert [schedule.epoch(done) for done in (0, 2, 8)] == [0.0, 0.5, 2.0]
     odd = Schedule.of(Train(epochs=1, batch_size=1, evaluate_every=1 / 3, max_steps=5), 9)
     assert [done for done in range(1, 6) if odd.evaluates_after(done)] == [3, 5], "after the last step too"
+
+
+@given(examples=st.integers(1, 60), batch=st.integers(1, 70), effective=st.integers(1, 3), steps=st.integers(0, 30))
+def test_examples_are_those_of_the_micro_batches(examples: int, batch: int, effective: int, steps: int) -> None:
+    """100 examples in batches of 64 are 100 an epoch, not 128."""
+    schedule = Schedule.of(Train(epochs=30, batch_size=batch, effective_batch_size=effective * batch), examples)
+    seen = [schedule.micro_batches(step, np.arange(examples), 0) for step in range(steps)]
+    assert schedule.seen(steps) == sum(len(batch) for step in seen for batch in step)

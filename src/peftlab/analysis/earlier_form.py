@@ -17,7 +17,7 @@ from peftlab.analysis.reading import Problem, RunRecord
 from peftlab.records.record import NO_OUTCOME, RunConfig
 from peftlab.study.expand import Cell, cells
 from peftlab.study.schema import Study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 
 #: what names one run of a plan: label, backbone, task, seed, fold
 Place = tuple[str, str, str, int, int]
@@ -41,7 +41,7 @@ class Asked:
         ways: dict[tuple[str, str, str], set[str]] = {}
         for run_id, config in runs:
             if run_id in ids and (cell := _cell(found, config)) is not None:
-                ways.setdefault((config.label, config.backbone, task_name(cell.task)), set()).add(_way(config))
+                ways.setdefault((config.label, config.backbone, task_key(cell.task)), set()).add(_way(config))
         return cls(cells=found, ids=ids, planned=dict(named), ways={key: frozenset(value) for key, value in ways.items()})
 
     def why_not(self, run_id: str, config: RunConfig) -> str:
@@ -58,7 +58,7 @@ class Asked:
             return ""
         if changed := _changed(cell, config):
             return f"the arm is trained otherwise now ({changed})"
-        arm = (config.label, config.backbone, task_name(cell.task))
+        arm = (config.label, config.backbone, task_key(cell.task))
         if self.planned.get((*arm, config.seed, config.fold), run_id) != run_id:
             return "the study asks for another run of this arm and seed now"
         if _way(config) not in self.ways.get(arm, {_way(config)}):

@@ -12,7 +12,7 @@ from peftlab.analysis.reading import Problem, RunRecord, flatten
 from peftlab.records.record import RunConfig
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
-from peftlab.study.task_name import task_name as task_key
+from peftlab.study.task_key import task_key
 
 #: parts of a data source that tell two of them apart
 _DATA_KEYS = ("path", "folder", "id", "dataset", "file", "train")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from peftlab.analysis import statements as say
 from peftlab.analysis.comparison import equivalence_p, holm, margin_differences, non_inferiority, paired_difference, union
 from peftlab.analysis.findings import AnalysisPlan, Finding
 from peftlab.analysis.frame import Frame
+from peftlab.analysis.planned import canonical
 from peftlab.analysis.race_tests import as_raced, compare
 from peftlab.analysis.setting import Comparison, Setting
 from peftlab.study.expand import cells
@@ -94,7 +94,7 @@ def family_of(frame: Frame) -> Family:
         return Family(0, 0)
     declared = cells(frame.study)
     labels = {cell.label for cell in declared} | set(frame.arms)
-    places = {(json.dumps(cell.task, sort_keys=True), cell.backbone) for cell in declared}
+    places = {(canonical(cell.task), cell.backbone) for cell in declared}
     return Family(len(labels) - 1, max(len(places), len(frame.settings)))
 
 

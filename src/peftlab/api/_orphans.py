@@ -16,7 +16,7 @@ from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.load import parse_yaml, validate_study
 from peftlab.study.schema import Study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 
 
 def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:
@@ -63,7 +63,7 @@ def _chosen(results: ResultsFolder) -> Mapping[Arm, Mapping[str, Any]]:
 
 def _not_chosen(config: RunConfig, chosen: Mapping[Arm, Mapping[str, Any]]) -> str:
     """An evaluation run with values that tuning chose once and, with runs that were tried again, chooses no more."""
-    now = chosen.get((config.label, config.backbone, task_name(config.task)))
+    now = chosen.get((config.label, config.backbone, task_key(config.task)))
     if config.purpose != "evaluation" or now is None:
         return ""
     gone = [f"{key} {value}" for key, value in config.tuned.items() if key in now and now[key] != value]

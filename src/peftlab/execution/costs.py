@@ -9,7 +9,6 @@ from typing import Any
 
 from peftlab.records.record import RunConfig
 from peftlab.training.loop import Fitted, Trainer
-from peftlab.training.schedule import Schedule
 
 #: of ``time`` in a run's results: how it was computed, not how long it took
 _HOW = ("threads", "processes", "device", "precision", "fused_layers", "plain_layers", "prefix", "sharded")
@@ -32,7 +31,7 @@ def times_of(fitted: Fitted, trainer: Trainer, began: float, cpu_began: float) -
         began: ``time.perf_counter()`` when the run began in this process.
         cpu_began: ``time.process_time()`` then.
     """
-    examples = examples_seen(trainer.schedule, fitted.steps)
+    examples = trainer.schedule.seen(fitted.steps)
     return {
         "train_s": fitted.train_s,
         "evaluate_s": trainer.evaluate_s,
@@ -42,12 +41,6 @@ def times_of(fitted: Fitted, trainer: Trainer, began: float, cpu_began: float) -
         "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
         "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
     }
-
-
-def examples_seen(schedule: Schedule, steps: int) -> int:
-    """By the first ``steps`` optimizer steps: the last one of an epoch sees what is left of it."""
-    epochs, rest = divmod(steps, schedule.steps_per_epoch)
-    return epochs * schedule.examples + min(rest * schedule.effective_batch, schedule.examples)
 
 
 def shared(

@@ -17,7 +17,7 @@ from peftlab.planning.search import Key, Search, Values, adapter_options, shown_
 from peftlab.registry import component
 from peftlab.study.expand import Cell
 from peftlab.study.schema import Arm, Require, Study, Train
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
 
@@ -41,7 +41,7 @@ class Ready:
 
     @property
     def key(self) -> Key:
-        return (self.cell.label, self.cell.backbone, task_name(self.cell.task))
+        return (self.cell.label, self.cell.backbone, task_key(self.cell.task))
 
 
 class Arms:
@@ -62,12 +62,12 @@ class Arms:
 
     def _ready(self, cell: Cell) -> Ready:
         ingredients = dataclasses.replace(Ingredients.of_cell(cell), fused=self.options.fused)
-        task_key, task = task_name(cell.task), ingredients.task
-        place = (task_key, cell.backbone)
+        key, task = task_key(cell.task), ingredients.task
+        place = (key, cell.backbone)
         if place not in self.infos:
             self.infos[place] = task.info_for(ingredients.preprocessing, self.options.cache)
         info = self.infos[place]
-        data = self.fingerprints.get(task_key) or self.fingerprints.setdefault(task_key, task.fingerprint())
+        data = self.fingerprints.get(key) or self.fingerprints.setdefault(key, task.fingerprint())
         weights = self.fingerprints.get(cell.backbone) or self.fingerprints.setdefault(
             cell.backbone, ingredients.source.fingerprint(cell.backbone)
         )
@@ -112,7 +112,7 @@ class Arms:
         groups: dict[tuple[str, str], list[Ready]] = {}
         for item in ready:
             if item.cell.train.batch_size == "auto" and item.refusal is None:
-                groups.setdefault((item.cell.backbone, task_name(item.cell.task)), []).append(item)
+                groups.setdefault((item.cell.backbone, task_key(item.cell.task)), []).append(item)
         batches = {}
         for key, items in groups.items():
             effective = [item.cell.train.effective_batch_size or EFFECTIVE for item in items]
@@ -124,7 +124,7 @@ class Arms:
                 self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
                 for item, e in zip(items, effective, strict=True)
             )
-        return [self._settled(item, batches.get((item.cell.backbone, task_name(item.cell.task)))) for item in ready]
+        return [self._settled(item, batches.get((item.cell.backbone, task_key(item.cell.task)))) for item in ready]
 
     def _check_metric(self, info: TaskInfo) -> None:
         metric, known = self.study.analysis.metric, info.higher_is_better

@@ -38,7 +38,7 @@ from peftlab.records.record import RunConfig
 from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import Cell, cells, checked_train, select_cells
 from peftlab.study.schema import ADAPTER, Study, Train
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 
 
 def make_plan(study: Study, options: PlanOptions) -> Plan:
@@ -175,7 +175,7 @@ class Planner:
         return PlannedRun(
             label=item.cell.label,
             backbone=item.cell.backbone,
-            task=task_name(item.cell.task),
+            task=task_key(item.cell.task),
             seed=seed,
             fold=fold,
             purpose=purpose,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +15,8 @@ LEAST_S, LEAST_SHARE = 1.0, 0.02  #: a gain below this many seconds, or this sha
 
 
 def evaluated(schedule: Schedule, sizes: Mapping[str, int]) -> int:
-    """Examples that one run evaluates on that no early stopping ends.
-
-    All of validation as often as ``Schedule.evaluates_after`` says, also after a last stretch that is shorter (and once where
-    nothing is trained); all of test once.
-    """
-    validations = max(1, math.ceil(schedule.total / schedule.evaluate_steps))
-    return validations * sizes.get("validation", 0) + sizes.get("test", 0)
+    """Examples that one run evaluates on that no early stopping ends: all of validation again and again, all of test once."""
+    return schedule.evaluations * sizes.get("validation", 0) + sizes.get("test", 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from peftlab.probes.contract import Probe, View, looking
 
 FILE = "merge_equivalence.json"
 SIZE = 8  #: examples of a batch, and the larger size that is timed
-FEWEST, MOST = 3, 20  #: repeats of a timing
+FEWEST, MOST = 3, 5  #: repeats of a timing: every run has one, and its time is the user's
 SECONDS = 0.5  #: that the repeats of one size take, unless the fewest take longer
 FLOAT_BYTES = 4
 Inputs = Mapping[str, torch.Tensor]
@@ -126,7 +126,7 @@ class MergeEquivalence(Probe):
 
     ``max_difference`` is the largest |merged - trained| over all logits, ``relative`` the same over the largest |trained| of
     its batch, the worst batch counting; float32, evaluation mode. Both are None, and nothing is ``within`` the tolerance, where
-    an output was not finite in any batch (``not_finite``: in how many). Latency: medians of 3 to 20 calls, both models in
+    an output was not finite in any batch (``not_finite``: in how many). Latency: medians of 3 to 5 calls, both models in
     turn, in this process with its threads, of 1 example and of 8. The trained model is not touched: a copy is merged, after
     the test, which needs the model's own size and that of its float32 weights once more for a moment. Left out, with the
     reason in the record: adapters that cannot merge or add nothing, and copies larger than ``memory`` allows. Of a quantized

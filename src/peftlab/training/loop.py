@@ -24,7 +24,7 @@ from peftlab.training.checkpoint import Checkpoints
 from peftlab.training.evaluation import check_finite, evaluate
 from peftlab.training.feed import Feed
 from peftlab.training.listener import Listener, gap
-from peftlab.training.optimizers import clip, make_optimizer, optimizer_tensors, restore_optimizer
+from peftlab.training.optimizers import clip, decay_changed, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.passes import Passes
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.proof import Movement, assert_frozen, frozen_hash
@@ -294,9 +294,7 @@ class Trainer:
             notes += self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
             self.window, self.notes, self.resumed = list(loop["window"]), list(loop["notes"]), loop["resumed"]
-            odd = {*self.vectors} ^ {*loop.get("vectors", [])}  # where another version of peftlab began it
-            if odd and self.train.weight_decay:
-                notes = [*notes, f"weight decay changed after step {self.step}, of {len(odd)} tensors, e.g. {min(odd)}"]
+            notes += decay_changed(self.vectors, loop.get("vectors", ()), self.train, self.step)
         self.resumed += 1
         self._note([*notes, *gap(self.schedule.lines(self.step, validated=len(self.splits.validation) > 0), kept)])
 

@@ -33,6 +33,14 @@ def make_optimizer(
     )
 
 
+def decay_changed(vectors: Collection[str], before: Collection[str], train: Train, step: int) -> list[str]:
+    """A note for a run that goes on after ``step``, where another version of peftlab took other tensors for vectors."""
+    odd = {*vectors} ^ {*before}
+    if not odd or not train.weight_decay:
+        return []
+    return [f"weight decay changed after step {step}, of {len(odd)} tensors, e.g. {min(odd)}"]
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
     """``<parameter>/<state>`` -> tensor. ``names``: id of a parameter -> its name."""
     found: dict[str, torch.Tensor] = {}

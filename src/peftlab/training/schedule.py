@@ -78,8 +78,18 @@ class Schedule:
         chosen = train_indices[order[position * self.effective_batch : (position + 1) * self.effective_batch]]
         return [chosen[i : i + self.batch] for i in range(0, len(chosen), self.batch)]
 
+    def seen(self, steps_done: int) -> int:
+        """Examples up to there: the last step of an epoch sees what is left of it."""
+        epochs, rest = divmod(steps_done, self.steps_per_epoch)
+        return epochs * self.examples + min(rest * self.effective_batch, self.examples)
+
     def evaluates_after(self, steps_done: int) -> bool:
         return steps_done % self.evaluate_steps == 0 or steps_done == self.total
+
+    @property
+    def evaluations(self) -> int:
+        """Validations of a run that nothing stops early: as :meth:`evaluates_after` says, and one where nothing is trained."""
+        return max(1, math.ceil(self.total / self.evaluate_steps))
 
     def logs_after(self, steps_done: int) -> bool:
         """Whether the training loss is told: a hundred times a run, if it has as many steps."""

@@ -19,7 +19,7 @@ from peftlab.records.record import RunConfig, RunError, to_json
 from peftlab.records.store import ResultsFolder
 from peftlab.study.expand import cells
 from peftlab.study.schema import Study
-from peftlab.study.task_name import task_name
+from peftlab.study.task_key import task_key
 
 FILE = "racing.json"
 
@@ -63,7 +63,7 @@ def rules(study: Study, higher_is_better: bool) -> dict[tuple[str, str], Rule]:
     assert asked is not None
     groups: dict[tuple[str, str], list[str]] = {}
     for cell in cells(study):
-        groups.setdefault((task_name(cell.task), cell.backbone), []).append(cell.label)
+        groups.setdefault((task_key(cell.task), cell.backbone), []).append(cell.label)
     for (task, backbone), labels in groups.items():
         if len(labels) < 2:
             what = f"{labels[0]} is alone on {task}, {backbone}: there is no race of one arm"

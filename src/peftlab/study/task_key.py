@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def task_name(task: Mapping[str, Any]) -> str:
+def task_key(task: Mapping[str, Any]) -> str:
     """A short name of a task: kind:data with all further options, so that it tells tasks apart."""
     data, rest = task.get("data", ""), {k: v for k, v in task.items() if k not in ("kind", "data")}
     if isinstance(data, Mapping):
