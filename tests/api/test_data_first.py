@@ -13,7 +13,7 @@ from PIL import Image
 from peftlab import api
 from peftlab.api._data_first import prepare_first
 from peftlab.api.answers import pairs
-from peftlab.errors import DataError
+from peftlab.errors import BackboneError, DataError
 
 STUDY = """\
 study: photos
@@ -50,6 +50,12 @@ def test_an_image_that_cannot_be_read_is_told_once_and_nothing_is_begun(study: P
         getattr(api, verb)(study, **options)
     assert "on_corrupt: skip" in caught.value.remedy
     assert not (study.parent / "results").exists()
+
+
+@pytest.mark.parametrize("verb", [api.check, api.run])
+def test_a_backbone_that_is_not_there_is_told_once_and_not_by_every_arm(study: Path, verb: Callable[..., Any]) -> None:
+    with pytest.raises(BackboneError, match="no such backbone"):
+        verb(study, overrides=["backbone=no/such/folder/here", "task.data=digits"])
 
 
 def test_what_is_skipped_is_told(study: Path) -> None:

@@ -17,7 +17,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WITHIN = re.compile(r"(?<=\d) (?=%)|(?<=\b[pnrτ]) (?=[=<>≤≥\d−])|(?<=\b[pnrτ] [=<>≤≥]) (?=[\d−])")
 
 
-_LEVELS = (0.1, 0.05, 0.025, 0.02, 0.01, 0.005, 0.002, 0.001)  #: of tests, as confidences of 90 % to 99.9 % ask for
+_LEVELS = (0.1, 0.05, 0.025, 0.02, 0.01)  #: of tests, as studies declare them; below, a third digit is read by nobody
 
 
 def is_share(metric: str) -> bool:

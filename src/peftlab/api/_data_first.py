@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from peftlab.errors import DataError, PeftlabError
+from peftlab.errors import BackboneError, DataError, PeftlabError
 
 
 def prepare_first(asked: Iterable[tuple[str, Mapping[str, Any]]], cache: Path) -> Iterator[str]:
@@ -21,12 +21,13 @@ def prepare_first(asked: Iterable[tuple[str, Mapping[str, Any]]], cache: Path) -
         what was skipped, what the splits share: the task's warnings.
 
     Raises:
-        DataError: images or texts that cannot be read. Whatever else is wrong is left to those who say it better.
+        DataError: images or texts that cannot be read.
+        BackboneError: a backbone that no arm can be tried on. Whatever else is wrong is left to those who say it better.
     """
     for backbone, spec in {json.dumps(pair, sort_keys=True, default=str): pair for pair in asked}.values():
         try:
             warnings = _prepared(backbone, spec, cache).info.warnings
-        except DataError:
+        except (DataError, BackboneError):
             raise
         except PeftlabError:
             continue

@@ -19,6 +19,7 @@ def check(study: str | Path, *, overrides: Iterable[str] = (), only: Sequence[st
 
     Raises:
         DataError: data that cannot be read, which no arm can help.
+        BackboneError: nor a backbone that is not there.
         PlanRefused: no such device here.
     """
     from peftlab.study.load import load_study, of_file

@@ -37,7 +37,7 @@ function showInterval(low, high, difference = false) {
   const one = difference ? showDifference : (v) => show(v).replace(" %", "");
   return `[${one(low)}, ${one(high)}]`;
 }
-const LEVELS = [0.1, 0.05, 0.025, 0.02, 0.01, 0.005, 0.002, 0.001];
+const LEVELS = [0.1, 0.05, 0.025, 0.02, 0.01];
 function showP(p) {
   if (!known(p)) return "–";
   if (p < 0.001) return "< 0.001";
