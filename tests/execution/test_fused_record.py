@@ -66,6 +66,18 @@ def test_what_was_begun_goes_on_that_way(tmp_path: Path, backbone: str, fused: b
     assert record["read_rows"] is fused
 
 
+def test_why_every_row_is_read_is_said_after_a_continuation_too(tmp_path: Path, backbone: str) -> None:  # noqa: F811
+    """The run goes on as it was begun, so that nobody asks again."""
+    wanted = config(backbone, {"name": "bottleneck", "width": 4}, epochs=0.5)
+    run = folder(tmp_path / "parted").run(wanted)
+    options = WorkerOptions(cache=tmp_path / "cache", device="cpu")
+    begin(run, wanted, options)
+    first = run.read_json(FILE)
+    finish(run, wanted, options)
+    assert "something acts on" in first["last_block"]
+    assert run.read_json(FILE) == first
+
+
 def test_a_run_from_before_there_was_a_choice_goes_on_plain(tmp_path: Path, backbone: str) -> None:  # noqa: F811
     wanted = config(backbone, LORA, epochs=0.5)
     run = folder(tmp_path / "old").run(wanted)

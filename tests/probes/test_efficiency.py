@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from peftlab.errors import Stopped
 from peftlab.probes import efficiency
 from peftlab.probes.efficiency import Efficiency
 from tests.probes.conftest import view, watch
 from tests.training.conftest import Lab
+from tests.training.test_loop import stop_after
 
 RATE = 1e12
 
@@ -90,3 +93,44 @@ def test_a_run_of_one_step_says_what_it_knows(lab: Lab, tmp_path: Path) -> None:
     trainer.fit()
     content = found.report()["efficiency.json"]
     assert (content["step_gflop"], content["step_amount"], content["utilisation"]) == (None, None, None)
+
+
+def test_a_run_that_is_continued_says_what_all_of_it_took(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[torch.dtype]
+) -> None:
+    """Also the operations of its second step, which the process that ends it never did."""
+
+    class Energy:
+        """A joule at every look."""
+
+        joules = 0.0
+
+        def look(self, *, at_once: bool = False) -> None:
+            self.joules += 1.0
+
+    monkeypatch.setattr(efficiency, "PackageEnergy", Energy)
+    trainer = lab.trainer(tmp_path, "lora", train={"max_steps": 6}, should_stop=stop_after(4))
+    watch(trainer, Efficiency())
+    with pytest.raises(Stopped):
+        trainer.fit()
+    trainer = lab.trainer(tmp_path, "lora", train={"max_steps": 6})
+    found = watch(trainer, Efficiency())
+    trainer.fit()
+    content = found.report()["efficiency.json"]
+    assert content["step_gflop"] > 0 and content["step_amount"] == 16 and 0 < content["utilisation"] < 1
+    assert content["energy_j"] >= 6 + 2, "a look at every step, at the checkpoint and at the end"
+    assert sorted(found.times) == [0, 2, 3, 4, 5]
+
+
+def test_a_long_run_keeps_few_times(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[torch.dtype]) -> None:
+    """Evenly spread over the run, however long it is; every checkpoint holds them."""
+    clock, found = Clock(monkeypatch), hook(lab, tmp_path, amount=lambda step: 16)
+    found.start(5000, None)
+    for step in range(5000):
+        found.before_step(step)
+        found.after_backward(step)
+        clock.now += 0.001
+        found.after_step(step)
+    assert efficiency.TIMED <= len(found.times) <= 2 * efficiency.TIMED
+    kept = sorted(found.times)
+    assert {b - a for a, b in itertools.pairwise(kept)} == {found.stride} and kept[-1] > 4900

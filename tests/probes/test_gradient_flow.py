@@ -17,6 +17,7 @@ from peftlab.errors import Stopped
 from peftlab.nn.hooks import TrainingHook
 from peftlab.probes.gradient_flow import POINTS, SPACING, GradientFlow, points
 from peftlab.records.gradient_flow import FILE, Flow
+from peftlab.training.loop import Trainer
 from tests.probes.conftest import view
 from tests.training.conftest import Lab, Lines
 from tests.training.test_loop import same, stop_after, weights
@@ -141,6 +142,27 @@ def test_a_gradient_that_is_not_finite_is_seen_where_it_is(lab: Lab, tmp_path: P
     size = sum(p.numel() for n, p in trainer.trainable.items() if f".{name}." in f".{n}.")
     assert first["norm"][1] is None and first["non_finite"][1] == pytest.approx(3 / size, rel=1e-5)
     assert all(m["norm"][1] > 0 and m["non_finite"][1] == 0 for m in list(content["modules"].values())[1:])
+
+
+def test_a_step_that_float16_left_out_is_a_point_and_no_event(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of the first step is finite, and a part of its gradient is none."""
+    plain = Trainer._loss
+
+    def loss(self: Trainer, batch: Any) -> torch.Tensor:
+        nothing = (0 * next(iter(self.trainable.values()))).abs().sum().sqrt()
+        return plain(self, batch) + (nothing if self.step == 0 else 0)
+
+    monkeypatch.setattr(Trainer, "_loss", loss)
+    trainer, hook = watched(lab, tmp_path / "cut", (LORA, None), precision="float16", should_stop=stop_after(3))
+    with pytest.raises(Stopped):
+        trainer.fit()
+    trainer, hook = watched(lab, tmp_path / "cut", (LORA, None), precision="float16")
+    trainer.fit()
+    content = hook.report()[FILE]
+    assert (content["steps"][0], content["left_out"], content["events"]) == (1, [1], [])
+    assert any(module["norm"][0] is None for module in content["modules"].values())
+    flow = Flow.model_validate({key: value for key, value in content.items() if key != "events"})
+    assert flow.left_out == [1]
 
 
 def test_early_stopping_as_the_analysis_replays_it(lab: Lab, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class FlowRun:
         if self.flow is None:
             return []
         columns = {name: {"norm": m.norm, "non_finite": m.non_finite} for name, m in self.flow.modules.items()}
-        return events(self.flow.steps, columns)
+        return events(self.flow.steps, columns, self.flow.left_out)
 
     @property
     def log_norm(self) -> float | None:

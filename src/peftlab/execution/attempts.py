@@ -1,7 +1,7 @@
 """How each attempt of a run was begun, in one JSON file of its folder, so that a run that is continued goes on the same way.
 
-The file holds the attempt in hand, its name under ``attempt``, and those before it under ``earlier``: a run that fell back to
-another attempt (execution/fallback.py) starts with the first again when it is continued, and finds each as it was.
+The file holds the attempt in hand, its name under ``attempt``, and under ``earlier`` those that the run fell back from
+(execution/fallback.py) or that were begun on another device.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class FusedRecord:
     def __init__(self, folder: RunFolder, wanted: bool) -> None:
         self.attempts, self.wanted = Attempts(folder, FILE), wanted
         self.record: dict[str, Any] = {}
+        self.before = ""  #: why a run that is continued was begun with every row read
 
     def begin(self, attempt: str) -> tuple[dict[str, bool], list[str]]:
         """(``fused`` and ``read_rows`` of this attempt: as it was begun, else as is wanted; a note where the two differ).
@@ -38,6 +39,7 @@ class FusedRecord:
         asked = self.wanted if begun is None else begun.get("asked") is True
         rows = self.wanted if begun is None else begun.get("read_rows") is True
         self.record = {"attempt": attempt, "asked": asked}
+        self.before = "" if begun is None else begun.get("last_block", "")
         how = "fused" if asked else "not fused"
         found = {"fused": asked, "read_rows": rows}
         return found, [f"went on with its adapted layers {how}, as it was begun"] if asked != self.wanted else []
@@ -45,7 +47,8 @@ class FusedRecord:
     def write(self, adapted: Adapted) -> None:
         """What became of the layers: once they are there, and again when training has shown what their calls did."""
         rows = isinstance(adapted.last, LastBlock)
-        last = {"read_rows": rows} if rows or not adapted.last else {"read_rows": rows, "last_block": adapted.last}
+        why = "" if rows else adapted.last or self.before  # which is not asked again of a run that goes on
+        last = {"read_rows": rows, **({"last_block": why} if why else {})}
         self.record = {"attempt": self.record["attempt"], "asked": self.record["asked"], **adapted.fused.record(), **last}
         self.attempts.write(self.record)
 

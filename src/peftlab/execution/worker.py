@@ -14,6 +14,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, OutOfMemory, Stopped
+from peftlab.execution.answered import Answered
 from peftlab.execution.compiled_record import CompiledRecord
 from peftlab.execution.costs import memory_of, shared, stack_note, times_of
 from peftlab.execution.crew import crew
@@ -195,7 +196,9 @@ class Run:
         self, ingredients: Ingredients, task: PreparedTask
     ) -> tuple[Adapted, Trainer, Fitted, MemoryMeter, dict[str, dict[str, float | None]]]:
         """Train and score; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
-        self.attempt = dataclasses.replace(self.attempt, quantizer=ingredients.quantizer)
+        answered = Answered(self.folder, dataclasses.replace(self.attempt, quantizer=ingredients.quantizer))
+        self.attempt, flags = answered.last()
+        self.flags += flags
         while True:
             tried = dataclasses.replace(ingredients, quantizer=self.attempt.quantizer or ingredients.quantizer)
             try:
@@ -214,7 +217,9 @@ class Run:
                 self.crew.close()
             self.prefix.release()
             self.notes += self._untracked("failed")
-            self.attempt, flag = following
+            given_up, (self.attempt, flag) = self.attempt, following
+            answered.add(given_up, flag, self.attempt)
+            self.notes += Checkpoints(self.folder.checkpoints / given_up.name).clear()
             self.flags.append(flag)
             gc.collect()  # the tensors of the failed attempt
 

@@ -29,8 +29,10 @@ class _Hook(TrainingHook):
         self.device, self.dtype, self.amount = device, dtype, amount
         self.flops: int | None = None
         self.counter: Any = None
-        self.times: dict[int, float] = {}  #: step -> seconds
-        self.began = self.cpu_began = 0.0
+        self.times: dict[int, float] = {}  #: step -> seconds; of every ``stride``-th step
+        self.stride = 1
+        #: of the processes that the run was continued from
+        self.before: dict[str, float | None] = {"wall_s": 0.0, "cpu_s": 0.0, "energy_j": 0.0}
         self.result: dict[str, Any] = {}
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
@@ -53,13 +55,35 @@ class _Hook(TrainingHook):
             self.counter = None
 
     def after_step(self, step: int, updated: bool = True) -> None:
-        if step != _COUNTED_STEP:
+        if step != _COUNTED_STEP and step % self.stride == 0:
             self.times[step] = time.perf_counter() - self.step_began
+            if len(self.times) > 2 * TIMED:
+                self.stride *= 2
+                self.times = {number: seconds for number, seconds in self.times.items() if number % self.stride == 0}
         self.energy.look()
 
-    def finish(self) -> None:
-        wall, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
+    def _spent(self) -> dict[str, float | None]:
+        """Of all processes of the run up to now; what one of them did after its last checkpoint, others do again."""
         self.energy.look(at_once=True)
+        now = {
+            "wall_s": time.perf_counter() - self.began,
+            "cpu_s": time.process_time() - self.cpu_began,
+            "energy_j": self.energy.joules,
+        }
+        return {key: None if value is None or (old := self.before[key]) is None else old + value for key, value in now.items()}
+
+    def state(self) -> dict[str, Any]:
+        times = {str(step): seconds for step, seconds in self.times.items()}
+        return {"flops": self.flops, "times": times, "stride": self.stride, "before": self._spent()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if state:
+            self.times = {int(step): seconds for step, seconds in state["times"].items()}
+            self.flops, self.stride, self.before = state["flops"], state["stride"], state["before"]
+
+    def finish(self) -> None:
+        spent = self._spent()
+        wall, cpu = spent["wall_s"], spent["cpu_s"]
         amount = self.amount(_COUNTED_STEP) if self.flops else None
         speed = self._amount_per_s() if amount else None
         rate = product_rate(self.device, dtype=self.dtype) if speed else None
@@ -70,9 +94,9 @@ class _Hook(TrainingHook):
             "product_gflop_per_s": rate / 1e9 if rate else None,
             "product_type": str(self.dtype).removeprefix("torch."),
             "utilisation": self.flops / amount * speed / rate if self.flops and amount and speed and rate else None,
-            "processor_percent": 100 * cpu / wall if wall else None,  # 100 = one core busy all the time
+            "processor_percent": 100 * cpu / wall if wall and cpu is not None else None,  # 100 = one core busy all the time
             "page_faults": usage.ru_majflt,
-            "energy_j": self.energy.joules,
+            "energy_j": spent["energy_j"],
         }
 
     def _amount_per_s(self) -> float | None:
@@ -93,7 +117,8 @@ class Efficiency(Probe):
     FLOPs are those of the second step (``step_gflop``), which sees ``step_amount`` examples, or tokens with padding; examples
     per second the median over the others, each with its own number of them. The product is one in the precision of the run
     (``product_type``), measured in the same process. ``energy_j``: of all packages of the processor, the other
-    programs of the machine included, from the start of training in this process to its end. Written as ``efficiency.json``.
+    programs of the machine included, from the start of training to its end; of a run that was continued, up to the checkpoints
+    that it was continued from and from there on. Written as ``efficiency.json``.
     """
 
     name: ClassVar[str] = "efficiency"

@@ -35,6 +35,7 @@ class _Hook(TrainingHook):
         self.places = Places(adapted)
         self.due: Sequence[int] = []
         self.steps: list[int] = []
+        self.left_out: list[int] = []  #: of them, which float16 left out
         self.values: dict[str, dict[str, list[float | None]]] = {}  #: module -> field -> one value per step
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
@@ -43,6 +44,10 @@ class _Hook(TrainingHook):
     def after_backward(self, step: int) -> None:
         if step + 1 in self.due:
             self._take(step + 1)
+
+    def after_step(self, step: int, updated: bool = True) -> None:
+        if not updated and step + 1 in self.due:
+            self.left_out.append(step + 1)
 
     def non_finite(self, step: int) -> None:
         if step + 1 not in self.steps:
@@ -63,11 +68,12 @@ class _Hook(TrainingHook):
                 columns[field].append(found[field])
 
     def state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "values": self.values}
+        return {"steps": self.steps, "values": self.values, "left_out": self.left_out}
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state:
             self.steps, self.values = list(state["steps"]), state["values"]
+            self.left_out = list(state.get("left_out", ()))  # earlier versions did not ask
 
     def report(self) -> dict[str, Any]:
         if not self.values:
@@ -75,7 +81,9 @@ class _Hook(TrainingHook):
         order = dict.fromkeys(self.places.module(name) for name in self.adapted.trainable())  # a checkpoint does not keep it
         values = {name: self.values[name] for name in order if name in self.values}
         modules = {name: {**self.places.about(name), **columns} for name, columns in values.items()}
-        return {FILE: {"steps": self.steps, "modules": modules, "events": events(self.steps, values)}}
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        found = events(self.steps, values, self.left_out)
+        return {FILE: {"steps": self.steps, "modules": modules, "events": found, **left_out}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,7 +134,8 @@ class GradientFlow(Probe):
     At up to 50 points from the first step to the last (in short runs every 4 steps), with g all entries of a module's trained
     tensors together: norm ||g||, mean of |g|, max of |g|, share of exact zeros, share of entries that are not finite. A module
     is an adapted layer, the head, or another layer that holds trained tensors (norms, embeddings). A run that breaks off
-    because something is not finite has a last point there. What lies between two points is not seen. Written as
+    because something is not finite has a last point there. What lies between two points is not seen. Points at steps that
+    float16 left out are listed (``left_out``), and are no events. Written as
     ``gradient_flow.json`` with ``events``: the rules of :func:`peftlab.records.gradient_flow.events`.
     """
 

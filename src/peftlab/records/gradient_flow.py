@@ -36,6 +36,7 @@ class Flow(Record):
 
     steps: list[int]
     modules: dict[str, Module]
+    left_out: list[int] = []  #: of the steps: those whose gradient passed the range of float16, and which were no updates
 
     @model_validator(mode="after")
     def _complete(self) -> Flow:
@@ -53,8 +54,12 @@ class Event(Record):
     step: int
 
 
-def events(steps: Sequence[int], modules: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[dict[str, Any]]:
+def events(
+    steps: Sequence[int], modules: Mapping[str, Mapping[str, Sequence[float | None]]], left_out: Sequence[int] = ()
+) -> list[dict[str, Any]]:
     """What went wrong, in order of steps: per module and kind the first time.
+
+    Steps that were left out, which is how float16 finds the scale of its losses, are not judged.
 
     With n_t the gradient norm of a module at point t, and m_t the median of n_1 .. n_(t-1) over points with n > 0, which exists
     from five such points on:
@@ -67,16 +72,16 @@ def events(steps: Sequence[int], modules: Mapping[str, Mapping[str, Sequence[flo
     """
     found: list[dict[str, Any]] = []
     for name, values in modules.items():
-        found += [{"kind": kind, "module": name, "step": step} for kind, step in _judged(steps, values).items()]
+        found += [{"kind": kind, "module": name, "step": step} for kind, step in _judged(steps, values, left_out).items()]
     return sorted(found, key=lambda event: event["step"])
 
 
-def _judged(steps: Sequence[int], values: Mapping[str, Sequence[float | None]]) -> dict[Kind, int]:
+def _judged(steps: Sequence[int], values: Mapping[str, Sequence[float | None]], left_out: Sequence[int]) -> dict[Kind, int]:
     first: dict[Kind, int] = {}
     history: list[float] = []
     low = 0
     for number, (step, norm, broken) in enumerate(zip(steps, values["norm"], values["non_finite"], strict=True)):
-        if broken is None:  # no entries: a module without rank
+        if broken is None or step in left_out:  # no entries: a module without rank
             continue
         if norm is None or broken > 0:
             first.setdefault("non-finite", step)
