@@ -151,6 +151,18 @@ def test_a_step_that_float16_left_out_is_not_observed(lab: Lab, tmp_path: Path) 
     assert hook.steps == [5] and not hook.meters
 
 
+def test_of_lora_xs_it_is_that_of_its_one_small_matrix(lab: Lab, tmp_path: Path) -> None:
+    """R has no directions of its own, so no metric of an update; the smoothed ones copy r x r weights, which is little."""
+    trainer, hook = watched(lab, tmp_path, ({"name": "lora-xs", "rank": 4, "targets": "all-linear"}, None))
+    trainer.fit()
+    content = hook.report()[FILE]
+    expected = {name for name, metric in components("importance").items() if not metric.of_update}  # pyright: ignore
+    assert {*content["metrics"]} == expected and {"sensitivity", "fisher", "weight_gradient"} <= expected
+    assert {*content["sites"]} == {site.name for site in trainer.adapted.sites}
+    assert all(value is not None and value > 0 for site in content["metrics"]["sensitivity"].values() for value in site)
+    assert all(site["cost"] == [1, 3, 2] for site in content["sites"].values())
+
+
 def test_full_fine_tuning_keeps_no_copy_of_its_weights(lab: Lab, tmp_path: Path) -> None:
     trainer, hook = watched(lab, tmp_path, ARMS[3])
     trainer.fit()

@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from peftlab.adapters._own_low_rank import OwnLowRank
+from peftlab.adapters._own_low_rank import OwnLowRank, low_rank_layers
+from peftlab.adapters.contract import Adapted
 from peftlab.nn.low_rank_layer import LowRankLinear
+from peftlab.nn.parts import Part
 from peftlab.nn.quantized import dense_weight
 from peftlab.nn.roles import Site
 
@@ -38,6 +40,14 @@ class LoraXs(OwnLowRank):
 
     def cost(self, site: Site, rank: int) -> int:
         return rank * rank
+
+    def parts(self, adapted: Adapted) -> dict[str, Part]:
+        """R as one matrix: its rows mix all directions, so that none of them has a weight of its own."""
+        layers = low_rank_layers(adapted)
+        return {
+            site.name: Part(tensors=((layers[site.name].R, None),), d_in=site.d_in, d_out=site.d_out, scale=self.scale)  # pyright: ignore
+            for site in adapted.sites
+        }
 
     def layer(self, base: nn.Module, site: Site, rank: int, random: torch.Generator) -> LowRankLinear:
         return BetweenDirections(base, rank, self.scale, self.dropout)

@@ -36,11 +36,12 @@ def window(total: int) -> int:
 
 
 def metrics_for(parts: Mapping[str, Part]) -> dict[str, Importance]:
-    """The metrics that these modules have; for modules of the base no property of an update, and none that copies weights."""
+    """The metrics that these modules have: properties of an update of those with directions, and what copies weights where they
+    are not those of the base."""
     found: dict[str, Importance] = {name: cls() for name, cls in components("importance").items()}  # pyright: ignore
-    if all(part.directions for part in parts.values()):
-        return found
-    return {name: metric for name, metric in found.items() if not (metric.of_update or metric.copies_weights)}
+    directed = all(part.directions for part in parts.values())
+    small = directed or all(sum(t.numel() for t, _ in part.tensors) < part.d_in * part.d_out for part in parts.values())
+    return {n: m for n, m in found.items() if (directed or not m.of_update) and (small or not m.copies_weights)}
 
 
 class _Hook(TrainingHook):
