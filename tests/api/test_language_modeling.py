@@ -55,3 +55,16 @@ def test_gains_are_counted_from_the_untrained_arm(runs: Trained) -> None:
     assert kept is not None and kept.reference == "untrained" and 0 < kept.kept < 1.2
     assert kept.saved_percent == pytest.approx(100 * (1 - (2 * 64 + 2 * 48) / (2 * 64 + 2 * 48 + 3 * 96)))
     assert found["lora"] is not None and found["lora"].ratio == pytest.approx(1)
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_what_is_exported_scores_as_the_run_did_and_goes_on_with_a_text(
+    runs: Trained, tmp_path: Path, in_cache: None, form: str
+) -> None:
+    told = api.export(runs.folder, "lora", tmp_path / "model", merged=form == "merged", evaluate=True).as_dict()
+    assert told["test"] == pytest.approx(told["test_of_the_run"], rel=1e-4)
+    found = api.predict(tmp_path / "model", ["the film was", "actors"]).as_dict()["predictions"]
+    assert [entry["text"] for entry in found] == ["the film was", "actors"]
+    assert all(entry["tokens"] > 0 for entry in found)
+    (tmp_path / "prompts.csv").write_text("text\nthe plot\n")
+    assert len(api.predict(tmp_path / "model", [tmp_path / "prompts.csv"]).as_dict()["predictions"]) == 1

@@ -60,6 +60,14 @@ def test_fingerprint_is_a_stable_sha256(case):
     assert again.fingerprint() == task.fingerprint()
 
 
+def test_texts_have_columns_and_images_none(case):
+    """What `export` writes down for new inputs; names that differ."""
+    _, task, _ = case
+    columns = task.columns()
+    assert bool(columns) == (task.input_kind == "text")
+    assert len({*columns}) == len(columns) and all(isinstance(column, str) and column for column in columns)
+
+
 def test_splits_are_disjoint_sized_and_sorted(case):
     sample, _, prepared = case
     for fold in range(prepared.info.folds):

@@ -22,6 +22,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,7 +194,13 @@ class Trial:
         quiet = self.go("quiet")
         if quiet.status() != "finished":
             return [f"alone: {quiet.status()}: {quiet.error()}"[:600]]
-        return [f"{name}: {what}" for name, check in CHECKS.items() for what in check(self, quiet)]
+        found = []
+        for name, check in CHECKS.items():
+            try:
+                found += [f"{name}: {what}" for what in check(self, quiet)]
+            except Exception as error:  # nobody asked for one
+                found.append(f"{name}: {''.join(traceback.format_exception(error)[-2:])}")
+        return found
 
     def killed(self, quiet: RunFolder) -> Iterator[str]:
         for _ in range(2):

@@ -169,7 +169,7 @@ def preprocessing_of(config: RunConfig) -> Preprocessing | TextPreprocessing:
 def columns_of(config: RunConfig) -> tuple[str, ...]:
     """The columns of text that the run was trained on; none for images."""
     task = create("task", config.task, key="kind", where="task")
-    return tuple(task.columns()) if task.input_kind == "text" else ()
+    return tuple(task.columns())
 
 
 def _task_of(config: RunConfig) -> type[Task]:

@@ -179,6 +179,12 @@ class Task(Component, ABC):
     def fingerprint(self) -> str:
         """SHA-256 over the data (bytes or decoded values), hexadecimal. Cheap when repeated: cached by path, size and time."""
 
+    def columns(self) -> list[str]:
+        """The columns that a new text of the task needs, those that can be left out last; none of images."""
+        if self.input_kind == "text":
+            raise NotImplementedError(f"{self.name}: a task of texts says what they are called")
+        return []
+
     @abstractmethod
     def info(self) -> TaskInfo:
         """Sizes, classes, chance levels. Reads the data (labels at least), so it raises DataError on bad data."""

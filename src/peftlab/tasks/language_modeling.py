@@ -73,6 +73,10 @@ class LanguageModeling(CausalTask):
     def source(self) -> TextSource:
         return source_of(self.data)
 
+    def columns(self) -> list[str]:
+        """The one that a prompt, which is continued, stands in."""
+        return [_texts(self.source().read(), self.text).column]
+
     def info(self) -> TaskInfo:
         """Without sizes: how many blocks there are, a tokenizer decides."""
         texts = _texts(self.source().read(), self.text)
