@@ -189,9 +189,8 @@ class Trial:
         execute(results, list(runs) or [self.config], options=options, listener=NullListener(), jobs=1, retry_failed=True, **how)
         return results.run(self.config)
 
-    def broken(self) -> list[str]:
-        """Promises that are not kept, in words."""
-        quiet = self.go("quiet")
+    def broken(self, quiet: RunFolder) -> list[str]:
+        """Promises that are not kept, in words; ``quiet``: the run, left alone."""
         if quiet.status() != "finished":
             return [f"alone: {quiet.status()}: {quiet.error()}"[:600]]
         found = []
@@ -270,11 +269,14 @@ def _apart(one: Any, two: Any, tolerance: float, what: str) -> Iterator[str]:
 
 
 def trial(world: World, seed: int, folder: Path, cache: Path) -> tuple[str, list[str], dict[str, Any]]:
-    """``refused`` or ``tried``; the reasons, or what is broken; the study."""
+    """``refused`` or ``tried``; the reasons, or what is broken; the study.
+
+    What only the data show (tokens of a first batch that are fewer than the directions asked for) is refused when a run begins.
+    """
     raw = study(world, seed)
     try:
         parsed = validate_study(raw)
-        planned = Planner(parsed, PlanOptions(cache=cache, predict=False)).plan().runs
+        planned = Planner(parsed, PlanOptions(cache=cache)).plan().runs
     except PeftlabError as error:
         return "refused", [str(error)], raw
     of_arm = {(run.label, run.seed, run.fold): run for run in planned}
@@ -284,7 +286,11 @@ def trial(world: World, seed: int, folder: Path, cache: Path) -> tuple[str, list
     others = [of_arm[first.label, 1, 0].config, next(run.config for run in planned if run.label.startswith("beside"))]
     runs = [first.config, *(config for config in others if config is not None)]
     made = Trial(parsed, runs, first.steps or 12, folder / str(seed), cache, random.Random(seed))
-    return "tried", made.broken(), raw
+    quiet = made.go("quiet")
+    failed = quiet.error()
+    if failed is not None and failed.error.get("type") == "OptionError" and not quiet.metrics():
+        return "refused", [failed.error["what"]], raw
+    return "tried", made.broken(quiet), raw
 
 
 def main() -> int:
