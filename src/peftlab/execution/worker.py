@@ -143,7 +143,7 @@ class Run:
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
         measured = memory_of(memory.result(adapted, trainer.optimizer), self.config, self.options.processes)
-        self.fused.write(adapted)
+        self.fused.write(trainer.adapted)  # what was trained; of a cut model that is a copy
         with disk_errors(self.folder.adapter):
             ingredients.adapter.save(adapted, self.folder.adapter)
         reports, arrays = trainer.chain.report(), trainer.chain.arrays()
