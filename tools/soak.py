@@ -58,7 +58,7 @@ MEASURED_FILES = (
     "results.json",
     "lease.json",
 )
-MEASURED_PARTS = ("process_mb", "time_s")  #: in any file
+MEASURED_PARTS = ("process_mb", "time_s", "spent")  #: in any file
 SETS = ("target_modules", "modules_to_save")  #: PEFT writes them in the order of the process's hashes
 #: what else than a worker is killed, with its weight
 KINDS = {"everything": 0.6, "command": 0.16, "SIGTERM": 0.12, "SIGINT": 0.12}

@@ -31,6 +31,7 @@ from peftlab.analysis.words import (
     show_share,
     show_share_interval,
 )
+from peftlab.records.times import took_s
 from peftlab.registry import components
 from peftlab.report.build import build_report
 from peftlab.report.tables import Row, rows
@@ -273,18 +274,18 @@ def _tuning(folder: Path) -> str:
 
 
 def _provenance(folder: Path, environment: dict[str, Any], records: list[tuple[dict[str, Any], Path]]) -> str:
-    seconds = [record["time"]["total_s"] for record, _ in records]
+    seconds = [seconds for record, _ in records if (seconds := took_s(record["time"])) is not None]
     packages = environment["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft", "timm") if name in packages)
     memory_gb = environment["memory_mb"] / 1000
-    name, total_s = folder.name, sum(seconds)
+    name, taken = folder.name, f"median {statistics.median(seconds or [0]):.0f} s, {sum(seconds) / 60:.0f} core-minutes"
     lines = [
         f"`peftlab run studies/{name}.yaml`, then `python tools/study_page.py results/{name} docs/studies`",
         *_from_elsewhere(name),
         _seeds(folder),
         f"machine: {environment['cpu']}, {environment['cores_logical']} cores, {memory_gb:.0f} GB; one thread a run, no GPU",
         f"Python {environment['python']}, {versions}",
-        f"{len(records)} evaluation runs, median {statistics.median(seconds):.0f} s, {total_s / 60:.0f} core-minutes",
+        f"{len(records)} evaluation runs, " + (taken if seconds else "of none of which it is on record how long it took"),
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -88,6 +88,9 @@ def test_where_no_record_states_chance_the_worst_value_seen_stands_in(folder: Pa
         ({"cpu_s": 1.0, "device": "cuda:0"}, False),  # the process waits for its GPU
         ({"cpu_s": 1.0, "processes": 2}, False),  # for the others
         ({"cpu_s": 1.0, "prefix": {"used": True}}, False),  # for the run that computes what they share
+        ({"cpu_s": 7.0, "given_up": {"total_s": 5.0, "cpu_s": 2.5}}, False),  # the first attempt waited, for a GPU that failed
+        ({"cpu_s": 7.0, "given_up": {"total_s": 5.0, "cpu_s": 5.0}}, True),
+        ({"cpu_s": None, "total_s": None}, False),  # begun by an earlier version
         ({}, False),  # a record of before, or of a stack, whose time is that of all its runs
     ],
 )

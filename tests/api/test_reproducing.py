@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from peftlab.analysis.reproduction import prediction_interval
 from peftlab.api.bundling import bundle
-from peftlab.api.reproducing import EXIT_DIFFERENT, reproduce
+from peftlab.api.reproducing import EXIT_DIFFERENT, _expected, reproduce
 from peftlab.errors import PlanRefused, RecordError, StudyError
 from peftlab.records.record import RunConfig, RunError, to_json
 from tests.api.conftest import Trained
@@ -135,3 +136,19 @@ def test_other_weights_are_refused(trained: Trained, again: Path) -> None:
     finally:
         weights.write_bytes(kept)
     assert not again.exists()
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (
+            [{"total_s": 60.0}, {"stacked": {"runs": 2}, "shared": {"total_s": 120.0, "part_s": 60.0}}],
+            "2 runs that took 2 min on record,",
+        ),
+        ([{"total_s": 60.0}, {}], "2 runs that took 60 s on record (without 1, which do not say),"),
+        ([{}, {}], "2 runs of none of which it is on record how long it took,"),
+    ],
+)
+def test_what_runs_took_is_said_of_those_that_say_it(times: list[dict[str, Any]], said: str) -> None:
+    chosen = [SimpleNamespace(results=SimpleNamespace(time=time)) for time in times]
+    assert _expected(chosen, 1).startswith(said), _expected(chosen, 1)

@@ -20,6 +20,7 @@ from peftlab.records.run_folder import RunFolder
 from peftlab.registry import create
 from peftlab.study.schema import Train
 from peftlab.training.loop import Trainer
+from peftlab.training.spent import Spent
 from tests.execution.test_fused_record import After
 from tests.execution.test_worker import backbone, config, folder, light_fork_server, same_record  # noqa: F401
 
@@ -73,9 +74,13 @@ def test_continued_in_any_attempt_it_ends_as_one_left_alone(
         assert not go(parted, wanted, options, steps)
     assert go(parted, wanted, options)
     same_record(whole, parted)
-    assert parted.read_json(FILE) == whole.read_json(FILE)
+    first, second = (run.read_json(FILE) for run in (parted, whole))
+    spent = [answer.pop("spent") for answers in (first, second) for answer in answers["answers"]]
+    assert first == second
     results = parted.results()
     assert results is not None and results.flags == [FLAG]
+    assert results.time["given_up"] == spent[0]["given_up"]
+    assert results.time["total_s"] > spent[0]["total_s"] + results.time["train_s"], "of all attempts; of the last"
     lines = [(line.step, line.split) for line in parted.metrics()]
     assert len(lines) == len({*lines})
     assert not [*parted.checkpoints.rglob("*")], "checkpoints of an attempt that was given up"
@@ -101,9 +106,9 @@ def changed(**changes: Any) -> Attempt:
     ids=["precision", "batch", "device", "quantizer"],
 )
 def test_an_attempt_comes_back_as_it_was_written(run: RunFolder, following: Attempt) -> None:
-    assert Answered(run, ATTEMPT).last() == (ATTEMPT, [])
-    Answered(run, ATTEMPT).add(ATTEMPT, "a flag", following)
-    found, flags = Answered(run, ATTEMPT).last()
+    assert Answered(run, ATTEMPT).last(Spent()) == (ATTEMPT, [])
+    Answered(run, ATTEMPT).add(ATTEMPT, "a flag", following, {})
+    found, flags = Answered(run, ATTEMPT).last(Spent())
     assert (found.name, found.device, found.precision, found.train) == (
         following.name, following.device, following.precision, following.train,
     )  # fmt: skip
@@ -116,20 +121,20 @@ def test_an_attempt_comes_back_as_it_was_written(run: RunFolder, following: Atte
 def test_answers_add_up_and_are_of_their_first_attempt_only(run: RunFolder) -> None:
     once = changed(train=Train(batch_size=16, effective_batch_size=32))
     twice = changed(train=Train(batch_size=8, effective_batch_size=32))
-    Answered(run, ATTEMPT).add(ATTEMPT, "one", once)
-    Answered(run, ATTEMPT).add(once, "two", twice)
-    found, flags = Answered(run, ATTEMPT).last()
+    Answered(run, ATTEMPT).add(ATTEMPT, "one", once, {})
+    Answered(run, ATTEMPT).add(once, "two", twice, {})
+    found, flags = Answered(run, ATTEMPT).last(Spent())
     assert (found.train.batch_size, flags) == (8, ["one", "two"])
     elsewhere = changed(precision="float32")
-    assert Answered(run, elsewhere).last() == (elsewhere, [])
-    Answered(run, elsewhere).add(elsewhere, "three", once)
+    assert Answered(run, elsewhere).last(Spent()) == (elsewhere, [])
+    Answered(run, elsewhere).add(elsewhere, "three", once, {})
     assert [answer["flag"] for answer in json.loads((run.path / FILE).read_text())["answers"]] == ["three"]
 
 
 def test_a_damaged_file_is_told(run: RunFolder) -> None:
     (run.path / FILE).write_text("{")
     with pytest.raises(RecordError, match="not readable"):
-        Answered(run, ATTEMPT).last()
+        Answered(run, ATTEMPT).last(Spent())
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from peftlab.execution.costs import shared, stack_note, times_of
@@ -26,8 +25,14 @@ def test_the_rate_of_a_run_counts_what_was_left_of_its_epochs(lab: Lab, tmp_path
     trainer = lab.trainer(tmp_path, "linear-probe", train={"epochs": 2, "batch_size": 64})
     fitted = trainer.fit()
     assert (fitted.steps, trainer.schedule.examples) == (4, 90)
-    times = times_of(fitted, trainer, time.perf_counter(), time.process_time())
+    times = times_of(fitted, trainer, trainer.spent.state())
     assert times["samples_per_s"] == 2 * 90 / fitted.train_s
+    assert times["total_s"] >= times["train_s"] and not {"part_s", "given_up"} & set(times)
+    spent = {"total_s": 9.0, "cpu_s": 8.0, "part_s": 3.0, "stacked": {"runs": 4}, "given_up": {"total_s": 2.0, "cpu_s": 1.0}}
+    times = times_of(fitted, trainer, spent)
+    assert {key: times[key] for key in ("total_s", "cpu_s", "part_s", "given_up")} == {
+        key: spent[key] for key in ("total_s", "cpu_s", "part_s", "given_up")
+    }
 
 
 __all__ = ["cache", "lab", "tiny_backbone"]

@@ -121,3 +121,13 @@ def test_why_no_rows_are_left_out_is_told(tmp_path: Path, backbone: str) -> None
     record = run.read_json(FILE)
     assert record["read_rows"] is False
     assert "something acts on" in record["last_block"]
+
+
+def test_of_a_model_that_was_cut_it_says_what_was_computed(tmp_path: Path, backbone: str) -> None:  # noqa: F811
+    """With gradient checkpointing every row is read, also where only the last block is trained, on hidden states from disk."""
+    wanted = config(backbone, {**LORA, "targets": ["blocks:1"]}, epochs=0.25, gradient_checkpointing=True)
+    run = folder(tmp_path / "cut").run(wanted)
+    finish(run, wanted, WorkerOptions(cache=tmp_path / "cache", device="cpu"))
+    assert run.read_json("prefix.json")["used"]
+    record = run.read_json(FILE)
+    assert record["read_rows"] is False and "computed again in the backward pass" in record["last_block"]

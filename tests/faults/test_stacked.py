@@ -12,6 +12,7 @@ from peftlab.execution.outcome import Outcome
 from peftlab.planning.stacking import Stacking
 from peftlab.records.record import RunConfig
 from peftlab.records.store import verify
+from peftlab.training.spent import ALONE
 from tests.faults.conftest import Ground, saved
 
 KINDS = ("lora", "adalora", "lora", "lora")
@@ -49,6 +50,19 @@ def test_every_run_ends_as_if_left_alone(ground: Ground) -> None:
         assert results.time["shared"]["train_s"] > 0 and "memory and time are those of all" in " ".join(results.notes)
 
 
+def went_on_alone(ground: Ground, runs: list[RunConfig]) -> None:
+    """What they took until then was taken together, so that nothing of it is one run's own."""
+    for config in runs:
+        assert shared(ground, config)["why_alone"] == ALONE and shared(ground, config)["runs"] == len(runs)
+        results = ground.here.run(config).results()
+        assert results is not None and "measured_peak_mb" not in results.memory
+        assert not {"train_s", "total_s", "cpu_s", "samples_per_s"} & set(results.time)
+        took = results.time["shared"]
+        assert 0 < took["part_s"] < took["total_s"] and took["train_s"] > 0
+        assert any(note.startswith("computed together") and note.endswith(ALONE) for note in results.notes)
+        assert ground.here.run(config).read_json("efficiency.json") == {"stacked": results.time["stacked"]}
+
+
 SLOW = pytest.mark.slow
 
 
@@ -58,9 +72,12 @@ def test_01_sigkill_and_the_others_go_on_unstacked(ground: Ground, step: int) ->
     outcome = stacked(ground, runs, fault={"fault": "kill", "step": step})
     assert outcome.counts == {"finished": 4}, "nobody is lost, and nobody is to be started again by hand"
     all_well(ground, runs)
-    assert not any(shared(ground, config) for config in runs), "each went on by itself"
     resumed = [ground.here.run(config).results().resumed for config in runs]  # pyright: ignore
     assert resumed == [0 if step == 1 else 1] * 4, "from its own checkpoint"
+    if step == 1:
+        assert not any(shared(ground, config) for config in runs), "nothing of what it took is in any record"
+    else:
+        went_on_alone(ground, runs)
 
 
 @SLOW
@@ -100,7 +117,7 @@ def test_memory_runs_out_in_a_joint_pass(ground: Ground) -> None:
     runs = configs(ground)
     assert stacked(ground, runs, fault={"fault": "joint_pass_fails", "number": 9}).counts == {"finished": 4}
     all_well(ground, runs)
-    assert not any(shared(ground, config) for config in runs)
+    went_on_alone(ground, runs)
 
 
 @SLOW

@@ -92,6 +92,23 @@ def test_the_whole_study_and_the_report_say_how_long_they_take(folder: Path, tmp
     assert report["took_s"] is None and report["expected_s"] == 6.0
 
 
+def test_of_runs_computed_together_each_counts_its_part(folder: Path, tmp_path: Path) -> None:
+    """And what no record says is said, not zero."""
+
+    def command(time: dict[str, Any]) -> dict[str, Any]:
+        for path in folder.glob("runs/full/*/results.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time}))
+        with zipfile.ZipFile(pack(folder, tmp_path / "b.zip").path) as opened:
+            commands = json.loads(opened.read("bundle.json"))["commands"]
+        return next(c for c in commands if c["command"].endswith("--only 'full'"))
+
+    found = command({"stacked": {"runs": 4}, "shared": {"total_s": 45.0, "train_s": 40.0, "part_s": 15.0}})
+    assert (found["runs"], found["took_s"], found["what"]) == (2, 30.0, "one arm")
+    found = command({})
+    assert (found["runs"], found["took_s"]) == (2, None)
+    assert found["what"] == "one arm; the time lacks 2 runs, of which no record says how long"
+
+
 def test_the_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     first = pack(folder, tmp_path / "a.zip").sha256
     elsewhere = Path(shutil.copytree(folder, tmp_path / "elsewhere" / folder.name))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from peftlab.errors import Stopped
 from peftlab.nn.hooks import TrainingHook
+from peftlab.training.loop import Cadence
 from peftlab.training.memory import LAST_STEP, PARTS, MemoryMeter, split_peak, tensor_mb
 from peftlab.training.resident import reset_peak
 from tests.training.conftest import Lab
@@ -102,6 +106,65 @@ def test_runs_shorter_than_the_measurement_are_measured_too(lab: Lab, tmp_path: 
     found, _ = measured(lab, tmp_path, "lora", max_steps=steps)
     assert found["measured_peak_mb"] > 0
     assert found["tensors_mb"]["activations"] > 0
+
+
+@pytest.fixture
+def parted(lab: Lab, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Measurements of a run of ``total`` steps whose processes stop after so many steps each, the last at its end."""
+
+    def go(*left: int, forget: bool = False, total: int = 6) -> list[dict[str, Any]]:
+        found = []
+        for steps in (*left, None):
+            meter, asked = MemoryMeter(CPU), iter(range(10_000))
+            trainer = lab.trainer(
+                tmp_path, train={"max_steps": total}, cadence=Cadence(steps=1, seconds=float("inf")),
+                should_stop=lambda steps=steps, asked=asked: next(asked) + 1 == steps,
+            )  # fmt: skip
+            hook = meter.hook(trainer.adapted)
+            if forget:
+                hook.state = dict
+            trainer.hooks.append(hook)
+            with meter, contextlib.suppress(Stopped):
+                trainer.fit()
+                meter.sample()
+            found.append(meter.result(trainer.adapted, trainer.optimizer))
+        return found
+
+    return go
+
+
+def test_a_run_continued_at_its_end_has_the_peak_of_the_process_that_trained(parted: Callable[..., Any]) -> None:
+    """The last process only takes up the last checkpoint."""
+    first, last = parted(6)
+    assert last["measured_peak_mb"] == first["measured_peak_mb"] and last["measured"] == first["measured"]
+    assert last["tensors_mb"] == first["tensors_mb"] and last["tensors_mb"]["activations"] > 0
+    assert last["mean_mb"] is not None and not last["notes"]
+
+
+@pytest.mark.parametrize("peaks", [(900.0, 800.0), (800.0, 900.0)])
+def test_the_peak_of_a_continued_run_is_the_largest_of_its_processes(
+    parted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, peaks: tuple[float, float]
+) -> None:
+    meters: list[MemoryMeter] = []
+
+    def peak(self: MemoryMeter) -> float:
+        meters.extend([self] * (self not in meters))
+        return peaks[meters.index(self)]
+
+    monkeypatch.setattr(MemoryMeter, "_peak", peak)
+    first, last = parted(LAST_STEP, total=2 * LAST_STEP)
+    assert (first["measured_peak_mb"], last["measured_peak_mb"]) == (peaks[0], 900.0)
+    assert last["process_peak_mb"] >= 900.0
+
+
+@pytest.mark.parametrize(("left", "forget"), [((3,), False), ((5,), True)])
+def test_where_no_process_took_the_steps_there_is_no_peak(parted: Callable[..., Any], left: Any, forget: bool) -> None:
+    """Also not where the checkpoint does not say what was measured before."""
+    last = parted(*left, forget=forget)[-1]
+    assert last["measured_peak_mb"] is last["measured"] is last["tensors_mb"]["activations"] is None
+    assert last["tensors_mb"]["weights"] > 0 and last["process_peak_mb"] > 0
+    assert "the run was continued" in last["notes"][-1]
+    json.dumps(last, allow_nan=False)
 
 
 def test_activations_are_what_autograd_keeps(lab: Lab, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from peftlab.errors import RecordError
 from peftlab.planning.search import Search
 from peftlab.study.schema import Range
 from peftlab.tuning import choice
-from peftlab.tuning.choice import Choice, TrialRun, as_mapping, score
+from peftlab.tuning.choice import Choice, TrialRun, _outcome, as_mapping, score
 
 RATES = [1e-4, 1e-3, 1e-2]
 
@@ -124,3 +125,24 @@ def test_the_edge_of_what_was_searched(space: Any, value: Any, edge: bool) -> No
     about = {"label": "a", "backbone": "b", "task": "t", "seed": 100, "run_id": "x", "status": "completed"}
     (chosen,) = choose([TrialRun(**about, values={"key": value}, value=0.5)], True, key=space)
     assert chosen.at_edge == (("key",) if edge else ())
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ({"train_s": 2.0, "evaluate_s": 0.5, "total_s": 9.0}, 2.5),
+        ({"train_s": 2.0}, 2.0),
+        ({"stacked": {"runs": 4}, "shared": {"train_s": 30.0, "evaluate_s": 10.0, "total_s": 60.0, "part_s": 15.0}}, 10.0),
+        ({}, 0.0),
+    ],
+)
+def test_a_trial_computed_with_others_counts_its_part_of_their_time(time: dict[str, float], seconds: float) -> None:
+    results: Any = SimpleNamespace(metrics={"validation": {"accuracy": 0.5}}, time=time, status="completed")
+    record = SimpleNamespace(results=lambda: results, error=lambda: None)
+    folder: Any = SimpleNamespace(run=lambda _config: record)
+    study: Any = SimpleNamespace(
+        tune=SimpleNamespace(rung_of=lambda _trial: (0, 0, 1.0)), analysis=SimpleNamespace(metric="accuracy")
+    )
+    config = SimpleNamespace(tuned={}, run_id="r")
+    run: Any = SimpleNamespace(label="lora", backbone="b", task="t", seed=0, trial=0, steps=3, config=config)
+    assert _outcome(folder, study, run).time_s == seconds

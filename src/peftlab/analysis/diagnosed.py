@@ -9,6 +9,7 @@ from typing import Any
 from peftlab.analysis.frame import Frame
 from peftlab.analysis.maps import Place, Read, Utilised, completed, parse
 from peftlab.analysis.reading import read_json
+from peftlab.records.times import last_attempt_s
 
 PROBES = ("adapter_norms", "representation", "merge_equivalence", "intruder_dimensions")  #: whose time is told
 FILES = {
@@ -126,9 +127,10 @@ def diagnosed_runs(frame: Frame) -> tuple[list[DiagnosedRun], list[str]]:
 
 
 def _share(folder: Path) -> float | None:
+    """Of the time of the attempt that was measured by these probes, in whatever processes it was made."""
     results = read_json(folder / "results.json")
     time = results.get("time") if isinstance(results, dict) else None
-    if not isinstance(time, dict) or not isinstance(time.get("hooks_s"), dict) or not time.get("total_s"):
+    if not isinstance(time, dict) or not isinstance(time.get("hooks_s"), dict):
         return None
-    spent = [time["hooks_s"][name] for name in PROBES if name in time["hooks_s"]]
-    return sum(spent) / time["total_s"] if spent else None
+    spent, total = [time["hooks_s"][name] for name in PROBES if name in time["hooks_s"]], last_attempt_s(time, "total_s")
+    return sum(spent) / total if spent and total else None

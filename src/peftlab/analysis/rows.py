@@ -16,6 +16,7 @@ import pandas as pd
 from peftlab.analysis.planned import canonical, task_name
 from peftlab.analysis.reading import Problem, RunRecord
 from peftlab.records.record import RunResults
+from peftlab.records.times import last_attempt_s
 
 COLUMNS = (
     "study label arm slug backbone task task_kind data seed fold run_id folder status split metric value higher_is_better "
@@ -132,10 +133,13 @@ def _kept_waiting(results: RunResults) -> list[str]:
     a run of a stack has no time of its own: they are not asked. Nor is what took less than two seconds, most of which is waiting
     for files.
     """
-    time, wall_s = results.time, results.time.get("total_s", 0.0)
+    time = results.time
+    wall_s, cpu_s = (last_attempt_s(time, key) for key in ("total_s", "cpu_s"))  # others may have waited for a GPU
     alone_on_cpu = str(time.get("device", "")).startswith("cpu") and time.get("processes", 1) == 1
-    asked = results.steps > 0 and alone_on_cpu and not time.get("prefix") and "cpu_s" in time and wall_s >= BUSY_FROM_S
-    return [BUSY_FLAG] if asked and time["cpu_s"] < BUSY_SHARE * wall_s else []
+    if wall_s is None or cpu_s is None or wall_s < BUSY_FROM_S:
+        return []
+    asked = results.steps > 0 and alone_on_cpu and not time.get("prefix")
+    return [BUSY_FLAG] if asked and cpu_s < BUSY_SHARE * wall_s else []
 
 
 def _scalar(value: Any) -> str:

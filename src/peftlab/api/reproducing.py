@@ -185,16 +185,21 @@ def _execute(frame: Any, chosen: Sequence[Any], target: Any, jobs: int) -> Any:
 
 def _expected(chosen: Sequence[Any], jobs: int) -> str:
     from peftlab.analysis.words import plural
+    from peftlab.records.times import took_s
 
-    took = sum(float(record.results.time.get("total_s") or 0.0) for record in chosen)
+    times = [took_s(record.results.time) for record in chosen]
+    known = [seconds for seconds in times if seconds is not None]
+    took = f"that took {answers.duration(sum(known))} on record" if known else "of none of which it is on record how long it took"
+    lacking = f" (without {times.count(None)}, which do not say)" if known and None in times else ""
     how = "one after another; --jobs runs several at once" if jobs == 1 else f"{jobs} at a time"
-    return f"{plural(len(chosen), 'run')} that took {answers.duration(took)} on record, {how}"
+    return f"{plural(len(chosen), 'run')} {took}{lacking}, {how}"
 
 
 def _compare(frame: Any, chosen: Sequence[Any], target: Any, skipped: list[str]) -> Any:
     from peftlab.analysis import reproduction as again
     from peftlab.analysis.planned import canonical, task_names
     from peftlab.analysis.reading import RunRecord
+    from peftlab.records.times import took_s
 
     names = task_names(record.config.task for record in frame.records)
     primary = frame.primary()
@@ -227,7 +232,7 @@ def _compare(frame: Any, chosen: Sequence[Any], target: Any, skipped: list[str])
                 run_id=config.run_id, arm=config.label, task=task, backbone=config.backbone, seed=config.seed, fold=config.fold,
                 verdict=verdict, recorded=recorded, found=now, interval=interval, seeds=len(column), weights_equal=weights,
                 sentence=sentence, environment=_differs(record, run),
-                took_s=float(results.time.get("total_s") or 0.0) if results else None,
+                took_s=took_s(results.time) if results else None,
             )
         )  # fmt: skip
     common = again.shared([rerun.environment for rerun in found if rerun.verdict != "failed"])

@@ -1,13 +1,15 @@
 """Which attempts of a run were given up for another, so that a run that is continued goes on with the last of them.
 
 ``fallback.json`` of a run that fell back (execution/fallback.py): ``first``, the attempt that it began with, and ``answers``,
-each with the ``attempt`` given up, the ``flag`` that tables show, and ``next``: how the run is tried from there. Without it the
+each with the ``attempt`` given up, the ``flag`` that tables show, ``next``: how the run is tried from there, and ``spent``: what
+it had taken until then (training/spent.py), because its total is that of all attempts. Without the file the
 first attempt would be gone through again, and its lines would stand in the journal before those of the one after it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ import torch
 from peftlab.execution.fallback import Attempt
 from peftlab.records.run_folder import RunFolder
 from peftlab.registry import create
+from peftlab.training.spent import Spent
 
 FILE = "fallback.json"
 
@@ -28,18 +31,21 @@ class Answered:
     def __init__(self, folder: RunFolder, first: Attempt) -> None:
         self.folder, self.first = folder, first
 
-    def last(self) -> tuple[Attempt, list[str]]:
-        """(how the run is tried now, the flags of what was given up before).
+    def last(self, spent: Spent) -> tuple[Attempt, list[str]]:
+        """(how the run is tried now, the flags of what was given up before); ``spent`` goes on from there.
 
         Raises:
             RecordError: the file is damaged.
         """
         known = self._known()
-        return (_attempt(known[-1]["next"], self.first), [answer["flag"] for answer in known]) if known else (self.first, [])
+        if not known:
+            return self.first, []
+        spent.load(known[-1].get("spent"))
+        return _attempt(known[-1]["next"], self.first), [answer["flag"] for answer in known]
 
-    def add(self, given_up: Attempt, flag: str, following: Attempt) -> None:
-        """Written before anything of ``following`` is."""
-        answer = {"attempt": given_up.name, "flag": flag, "next": _record(following)}
+    def add(self, given_up: Attempt, flag: str, following: Attempt, spent: Mapping[str, Any]) -> None:
+        """Written before anything of ``following`` is. ``spent``: by ``Spent.give_up``."""
+        answer = {"attempt": given_up.name, "flag": flag, "next": _record(following), "spent": dict(spent)}
         self.folder.write_json(FILE, {"first": self.first.name, "answers": [*self._known(), answer]})
 
     def _known(self) -> list[dict[str, Any]]:

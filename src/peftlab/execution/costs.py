@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,19 +23,23 @@ def memory_of(measured: Mapping[str, Any], config: RunConfig, processes: int) ->
     return {**measured, "predicted_peak_mb": config.predicted["peak_mb"], "predicted": config.predicted["parts_mb"]}
 
 
-def times_of(fitted: Fitted, trainer: Trainer, began: float, cpu_began: float) -> dict[str, Any]:
-    """Seconds and rates.
+def times_of(fitted: Fitted, trainer: Trainer, spent: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds and rates, of all processes of the run (training/spent.py).
+
+    Of the last attempt: ``train_s``, ``evaluate_s``, ``hooks_s``, ``samples_per_s`` and, of its steps in this process,
+    ``step_ms_median``. Of all attempts: ``total_s`` and ``cpu_s``, of which ``given_up`` says what went into those given up.
+    ``part_s``, of a run that was computed together with others: its part of ``total_s``.
 
     Args:
-        began: ``time.perf_counter()`` when the run began in this process.
-        cpu_began: ``time.process_time()`` then.
+        spent: by ``Spent.state``.
     """
     examples = trainer.schedule.seen(fitted.steps)
     return {
         "train_s": fitted.train_s,
         "evaluate_s": trainer.evaluate_s,
-        "total_s": time.perf_counter() - began,
-        "cpu_s": time.process_time() - cpu_began,
+        **{key: spent[key] for key in ("total_s", "cpu_s")},
+        **({"given_up": spent["given_up"]} if spent["given_up"] else {}),
+        **({"part_s": spent["part_s"]} if spent["stacked"] else {}),
         "hooks_s": {name: seconds for name, seconds in trainer.chain.seconds.items() if seconds > 0},
         "step_ms_median": 1000 * statistics.median(fitted.step_s) if fitted.step_s else None,
         "samples_per_s": examples / fitted.train_s if fitted.train_s else None,
@@ -46,7 +49,7 @@ def times_of(fitted: Fitted, trainer: Trainer, began: float, cpu_began: float) -
 def shared(
     memory: Mapping[str, Any], times: Mapping[str, Any], stacked: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(memory, time) of a run that was computed together with others: every figure stands below ``shared``.
+    """(memory, time) of a run that was computed together with others, to its end or not: every figure stands below ``shared``.
 
     So nobody who asks what a run took is given what all of them took. ``stacked``: with how many it was.
     """

@@ -10,7 +10,8 @@ key of ``train``           value                       answer
 
 ``fail``, the default of all three, ends the run with a typed error (a loss that is not finite, in training or in an evaluation,
 with the outcome "diverged"). Every answer
-starts the run afresh and leaves a flag that each table shows.
+starts the run afresh and leaves a flag that each table shows. Times of training are those of the last attempt; ``total_s`` and
+``cpu_s`` are all that the run took, ``given_up`` what of them went into the attempts before, wherever they were made.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gc
 import signal
-import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -43,6 +42,7 @@ from peftlab.training.passes import Passes
 from peftlab.training.precision import resolve_device, resolve_precision
 from peftlab.training.quantization import first_batches
 from peftlab.training.sharding import shard_frozen
+from peftlab.training.spent import Spent
 from peftlab.training.team import Team
 
 
@@ -87,6 +87,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.options, self.channel, self.stop = config, folder, options, channel, stop
         self.passes = passes or Passes()
+        self.spent = Spent(self.passes.record)
         self.flags: list[str] = []
         self.notes: list[str] = []
         train, device = Train.model_validate(config.train), resolve_device(options.device)
@@ -98,7 +99,6 @@ class Run:
         self.compiled = CompiledRecord(folder, bool(config.predicted.get("compile")), options.cache)
         self.crew = contextlib.ExitStack()  #: the other processes of the run, while they are needed
         self.sharded: dict[str, float] = {}
-        self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def execute(self) -> None:
         """Run to the end, divergence included; the results are written last, and then the checkpoints deleted.
@@ -143,11 +143,12 @@ class Run:
         if fitted.diverged_at is not None:
             self.flags.append(f"diverged in step {fitted.diverged_at + 1}")
         measured = memory_of(memory.result(adapted, trainer.optimizer), self.config, self.options.processes)
-        self.fused.write(adapted)
+        self.fused.write(trainer.adapted)  # what was trained; of a cut model that is a copy
         with disk_errors(self.folder.adapter):
             ingredients.adapter.save(adapted, self.folder.adapter)
         reports, arrays = trainer.chain.report(), trainer.chain.arrays()
-        times, stacked = self._times(fitted, trainer), self.passes.record()  # with what the reports took
+        spent = self.spent.state()  # with what the reports took
+        times, stacked = self._times(fitted, trainer, spent), spent["stacked"]
         if stacked:
             measured, times = shared(measured, times, stacked)
             self.notes.append(stack_note(stacked))
@@ -197,7 +198,7 @@ class Run:
     ) -> tuple[Adapted, Trainer, Fitted, MemoryMeter, dict[str, dict[str, float | None]]]:
         """Train and score; again where the study declared an answer to what stopped the attempt (execution/fallback.py)."""
         answered = Answered(self.folder, dataclasses.replace(self.attempt, quantizer=ingredients.quantizer))
-        self.attempt, flags = answered.last()
+        self.attempt, flags = answered.last(self.spent)
         self.flags += flags
         while True:
             tried = dataclasses.replace(ingredients, quantizer=self.attempt.quantizer or ingredients.quantizer)
@@ -218,7 +219,7 @@ class Run:
             self.prefix.release()
             self.notes += self._untracked("failed")
             given_up, (self.attempt, flag) = self.attempt, following
-            answered.add(given_up, flag, self.attempt)
+            answered.add(given_up, flag, self.attempt, self.spent.give_up())
             self.notes += Checkpoints(self.folder.checkpoints / given_up.name).clear()
             self.flags.append(flag)
             gc.collect()  # the tensors of the failed attempt
@@ -293,12 +294,13 @@ class Run:
             should_stop=self.stop,
             team=team,
             passes=passes,
+            spent=self.spent,
         )
         return adapted, trainer
 
-    def _times(self, fitted: Fitted, trainer: Trainer) -> dict[str, Any]:
+    def _times(self, fitted: Fitted, trainer: Trainer, spent: dict[str, Any]) -> dict[str, Any]:
         return {
-            **times_of(fitted, trainer, self.began, self.cpu_began),
+            **times_of(fitted, trainer, spent),
             "threads": torch.get_num_threads(),
             "processes": self.options.processes,
             **({"sharded": self.sharded} if self.sharded else {}),

@@ -101,7 +101,7 @@ class RunResults(Record):
     parameters: dict[str, Any]
     #: measured_peak_mb, mean_mb, predicted_peak_mb, and both peaks in parts: {measured: {...}, predicted: {...}}
     memory: dict[str, Any]
-    time: dict[str, Any]  #: train_s, step_ms_median, evaluate_s, samples_per_s, total_s, cpu_s
+    time: dict[str, Any]  #: train_s, step_ms_median, evaluate_s, samples_per_s, total_s, cpu_s (records/times.py)
     splits: dict[str, int] = {}  #: split -> number of examples
     quantizer: dict[str, Any] | None = None  #: the one that the run ended with, where a fallback put another in its place
     flags: list[str] = []  #: fallbacks and other things every table must show

@@ -11,7 +11,7 @@ import hashlib
 import json
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +19,7 @@ import peftlab
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.reading import read_json
-from peftlab.analysis.words import plural
+from peftlab.analysis.words import listed, plural
 from peftlab.errors import RecordError
 from peftlab.records.commit import disk_errors, fsync_folder
 from peftlab.records.lease import FILE as LEASE
@@ -28,6 +28,7 @@ from peftlab.records.record import to_json
 from peftlab.records.redact import redact
 from peftlab.records.run_folder import ADAPTER, CHECKPOINTS, LOG
 from peftlab.records.temporaries import is_left_over
+from peftlab.records.times import took_s
 from peftlab.report import facts
 
 SCHEMA_VERSION = 1
@@ -170,24 +171,24 @@ class _Chosen:
 
 def about_bundle(frame: Frame, names: list[str]) -> dict[str, Any]:
     """``bundle.json``: what is in it, where it was made, and the commands that redo it with the time that each took there
-    (``took_s``: seconds of its runs, one after the other; ``expected_s``: estimated)."""
+    (``took_s``: seconds of its runs, one after the other, of runs computed together each its part; ``expected_s``: estimated)."""
     findings, environment = read_findings(frame.folder), facts.environment(frame)
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float | None]] = {}
     for record in frame.records:
         if record.results is not None:
-            time = record.results.time
-            times.setdefault(record.config.label, []).append(float(time.get("total_s") or time.get("train_s") or 0.0))
+            times.setdefault(record.config.label, []).append(took_s(record.results.time))
     study = frame.study.study
     everything = [time for taken in times.values() for time in taken]
     commands = [_command("peftlab reproduce {bundle}", "every evaluation run again, each beside its record", everything)]
     commands += [_command(f"peftlab reproduce {{bundle}} --only '{label}'", "one arm", taken) for label, taken in times.items()]
     tuned = _tuning_times(frame)
-    whole = "the whole study anew, tuning with it" + _untimed(frame, tuned)
+    lost = sum(p.kind in ("failed", "missing", "unfinished", "unreadable") for p in frame.problems)
+    lacks = ["its tuning" * (frame.study.tune is not None and not tuned), plural(lost, "run without results") * (lost > 0)]
     commands += [
         {"command": "unzip {bundle} -d " + study, "what": "the folder itself", "runs": 0, "took_s": None},
         {"command": f"peftlab report {study}", "what": "findings, figures, tables from the records", "runs": 0, "took_s": None,
          "expected_s": _report_s(len(frame.settings), len(everything))},
-        _command(f"peftlab run {study}/study.yaml", whole, everything + tuned),
+        _command(f"peftlab run {study}/study.yaml", "the whole study anew, tuning with it", everything + tuned, lacks),
     ]  # fmt: skip
     return {
         "schema_version": SCHEMA_VERSION, "study": study, "question": frame.study.question, "peftlab": peftlab.__version__,
@@ -196,19 +197,11 @@ def about_bundle(frame: Frame, names: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tuning_times(frame: Frame) -> list[float]:
+def _tuning_times(frame: Frame) -> list[float | None]:
     """Seconds of every tuning run of which there is a record."""
     runs = (read_json(path) for path in sorted(frame.folder.glob("tuning/*/*/results.json")))
     times = [run["time"] for run in runs if isinstance(run, Mapping) and isinstance(run.get("time"), Mapping)]
-    return [float(time.get("total_s") or time.get("train_s") or 0.0) for time in times]
-
-
-def _untimed(frame: Frame, tuned: list[float]) -> str:
-    """What the time of the whole study lacks."""
-    lost = sum(p.kind in ("failed", "missing", "unfinished", "unreadable") for p in frame.problems)
-    parts = ["its tuning" * (frame.study.tune is not None and not tuned), plural(lost, "run without results") * (lost > 0)]
-    missing = " and ".join(part for part in parts if part)
-    return f"; the time lacks {missing}, of which no record says how long" if missing else ""
+    return [took_s(time) for time in times]
 
 
 def _report_s(settings: int, runs: int) -> float:
@@ -220,8 +213,14 @@ def _report_s(settings: int, runs: int) -> float:
     return round(3.0 + 3.0 * settings + 0.014 * runs, 1)
 
 
-def _command(command: str, what: str, taken: list[float]) -> dict[str, Any]:
-    return {"command": command, "what": what, "runs": len(taken), "took_s": round(sum(taken), 1)}
+def _command(command: str, what: str, taken: Sequence[float | None], lacks: Sequence[str] = ()) -> dict[str, Any]:
+    """``lacks``: what else there is no time of; empty texts are nothing."""
+    known = [seconds for seconds in taken if seconds is not None]
+    untimed = len(taken) - len(known)
+    parts = [part for part in (*lacks, plural(untimed, "run") * (untimed > 0)) if part]
+    missing = f"; the time lacks {listed(parts)}, of which no record says how long" if parts else ""
+    took = round(sum(known), 1) if known or not taken else None
+    return {"command": command, "what": what + missing, "runs": len(taken), "took_s": took}
 
 
 def _readme(about: Mapping[str, Any]) -> str:
@@ -231,7 +230,8 @@ def _readme(about: Mapping[str, Any]) -> str:
         f"Open report/index.html to read it. `sha256sum -c {CHECKSUMS}` checks the files.",
         "Weights are not here unless they were asked for; the hash of every adapter stands in the MANIFEST.json of its run.", "",
         "Verdict:", *(f"  {line}" for line in about["verdict"]), "",
-        "Commands, and the time that their runs took on the machine below, one after the other (of the report: estimated):",
+        "Commands, and the time that their runs took on the machine below, one after the other (of runs computed together: each",
+        "its part; of the report: estimated):",
         *(f"  {c['command'].replace('{bundle}', 'BUNDLE')}\n      {c['what']}" + _took(c) for c in about["commands"]), "",
         "Machine and versions:",
         *(f"  {key}: {value}" for key, value in sorted(about["environment"]["same"].items())),

@@ -31,6 +31,7 @@ from peftlab.training.proof import Movement, assert_frozen, frozen_hash
 from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 from peftlab.training.selection import Selection, Selector
+from peftlab.training.spent import Spent
 from peftlab.training.team import Team
 from peftlab.training.updates import Updates
 
@@ -80,6 +81,7 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
     team: Team = dataclasses.field(default_factory=Team)  #: the processes of the run, of which this is one
     passes: Passes = dataclasses.field(default_factory=Passes)  #: who computes the forward and backward passes of its steps
+    spent: Spent = dataclasses.field(default_factory=Spent)  #: what the run has taken, before its training too
 
     def __post_init__(self) -> None:
         self.chain = HookChain(self.hooks)
@@ -262,6 +264,7 @@ class Trainer:
                     "base": base,
                     "train_s": self.train_s,
                     "evaluate_s": self.evaluate_s,
+                    "spent": self.spent.state(),
                     "window": self.window,
                     "resumed": self.resumed,
                     "notes": self.notes,
@@ -293,6 +296,7 @@ class Trainer:
             self.updates.load_state(state["scaler"])
             notes += self.selector.load_state(state["selection"], self.device)
             self.train_s, self.evaluate_s = loop["train_s"], loop["evaluate_s"]
+            self.spent.load(loop.get("spent"))
             self.window, self.notes, self.resumed = list(loop["window"]), list(loop["notes"]), loop["resumed"]
             notes += decay_changed(self.vectors, loop.get("vectors", ()), self.train, self.step)
         self.resumed += 1

@@ -10,11 +10,13 @@ Two peaks are reported on a CPU, because they answer two questions:
   the kernel costs time.
 
 So the first steps are measured exactly and the rest run fast, unless memory is so scarce that the rest must be exact too.
+A run that is continued is measured in every process that takes :data:`LAST_STEP` steps of it, and its peak is the largest of all.
 No number computed by the run depends on any of this: only where tensors lie in memory changes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,6 +38,17 @@ _CLAIMS = ("weights", "adapter", "optimizer", "activations", "process", "gradien
 SAVED_STEP, FIRST_STEP, LAST_STEP = 1, 2, 4  #: steps (from 0) of the count of saved tensors and of the exact peak
 #: a heap is taken to grow to so many times what lives in it, on the safe side; where that is not free the run stays exact
 HEAP_FACTOR = 4.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Exact:
+    """What one process of a run measured in its exact steps, in MB."""
+
+    peak: float
+    idle: float  #: between two steps
+    held: dict[str, float] | None  #: what there was at that time; ranks and float weights may go later
+    activations: float
+    gradients: float
 
 
 def split_peak(peak: float, parts: Mapping[str, float]) -> dict[str, float]:
@@ -88,6 +101,8 @@ class MemoryMeter:
         self._held: dict[str, float] | None = None  #: what there was at that time; ranks and float weights may go later
         self._exact_peak: float | None = None
         self._process_peak = 0.0
+        self._before: Exact | None = None  #: the largest of the processes that the run was continued from
+        self._continued = False
         self.saved_mb = self.gradients_mb = 0.0  #: set by the hook
         self._hook: _MemoryHook | None = None
 
@@ -106,7 +121,7 @@ class MemoryMeter:
     def __exit__(self, *_: object) -> None:
         if self._hook is not None:
             self._hook.close()  # a step that raised has not come to its end
-        if self._exact_peak is None:  # fewer steps than the measurement wants
+        if self._exact_peak is None and not self._continued:  # the whole run has fewer steps than the measurement wants
             self.measured(final=True)
         self._process_peak = max(self._process_peak, self._peak())
         if self.device.type == "cpu":
@@ -166,29 +181,59 @@ class MemoryMeter:
             else:
                 self.notes.append("memory is scarce: freed blocks are given back at once for the whole run, which costs time")
 
+    def _largest(self) -> Exact | None:
+        """Of this process and those before."""
+        if self._exact_peak is None or self._idle is None:
+            return self._before
+        steps = {"activations": self.saved_mb, "gradients": self.gradients_mb}
+        mine = Exact(peak=self._exact_peak, idle=self._idle, held=self._held, **steps)
+        return max(filter(None, (self._before, mine)), key=lambda exact: exact.peak)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: what was measured up to now, in this process and those before."""
+        exact = self._largest()
+        return {
+            "exact": None if exact is None else dataclasses.asdict(exact),
+            "process_peak": max(self._process_peak, self._peak()),
+            "sum": self._sum,
+            "count": self._count,
+            "notes": self.notes,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`; empty, of a checkpoint from before it was kept: nothing is known of the processes before."""
+        self._continued = True
+        if state:
+            self._before = None if state["exact"] is None else Exact(**state["exact"])
+            self._process_peak = max(self._process_peak, state["process_peak"])
+            self._sum, self._count = self._sum + state["sum"], self._count + state["count"]
+            self.notes = [*state["notes"], *self.notes]
+
     def result(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """JSON: ``measured_peak_mb``, ``mean_mb``, ``process_peak_mb``, ``measured`` (the peak, by :func:`split_peak`).
 
         ``tensors_mb``: the same parts of the model as it is now, each counted by itself to the byte; ``quantized_mb``: what of
-        the weights is stored in few bits, scales and tables included.
+        the weights is stored in few bits, scales and tables included. Without a peak, of a run that no process took
+        :data:`LAST_STEP` steps of in one go, nobody knows its parts either, nor activations and gradients: null, and a note.
         """
-        now = held_mb(adapted, optimizer)
-        held = self._held or now
-        peak = self._exact_peak if self._exact_peak is not None else self._peak()
-        idle = self._idle if self._idle is not None else self._now()
-        steps = {"gradients": self.gradients_mb, "activations": self.saved_mb}
-        process = max(0.0, idle - sum(held.values())) if self.device.type == "cpu" else 0.0
-        parts = split_peak(peak, {**held, **steps, "process": process})
+        now, exact = held_mb(adapted, optimizer), self._largest()
+        steps = {"gradients": exact and exact.gradients, "activations": exact and exact.activations}
+        few = f"no peak: the run was continued, and no process took the {LAST_STEP} steps in which it is measured"
         return {
-            "measured_peak_mb": round(peak, 3),
+            "measured_peak_mb": None if exact is None else round(exact.peak, 3),
             "mean_mb": round(self._sum / self._count, 3) if self._count else None,
-            "process_peak_mb": round(max(self._process_peak, peak), 3),
-            "measured": {name: round(value, 3) for name, value in parts.items()},
-            "tensors_mb": {name: round(size, 6) for name, size in {**now, **steps}.items()},
+            "process_peak_mb": round(max(self._process_peak, exact.peak if exact else 0.0), 3),
+            "measured": None if exact is None else self._parts(exact, exact.held or now),
+            "tensors_mb": {name: None if size is None else round(size, 6) for name, size in {**now, **steps}.items()},
             "quantized_mb": round(tensor_mb(tensor for _, tensor in stored_tensors(adapted.module)), 6),
             "device": self.device.type,
-            "notes": list(dict.fromkeys(self.notes)),
+            "notes": list(dict.fromkeys([*self.notes, *([few] if exact is None else [])])),
         }
+
+    def _parts(self, exact: Exact, held: Mapping[str, float]) -> dict[str, float]:
+        process = max(0.0, exact.idle - sum(held.values())) if self.device.type == "cpu" else 0.0
+        steps = {"gradients": exact.gradients, "activations": exact.activations}
+        return {k: round(v, 3) for k, v in split_peak(exact.peak, {**held, **steps, "process": process}).items()}
 
 
 class _MemoryHook(TrainingHook):
@@ -211,6 +256,12 @@ class _MemoryHook(TrainingHook):
 
     def start(self, total_steps: int, optimizer: torch.optim.Optimizer) -> None:
         self.left, self.optimizer = total_steps, optimizer
+
+    def state(self) -> dict[str, Any]:
+        return self.meter.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.meter.load(state)
 
     def held(self) -> dict[str, float] | None:
         """None before the first step."""

@@ -7,9 +7,10 @@ from peftlab.nn.last_block import LastBlock
 
 
 def enable_checkpointing(adapted: Adapted) -> None:
-    """Recompute block activations in the backward pass instead of keeping them; same numbers, less memory.
+    """Recompute block activations in the backward pass instead of keeping them: less memory, and the same numbers.
 
-    The last block is computed as it is then: what it is recomputed with comes after the call (nn/last_block.py).
+    The last block is computed for every row then: what it is recomputed with comes after the call (nn/last_block.py). Dropout on
+    its o, up or down then draws for rows that a run without this leaves out: other draws of the same distribution.
     """
     if isinstance(adapted.last, LastBlock):
         adapted.last = "it is computed again in the backward pass"

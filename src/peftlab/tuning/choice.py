@@ -14,6 +14,7 @@ from peftlab.planning.plan import Plan, PlannedRun
 from peftlab.planning.search import Key, Search, Values, shown
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
+from peftlab.records.times import own_s
 from peftlab.study.schema import Range, Study
 
 FILE = "tuning.json"
@@ -34,7 +35,7 @@ class TrialRun:
     value: float | None
     status: str  #: completed, diverged, failed, refused or missing
     trial: int = 0  #: number of the trial; of trials with the same values, whose runs are the same, each has its own entry
-    time_s: float = 0.0  #: training and evaluation
+    time_s: float = 0.0  #: training and evaluation; of a run computed together with others its part of theirs
     share: float = 1.0  #: of the steps; below 1 on the lower rungs of successive halving
     steps: int = 0
 
@@ -92,7 +93,7 @@ def _outcome(folder: ResultsFolder, study: Study, run: PlannedRun) -> TrialRun:
     if results is None:
         return TrialRun(**about, value=None, status="failed" if failure else "missing")
     value = results.metrics.get("validation", {}).get(study.analysis.metric)
-    time_s = sum(float(results.time.get(part) or 0.0) for part in ("train_s", "evaluate_s"))
+    time_s = own_s(results.time, "train_s", "evaluate_s") or own_s(results.time, "train_s") or 0.0
     return TrialRun(**about, value=value, status=results.status, time_s=time_s)
 
 

@@ -107,6 +107,11 @@ def _runs(material: Material, numbers: Numbers) -> Iterator[Item]:
             r"\result{compute.runs} evaluation runs, \result{compute.time} of training, at most \result{compute.peak} of memory"
         )
         text += "; tuning runs and evaluation not counted." if "tuning.seeds" in numbers else "; evaluation not counted."
+        if "compute.together" in numbers:
+            text += r" Runs that shared a process with others: \result{compute.together}; each counts with its part of the time, "
+            text += "and with no memory, which is that of all."
+        if "compute.untimed" in numbers:
+            text += r" Runs of which no record says how long they took: \result{compute.untimed}; they are not in the time."
         yield Item("Is the compute reported?", "Yes", Tex(text))
     else:
         yield Item("Is the compute reported?", "No", Tex("No run recorded its environment."))

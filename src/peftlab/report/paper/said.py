@@ -9,6 +9,7 @@ import pandas as pd
 
 from peftlab.analysis.raced import race_table, race_words
 from peftlab.analysis.words import listed, plural, show, show_margin
+from peftlab.records.times import own_s
 from peftlab.report.paper.material import Material, options_text
 from peftlab.report.paper.numbers import prefix_of, settings_of, slugs
 from peftlab.report.paper.text import show_seconds
@@ -134,9 +135,20 @@ def _training(material: Material) -> Iterator[tuple[str, str]]:
         "train.steps",
         (f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}") if steps else "an unrecorded number of",
     )
-    times = [float(value) for value in material.frame.rows.drop_duplicates("folder")["train_s"].tolist() if pd.notna(value)]
+    yield from _compute(material)
+
+
+def _compute(material: Material) -> Iterator[tuple[str, str]]:
+    """Of all runs with results: those computed together share their time, and have no memory of their own."""
+    times = [record.results.time for record in material.frame.records if record.results is not None]
+    taken = [own_s(time, "train_s") for time in times]
+    known = [seconds for seconds in taken if seconds is not None]
     yield "compute.runs", str(len(times))
-    yield "compute.time", _duration(sum(times)) if times else "not recorded"
+    yield "compute.time", _duration(sum(known)) if known else "not recorded"
+    if together := sum(bool(time.get("stacked")) for time in times):
+        yield "compute.together", str(together)
+    if len(known) < len(taken):
+        yield "compute.untimed", str(len(taken) - len(known))
     peaks = material.frame.rows["measured_peak_mb"].dropna()
     yield "compute.peak", f"{peaks.max():,.0f} MB" if len(peaks) else "not recorded"
 
