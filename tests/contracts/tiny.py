@@ -15,11 +15,11 @@ def make(kind: str, folder: Path, seed: int = 0) -> Path:
     """Write the model of this kind into ``folder``; every weight, norms included, is random."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = {"timm": _timm, "vit": _vit, "gpt2": _gpt2, "bert": _bert, "llama": _llama}[kind]()
+        module = {"timm": _timm, "vit": _vit, "gpt2": _gpt2, "bert": _bert, "llama": _llama, "resnet": _resnet}[kind]()
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
-    if kind == "timm":
+    if kind in ("timm", "resnet"):
         from timm.models import save_for_hf
 
         save_for_hf(module, str(folder), safe_serialization=True)
@@ -32,6 +32,18 @@ def _timm() -> torch.nn.Module:
     import timm
 
     return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=7)
+
+
+def _resnet() -> torch.nn.Module:
+    """Batch normalisation with statistics of its own, and no blocks."""
+    import timm
+
+    size = {"input_size": (3, 32, 32), "pool_size": (1, 1)}
+    module = timm.create_model("resnet10t", channels=(8, 8, 16, 16), stem_width=8, num_classes=7, pretrained_cfg_overlay=size)
+    for name, buffer in module.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.add_(0.1 * torch.rand(buffer.shape))
+    return module
 
 
 def _vit() -> torch.nn.Module:

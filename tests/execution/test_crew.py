@@ -138,6 +138,8 @@ def test_what_cannot_have_several_processes_is_refused(tmp_path: Path) -> None:
     alone = vit.model_copy(update={"allocator": {"name": "increlora", "budget": {"ranks": 6}}})
     with pytest.raises(PlanRefused, match="increlora looks at single examples"):
         check_processes(2, machine("cpu"), planned(alone))
+    with pytest.raises(PlanRefused, match="batch normalisation that trains looks at whole batches"):
+        check_processes(2, machine("cpu"), planned(vit.model_copy(update={"predicted": {"moving": True}})))
     dora = vit.model_copy(update={"adapter": {"name": "lora", "dora": True}})
     with pytest.raises(PlanRefused, match="reads frozen weights when it is saved"):
         check_sharding(2, planned(dora))

@@ -14,6 +14,7 @@ from peftlab.planning.planner import Planner
 from peftlab.planning.stacking import JOINT_STEP_S, MOST, Stacking, check_stack, stack_key, wanted_stack, why_not
 from peftlab.records.record import RunConfig
 from peftlab.study.schema import Study, Train
+from tests.contracts.tiny import make
 
 DIGITS = {"kind": "image-classification", "data": "digits"}
 
@@ -51,6 +52,7 @@ def test_what_is_asked_for_is_understood_or_refused() -> None:
         ({"adapter": {"name": "lora", "init": "pissa"}}, "pissa moves a part"),
         ({"train": {"gradient_checkpointing": True}}, "gradient checkpointing"),
         ({"predicted": {"prefix": {"block": 3}}}, "once for all runs anyway"),
+        ({"predicted": {"moving": True}}, "running statistics move"),
         ({"adapter": {"name": "svd"}, "allocator": {"name": "adalora"}}, ""),
     ],
 )
@@ -98,6 +100,15 @@ def test_a_plan_says_what_is_stacked_and_what_is_not_and_why(tmp_path: Path, mea
     assert "stack" not in notes("off")
     assert "stacked: lora, up to 4 runs in one process; the memory and time of these runs are those of all together" in notes("4")
     assert "not stacked: full: it trains every weight" in notes("4")
+
+
+def test_a_plan_says_where_running_statistics_move(tmp_path: Path, measured: Callable[[Path], Path]) -> None:
+    arms = {"probe": {"adapter": "linear-probe"}, "norms": {"adapter": "ln-tuning"}}
+    resnet = study(backbone=str(make("resnet", tmp_path / "resnet")), arms=arms)
+    for predict in (True, False):
+        options = PlanOptions(cache=measured(tmp_path / "cache"), stack="4", prefix_cache_mb=0, predict=predict)
+        notes = "\n".join(Planner(resnet, options).plan().notes)
+        assert "stacked: probe, up to 4 runs" in notes and "not stacked: norms: running statistics move in its passes" in notes
 
 
 def test_trackers_follow_one_run_in_a_process(tmp_path: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -367,12 +368,27 @@ class _Statistics(nn.Module):
         return self.head(x)
 
 
-def test_statistics_of_training_are_noticed_and_put_back() -> None:
+class _Counting(nn.Linear):
+    """Counts its passes, and computes with that."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return super().forward(input) + self.passes
+
+
+@pytest.mark.parametrize("counting", [False, True])
+def test_what_a_pass_changes_is_noticed_and_put_back_and_frozen_statistics_stay(counting: bool) -> None:
     from peftlab.adapters.contract import Adapted
     from peftlab.backbones.contract import Backbone
     from peftlab.registry import create
 
     module = _Statistics()
+    if counting:
+        module.layers[1] = _Counting()
     for parameter in module.layers.parameters():
         parameter.requires_grad_(False)
     backbone = Backbone(
@@ -380,8 +396,8 @@ def test_statistics_of_training_are_noticed_and_put_back() -> None:
     )
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     adapted = Adapted(module=module, backbone=backbone, adapter=create("adapter", {"name": "linear-probe"}, where=""))
-    with pytest.raises(Uncut, match="batch normalisation"):
-        find_cut(adapted, {"x": torch.randn(5, 4)})
+    with pytest.raises(Uncut, match=r"changes what later ones compute \(layers.1.passes\)") if counting else nullcontext():
+        assert find_cut(adapted, {"x": torch.randn(5, 4)}).head
     assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
 
 

@@ -10,6 +10,7 @@ import torch
 
 from peftlab.training.loop import Fitted, Trainer
 from peftlab.training.stack import Member, Stack, StackBroken
+from tests.contracts.tiny import make
 from tests.training.conftest import Lab, Lines
 
 CPU = torch.device("cpu")
@@ -98,6 +99,28 @@ def test_only_what_is_not_alike_is_computed_apart(lab: Lab, tmp_path: Path) -> N
         assert all(torch.equal(a[n], b[n]) for n in a)
     assert [member.joint > 0 for member in members] == [True, True, False, False]
     assert "frozen weights differ" in members[2].alone and "changes frozen weights" in members[3].alone
+
+
+def test_running_statistics_that_move_stay_with_their_run(tmp_path: Path, cache: Path) -> None:
+    """Frozen ones are those of all; where they move, nothing is shared and the reason is told."""
+    lab = Lab(str(make("resnet", tmp_path / "resnet")), cache)
+    arms = [("linear-probe", 0), ("linear-probe", 1), ("ln-tuning", 0), ("ln-tuning", 1)]
+
+    def trainers(where: str) -> list[Trainer]:
+        return [lab.trainer(tmp_path / where / str(i), arm, seed=seed) for i, (arm, seed) in enumerate(arms)]
+
+    alone, joint = trainers("alone"), trainers("joint")
+    for trainer in alone:
+        trainer.fit()
+    before = [{b.data_ptr() for b in trainer.adapted.module.buffers()} for trainer in joint]
+    found, members = together(joint)
+    assert all(isinstance(fitted, Fitted) for fitted in found), found
+    for number, (one, other) in enumerate(zip(alone, joint, strict=True)):
+        for a, b in zip(one.adapted.module.state_dict().values(), other.adapted.module.state_dict().values(), strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-6) if number < 2 else torch.equal(a, b)
+        assert bool(members[number].joint) == (number < 2)
+    assert "changes what later ones compute" in members[2].alone and "running_mean" in members[3].alone
+    assert [{b.data_ptr() for b in joint[i].adapted.module.buffers()} for i in (2, 3)] == before[2:]
 
 
 def test_random_numbers_within_kernels_are_noticed(lab: Lab, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class OwnLowRank(OwnLayers):
             pairs = {n: (a.new_zeros(1, a.shape[1]), b.new_zeros(b.shape[0], 1)) for n, (a, b) in pairs.items()}
         sites = [site for site in adapted.sites if len(pairs[site.name][0])]
         prefix = "base_model.model."
-        state = {prefix + n: p.detach().cpu().contiguous() for n, p in adapted.trainable().items() if adapted.is_head(n)}
+        state = {prefix + n: t.detach().cpu().contiguous() for n, t in adapted.learnt().items() if adapted.is_head(n)}
         for site in sites:
             down, up = pairs[site.name]
             state[f"{prefix}{site.name}.lora_A.weight"], state[f"{prefix}{site.name}.lora_B.weight"] = down.cpu(), up.cpu()

@@ -58,9 +58,9 @@ class InPlace(Adapter):
 
 
 def save_tensors(adapted: Adapted, folder: Path) -> None:
-    """Trained tensors under their own names in the adapted model, and a config that names the backbone."""
+    """What was learnt under its own names in the adapted model, and a config that names the backbone."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: p.detach().contiguous() for n, p in adapted.trainable().items()}, folder / WEIGHTS)
+    save_file({n: t.detach().contiguous() for n, t in adapted.learnt().items()}, folder / WEIGHTS)
     config = {"adapter": adapted.adapter.spec(), "base_model_name_or_path": adapted.backbone.name}
     (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -83,12 +83,12 @@ def load_tensors(adapted: Adapted, folder: Path) -> nn.Module:
     Raises:
         RecordError: unreadable, or not the tensors of this adapter on this backbone.
     """
-    saved, wanted = saved_tensors(folder), adapted.trainable()
+    saved, wanted = saved_tensors(folder), adapted.learnt()
     shapes_fit = saved.keys() == wanted.keys() and all(saved[n].shape == p.shape for n, p in wanted.items())
     if not shapes_fit:
         raise RecordError(
             "the saved tensors are not those of this adapter", where=str(folder), remedy="load it on its own backbone"
         )
-    for name, parameter in wanted.items():
-        parameter.data.copy_(saved[name])
+    for name, tensor in wanted.items():
+        tensor.data.copy_(saved[name])
     return adapted.module

@@ -20,6 +20,7 @@ from peftlab.nn.fused_layers import Fused
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.last_block import LastBlock
 from peftlab.nn.low_rank import LowRank, product_norm
+from peftlab.nn.modes import moving
 from peftlab.nn.parts import Part
 from peftlab.nn.roles import Site
 from peftlab.quantizers.contract import Quantizer
@@ -47,6 +48,10 @@ class Adapted:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, in a fixed order."""
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+    def learnt(self) -> dict[str, torch.Tensor]:
+        """Name -> all that training changes, in a fixed order: what is trained, and running statistics (nn/modes.py)."""
+        return {**self.trainable(), **moving(self.module)}
 
     def reading(self, module: nn.Module | None = None) -> contextlib.AbstractContextManager[None]:
         """Inside, ``module`` (a model of the same structure; None: the backbone's) computes of its last block what is read."""

@@ -16,6 +16,7 @@ from peftlab.allocators._budget import BudgetOption
 from peftlab.allocators._static import Report
 from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.errors import NonFinite, OptionError, RecordError
+from peftlab.nn.modes import same_modes
 from peftlab.nn.quantized import is_quantized
 from peftlab.nn.roles import Site
 
@@ -39,17 +40,6 @@ class Measured:
 def check_batches(batches: int) -> None:
     if batches < 1:
         raise OptionError(f"batches must be at least 1, got {batches}", where="batches", remedy="e.g. 8")
-
-
-@contextlib.contextmanager
-def same_modes(module: nn.Module) -> Iterator[None]:
-    """Training or evaluation, afterwards every part is in the mode in which it was."""
-    modes = {part: part.training for part in module.modules()}
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 @contextlib.contextmanager

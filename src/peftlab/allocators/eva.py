@@ -14,9 +14,10 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.allocators._budget import PARAMETERS, BudgetOption, amount_of, check_budget, equal_ranks, factors
-from peftlab.allocators._probe import Measured, ProbeReport, check_batches, note, same_modes
+from peftlab.allocators._probe import Measured, ProbeReport, check_batches, note
 from peftlab.allocators.contract import Allocator, BaseProbe
 from peftlab.errors import DidNothing, OptionError
+from peftlab.nn.modes import same_modes
 from peftlab.nn.roles import Site
 from peftlab.study.schema import Train
 

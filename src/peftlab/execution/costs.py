@@ -18,7 +18,7 @@ def memory_of(measured: Mapping[str, Any], config: RunConfig, processes: int) ->
     if processes > 1:
         notes = [*measured["notes"], f"of the first of {processes} processes; nothing was predicted"]
         return {**measured, "notes": notes}
-    if not config.predicted:
+    if "peak_mb" not in config.predicted:
         return dict(measured)
     return {**measured, "predicted_peak_mb": config.predicted["peak_mb"], "predicted": config.predicted["parts_mb"]}
 

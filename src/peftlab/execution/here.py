@@ -92,7 +92,7 @@ def check_processes(processes: int, machine: Machine, plan: Plan) -> None:
     """Whether a run can have so many.
 
     Raises:
-        PlanRefused: there are fewer GPUs or cores, the device takes one process only, or an allocator does.
+        PlanRefused: there are fewer GPUs or cores, the device takes one process only, or a method does.
     """
     import torch
 
@@ -105,6 +105,9 @@ def check_processes(processes: int, machine: Machine, plan: Plan) -> None:
         allocator = Ingredients.of_run(config).allocator
         if allocator is not None and allocator.needs_all_examples:
             what = f"{config.label}: {allocator.name} looks at single examples, of which no process has all"
+            raise PlanRefused(what, where="--processes", remedy="leave it out, or these arms with --only")
+        if config.predicted.get("moving"):
+            what = f"{config.label}: batch normalisation that trains looks at whole batches, of which no process has all"
             raise PlanRefused(what, where="--processes", remedy="leave it out, or these arms with --only")
 
 

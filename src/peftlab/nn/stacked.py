@@ -21,6 +21,7 @@ from torch import nn
 
 from peftlab.nn.fused_layers import FusedLayer, FusedSlices, Plain, frozen_weight, same_type, watched
 from peftlab.nn.fused_low_rank import Branch, add_low_rank, low_rank_linear
+from peftlab.nn.modes import train_mode
 from peftlab.nn.quantized import dense_weight, is_quantized, quantized_layers
 from peftlab.nn.roles import linear_shape
 from peftlab.nn.seeding import default_generator
@@ -206,7 +207,8 @@ def join(modules: Sequence[nn.Module], heads: Sequence[str] = ()) -> Joint:
     known = {id(t): t for t in (*modules[0].parameters(), *modules[0].buffers())}
     whole = copy.deepcopy(modules[0], known)
     made = _joined(whole, modules, "", frozenset(heads), seats)
-    return Joint(made.train(), seats)
+    train_mode(made)
+    return Joint(made, seats)
 
 
 def _joined(mine: nn.Module, modules: Sequence[nn.Module], name: str, heads: frozenset[str], seats: Seats) -> nn.Module:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.memory import MB
+from peftlab.nn.modes import train_mode
 from peftlab.planning.trace import Operation, StepTrace, fake_module, trace_step
 from peftlab.study.schema import Train
 from peftlab.training.memory import split_peak
@@ -101,7 +102,7 @@ def trace(
         enable_checkpointing(adapted)
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # indices that an adapter holds beside its parameters and buffers
     fake_module(module, mode, device)
-    module.train()
+    train_mode(module)
     precision = resolve_precision(train.precision, device)
 
     found: Cut | None = None

@@ -7,7 +7,9 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+from peftlab.adapters.contract import Adapted
 from peftlab.backbones.shapes import stamp
+from peftlab.nn.modes import moving
 from peftlab.nn.roles import Site
 from peftlab.planning.estimate import Estimate, estimate
 from peftlab.planning.machine import Machine
@@ -32,6 +34,7 @@ class Forecast:
     notes: tuple[str, ...]
     sites: tuple[Site, ...]
     ranks: Mapping[str, int] | None  #: at the start, as the allocator decides; None without one
+    moving: bool = False  #: running statistics (batch normalisation) move in training
     shortcut: Shortcut | None = None  #: the same arm without its frozen prefix, where there is one
 
     def decide(self, schedule: Schedule, sizes: Mapping[str, int], runs: int, limit_mb: float) -> Decision | None:
@@ -106,6 +109,7 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
     adapted_count, added = adapter.count(meta, sites, ranks), adapter.added(meta, sites, ranks)
     trains_all = adapted_count + head == full
     fill = ingredients.task.fill(batch, ingredients.preprocessing()) if detailed else 1.0
+    moves = bool(moving(meta.module)) and bool(moving(_adapted(ingredients, info).module))
     ingredients.quantizer.convert(meta)  # before training or after it: the scheme must fit every layer
     found = _estimate(ingredients, info, train, batch, machine) if detailed else None
     frozen = detailed and not ingredients.task.augments and all(site.block != 0 for site in sites)
@@ -120,8 +124,14 @@ def _forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int
         notes=notes,
         sites=tuple(sites),
         ranks=ranks,
+        moving=moves,
         shortcut=shortcut,
     )
+
+
+def _adapted(ingredients: Ingredients, info: TaskInfo) -> Adapted:
+    """The model of a run, shapes only."""
+    return ingredients.attach(ingredients.load_backbone(info.outputs, 0, device="meta"), 0)
 
 
 def _shortcut(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine) -> Shortcut | None:
@@ -146,7 +156,7 @@ def _estimate(
 ) -> Estimate:
     task, preprocessing = ingredients.task, ingredients.preprocessing()
     return estimate(
-        lambda: ingredients.fuse(ingredients.attach(ingredients.load_backbone(info.outputs, 0, device="meta"), 0)),
+        lambda: ingredients.fuse(_adapted(ingredients, info)),
         task.batch_shapes(batch, preprocessing, info),
         task,
         train,

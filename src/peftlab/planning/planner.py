@@ -217,14 +217,15 @@ class Planner:
 
     def _predicted(self, item: Ready, decision: Decision | None) -> dict[str, Any]:
         estimate = item.forecast.used(decision)
+        moving = {"moving": True} if item.forecast.moving else {}
         if estimate is None:
-            return {}
+            return moving
         shared = {"prefix": decision.as_dict()} if decision is not None else {}
         parts = {k: round(v, 3) for k, v in estimate.parts_mb.items()}
         about = {"peak_mb": round(estimate.peak_mb, 3), "step_s": float(f"{estimate.step_time_s:.4g}")}
         verdict = self._verdict(item)
         compiled = {"compile": True} if verdict is not None and verdict.compiles else {}
-        return {**about, "parts_mb": parts, **shared, **compiled}
+        return {**about, "parts_mb": parts, **shared, **compiled, **moving}
 
     def _verdict(self, item: Ready) -> Verdict | None:
         """Whether steps of this arm are compiled; None where nobody asked. One for all its runs."""

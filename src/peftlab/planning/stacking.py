@@ -55,6 +55,8 @@ def why_not(config: RunConfig) -> str:
         return "batches of texts are as long as their longest text"
     if config.train.get("gradient_checkpointing"):
         return "with gradient checkpointing its layers are computed twice"
+    if config.predicted.get("moving"):
+        return "running statistics move in its passes (batch normalisation that trains)"
     prefix = config.predicted.get("prefix")
     if prefix and not prefix.get("why"):
         return "its frozen layers are computed once for all runs anyway"

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from peftlab.nn.flops import LACKING
+from peftlab.nn.modes import train_mode
 
 #: what memory is attributed to; ``workspace`` is everything that lives only within the step and is not saved for backward
 PARTS: tuple[str, ...] = ("weights", "adapter", "optimizer", "activations", "gradients", "workspace")
@@ -208,7 +209,7 @@ def trace_step(
         module.eval()
         with _following(module, device) as evaluation, torch.no_grad():
             forward_loss()
-        module.train()
+        train_mode(module)
     peak, parts = _peak(follower.storages, accumulate)
     at_evaluation = sum(entry.bytes for entry in follower.storages if entry.part == "optimizer")
     return StepTrace(

@@ -14,6 +14,7 @@ from torch import nn
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.hooks import TrainingHook
+from peftlab.nn.modes import same_modes
 from peftlab.registry import Component, component, components, create
 from peftlab.tasks.contract import PreparedTask, Splits
 
@@ -53,13 +54,9 @@ class View:
 @contextlib.contextmanager
 def looking(module: nn.Module) -> Iterator[None]:
     """In evaluation mode and without gradients; afterwards in the mode it was in."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)
+    with same_modes(module), torch.no_grad():
+        module.eval()
+        yield
 
 
 class Probe(Component, ABC):

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.fused_layers import settle
+from peftlab.nn.modes import moving, same_modes, train_mode, unmoved
 from peftlab.nn.seeding import default_generator
 from peftlab.training.passes import Passes, tensors_of
 from peftlab.training.precision import Precision, autocast
@@ -48,17 +49,16 @@ class Compiled(Passes):
         """Compile for batches like ``inputs``, or find out why not. Nothing of the model and of random numbers is changed."""
         began = time.perf_counter()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.cache / "compiled"))
-        function, training = _function(adapted), adapted.module.training
-        state = default_generator(self.device).get_state()
-        adapted.module.train()
-        settle(adapted.module)
+        function, state = _function(adapted), default_generator(self.device).get_state()
         try:
             from torch._inductor import config as inductor
 
             inductor.fallback_random = True  # masks of dropout as without compiling
             inductor.compile_threads = 1  # a worker has one core
             made = torch.compile(function, dynamic=False, fullgraph=True)
-            with adapted.reading():
+            with same_modes(adapted.module), unmoved(moving(adapted.module)), adapted.reading():
+                train_mode(adapted.module)
+                settle(adapted.module)
                 self.why = self._difference(adapted, function, made, inputs)
         except Exception as error:  # of the compiler, of which there are many kinds; the model as it is needs none
             self.why = (
@@ -67,7 +67,6 @@ class Compiled(Passes):
         else:
             self._adapted, self._shape, self._function = adapted, _shape(inputs), made
         default_generator(self.device).set_state(state)
-        adapted.module.train(training)
         self.seconds = time.perf_counter() - began
 
     def _difference(self, adapted: Adapted, plain: Any, made: Any, inputs: Mapping[str, torch.Tensor]) -> str:

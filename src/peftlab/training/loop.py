@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from peftlab.adapters.contract import Adapted
-from peftlab.errors import NonFinite, RecordError, Stopped
+from peftlab.errors import NonFinite, RecordError, Stopped, TrainingError
 from peftlab.nn.hooks import HookChain, TrainingHook
+from peftlab.nn.modes import train_mode, unmoved
 from peftlab.nn.seeding import derive, seed_default
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
@@ -87,7 +88,8 @@ class Trainer:
         self.chain = HookChain(self.hooks)
         self.schedule = Schedule.of(self.train, len(self.splits.train))
         self.feed = Feed(self.task, self.splits.train, self.schedule, self.seed, self.team, self.device)
-        self.trainable = self.adapted.trainable()
+        self.trainable, self.learnt = self.adapted.trainable(), self.adapted.learnt()
+        self.statistics = {name: t for name, t in self.learnt.items() if name not in self.trainable}  #: that move
         self.vectors = sorted(self.adapted.vectors())  #: without weight decay although they have several dimensions
         self.optimizer = make_optimizer(self.trainable, self.train, self.device, self.vectors)
         self.updates = Updates(self.optimizer, self.precision, self.device, self.schedule.total)
@@ -119,7 +121,10 @@ class Trainer:
         base = frozen_hash(self.adapted.module)
         self.chain.start(self.schedule.total, self.optimizer)
         self._resume(base)
-        self.team.align(self.trainable, base, self.step)
+        if self.statistics and self.team.size > 1:
+            what = "batch normalisation that trains looks at whole batches, of which no process has all"
+            raise TrainingError(what, where=next(iter(self.statistics)), remedy="use --processes 1")
+        self.team.align(self.learnt, base, self.step)
         unproved = self.step - self.updates.left_out < Movement.updates <= self.schedule.total - self.step
         movement = Movement(self.trainable, self.adapted.backbone.roles.sites) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
@@ -152,8 +157,8 @@ class Trainer:
                 self._validate()
             except NonFinite as error:
                 diverged_at = self._diverged(error, 0)
-        self.selected = self.selector.settle(self.step, self.trainable, diverged=diverged_at is not None)
-        self.team.agree(self.trainable)
+        self.selected = self.selector.settle(self.step, self.learnt, diverged=diverged_at is not None)
+        self.team.agree(self.learnt)
         self.chain.finish()
         return Fitted(
             steps=self.step,
@@ -170,13 +175,14 @@ class Trainer:
     def _one_step(self, movement: Movement | None) -> float:
         """One optimizer step over the effective batch; returns its mean loss."""
         step, module = self.step, self.adapted.module
-        module.train()
+        train_mode(module)
         seed_default(derive(self.seed, "step", step, *self.team.own), self.device)  # dropout: a function of (seed, step)
         self.chain.before_step(step)
         total = 0.0
         for share, batch in self.feed.step(step):
             loss = self._loss(batch)
-            self.passes.backward(self.updates.scale(loss * share))
+            with unmoved(self.statistics if self.train.gradient_checkpointing else {}):  # computed again, they would move twice
+                self.passes.backward(self.updates.scale(loss * share))
             total += loss.item() * share
         total = self.team.sum([*self.trainable.values()], total, self.should_stop)
         self.updates.unscale()
@@ -235,7 +241,7 @@ class Trainer:
         if len(self.splits.validation):
             meter = self.evaluate("validation")
             self.team.same(meter.compute())
-            metrics = self.selector.observe(self.step, meter, self.trainable)
+            metrics = self.selector.observe(self.step, meter, self.learnt)
             self._line("validation", metrics)
             check_finite(metrics, "validation")
 
@@ -255,7 +261,7 @@ class Trainer:
         notes = self.checkpoints.save(
             self.step,
             {
-                "weights": dict(self.trainable),
+                "weights": dict(self.learnt),
                 "optimizer": optimizer_tensors(self.optimizer, names),
                 "scaler": self.updates.state(),
                 "hooks": self.chain.state(),
@@ -283,15 +289,15 @@ class Trainer:
         kept = self.listener.on_truncate(self.step)
         if state:
             loop = state["loop"]
-            if loop["base"] != base:
+            if loop["base"] != base or self.learnt.keys() - state["weights"].keys():
                 raise RecordError(
-                    "the checkpoint belongs to other frozen weights than those loaded now",
+                    "the checkpoint belongs to other frozen weights or running statistics than those loaded now",
                     where=str(self.checkpoints.folder),
-                    remedy="the backbone or a library changed; move the run's folder away to start afresh",
+                    remedy="the backbone, a library or peftlab changed; move the run's folder away to start afresh",
                 )
             self.chain.load_state(state.get("hooks", {}))
-            for name, parameter in self.trainable.items():
-                parameter.data.copy_(state["weights"][name])
+            for name, tensor in self.learnt.items():
+                tensor.data.copy_(state["weights"][name])
             restore_optimizer(self.optimizer, self.trainable, state.get("optimizer", {}))
             self.updates.load_state(state["scaler"])
             notes += self.selector.load_state(state["selection"], self.device)

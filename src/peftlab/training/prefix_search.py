@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.modes import same_modes, train_mode, unmoved
 from peftlab.training.prefix import Cut, Inputs, Uncut, hidden_of
 
 _TRAINED = "the first block, or what comes before it, is trained"
@@ -94,7 +95,6 @@ def _followed(adapted: Adapted, inputs: Inputs) -> list[_Call]:
     """
     module = adapted.backbone.module
     inside = tuple(f"{name}." for name in adapted.backbone.roles.names)
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     calls: list[_Call] = []
     stack: list[_Call] = []
     clock = iter(range(10**9))
@@ -114,25 +114,16 @@ def _followed(adapted: Adapted, inputs: Inputs) -> list[_Call]:
         if name.startswith(inside):
             continue
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
-    training = adapted.module.training
-    adapted.module.train()
     try:
-        with dice, torch.enable_grad():
+        with same_modes(adapted.module), unmoved(dict(module.named_buffers())) as changed, dice, torch.enable_grad():
+            train_mode(adapted.module)
             adapted.backbone.outputs(adapted.module, inputs)
     finally:
-        adapted.module.train(training)
         for handle in handles:
             handle.remove()
-    changed = [buffer for name, buffer in module.named_buffers() if name in before and not _equal(buffer, before[name])]
     if changed:
-        for name, buffer in module.named_buffers():
-            buffer.copy_(before[name])
-        raise Uncut("its statistics change in training (batch normalisation)")
+        raise Uncut(f"its forward pass changes what later ones compute ({changed[0]})")
     return calls
-
-
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return type(a) is not torch.Tensor or a.is_meta or torch.equal(a, b)  # of fake tensors there are no values
 
 
 def _cut(adapted: Adapted, inputs: Inputs, calls: list[_Call], order: list[_Call], rows: int, most: int | None) -> Cut:

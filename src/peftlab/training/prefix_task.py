@@ -18,6 +18,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.modes import same_modes, train_mode
 from peftlab.nn.seeding import seed_default
 from peftlab.nn.tensors import tensor_hash
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
@@ -85,19 +86,15 @@ class Prefix:
         inputs = self.task.inputs(batch)
         alone = [row for example in examples for row in self._computed(np.array([example]))]
         hidden = self._collated([memoryview(row) for row in alone]).to(self.device)
-        training = module.training
-        module.train()
-        try:
-            with torch.no_grad(), autocast(self.precision, self.device), _random_state_kept(self.device):
-                seed_default(0, self.device)
-                whole = outputs(module, inputs)
-                seed_default(0, self.device)
-                try:
-                    cut = outputs(module, {**({} if self.cut.placeholders else inputs), KEY: hidden})
-                except Exception as error:  # whatever a model of another kind expects of what is left out
-                    raise Uncut(f"it cannot begin at {self.cut.name}: {type(error).__name__}: {error}") from error
-        finally:
-            module.train(training)
+        with same_modes(module), torch.no_grad(), autocast(self.precision, self.device), _random_state_kept(self.device):
+            train_mode(module)
+            seed_default(0, self.device)
+            whole = outputs(module, inputs)
+            seed_default(0, self.device)
+            try:
+                cut = outputs(module, {**({} if self.cut.placeholders else inputs), KEY: hidden})
+            except Exception as error:  # whatever a model of another kind expects of what is left out
+                raise Uncut(f"it cannot begin at {self.cut.name}: {type(error).__name__}: {error}") from error
         worst = _difference(whole, cut, inputs.get("attention_mask"))
         if not worst <= TOLERANCE[self.precision]:
             raise Uncut(f"outputs would differ by {worst:.1e}: more than the frozen blocks decides them")
@@ -158,13 +155,10 @@ class Prefix:
         """Row of each example: its hidden states without those of padding."""
         module = self.adapted.module
         batch = to_device(self.task.batch(examples), self.device)
-        inputs, training = self.task.inputs(batch), module.training
-        module.eval()
-        try:
-            with autocast(self.precision, self.device):
-                hidden = hidden_states(self.adapted, self.cut, inputs).cpu()
-        finally:
-            module.train(training)
+        inputs = self.task.inputs(batch)
+        with same_modes(module), autocast(self.precision, self.device):
+            module.eval()
+            hidden = hidden_states(self.adapted, self.cut, inputs).cpu()
         if hidden.dtype != self.cut.dtype:
             raise Uncut(f"hidden states are {hidden.dtype} in evaluation and {self.cut.dtype} in training")
         ends = self._ends(inputs, hidden)

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from peftlab.errors import BaseChanged, DidNothing
-from peftlab.nn.quantized import stored_tensors
+from peftlab.nn.modes import moving
+from peftlab.nn.quantized import QuantizedLinear, stored_tensors
 from peftlab.nn.roles import Site
 from peftlab.nn.tensors import tensor_hash
 
 
 def frozen_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """All that must not change: frozen parameters, and whatever quantized layers store."""
-    return [*((n, p) for n, p in module.named_parameters() if not p.requires_grad), *stored_tensors(module)]
+    """All that must not change: frozen parameters and buffers, and whatever quantized layers store.
+
+    Buffers that no checkpoint of a library keeps are caches, and running statistics move where their layer trains (nn/modes.py).
+    """
+    moves = moving(module)
+    parameters = ((n, p) for n, p in module.named_parameters() if not p.requires_grad)
+    buffers = ((n, b) for n, b in _kept_buffers(module) if n not in moves)
+    return [*parameters, *buffers, *stored_tensors(module)]
+
+
+def _kept_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Those of the model's state, quantized layers' apart."""
+    for name, part in module.named_modules():
+        if isinstance(part, QuantizedLinear):
+            continue
+        for own, buffer in part.named_buffers(recurse=False):
+            if own not in part._non_persistent_buffers_set:
+                yield f"{name}.{own}".lstrip("."), buffer
 
 
 def frozen_hash(module: nn.Module) -> str:
@@ -42,7 +59,9 @@ def assert_frozen(module: nn.Module, before: str) -> dict[str, Any]:
     holder = next((n for n, tensor in frozen if tensor.grad is not None), None)
     if holder or frozen_hash(module) != before:
         raise BaseChanged(
-            "a frozen weight of the backbone changed during training", where=holder or "backbone", remedy="report this fault"
+            "a frozen weight or statistic of the backbone changed during training",
+            where=holder or "backbone",
+            remedy="report this fault",
         )
     size = sum(tensor.nbytes for _, tensor in frozen)
     return {"tensors": len(frozen), "bytes": size, "sha256": before, "unchanged": True, "with_gradient": 0}

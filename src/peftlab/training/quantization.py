@@ -18,6 +18,7 @@ from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
 from peftlab.nn.hooks import TrainingHook
 from peftlab.nn.memory import MB
+from peftlab.nn.modes import same_modes
 from peftlab.nn.quantized import parameter_sizes, stored_tensors
 from peftlab.quantizers.contract import Conversion, Quantizer
 from peftlab.tasks.contract import PreparedTask
@@ -126,14 +127,12 @@ class QuantizationReport(TrainingHook):
 def _look(backbone: Backbone, task: PreparedTask, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Flat outputs, input gradient and loss of one batch, in evaluation mode."""
     module = backbone.module
-    training = module.training
-    module.eval()
     inputs = dict(task.inputs(batch))
-    with _input(module, inputs) as seen:
+    with same_modes(module), _input(module, inputs) as seen:
+        module.eval()
         outputs = backbone.outputs(module, inputs)
         loss = task.loss(outputs, batch)
         (gradient,) = torch.autograd.grad(loss, [seen[0]])
-    module.train(training)
     logits = [t.detach().flatten().float() for t in tree_leaves(outputs) if torch.is_tensor(t) and t.is_floating_point()]
     return torch.cat(logits).cpu(), gradient.flatten().float().cpu(), loss.detach().float().reshape(1).cpu()
 

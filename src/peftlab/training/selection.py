@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, TaskInfo
@@ -42,7 +41,7 @@ class Selector:
         self.mark: float | None = None  #: what a score has to be better than, by ``min_delta``, to prove patience right
         self.since = 0  #: validations since the mark was set
 
-    def observe(self, step: int, meter: Meter, trainable: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    def observe(self, step: int, meter: Meter, learnt: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """The metrics of a validation, taken note of."""
         metrics = meter.compute()
         self.last = Selection(step=step, metrics=metrics, thresholds=meter.thresholds())
@@ -50,7 +49,7 @@ class Selector:
         score = -math.inf if math.isnan(score) else score
         if self.score is None or score > self.score:
             self.best, self.score = self.last, score
-            self.weights = {name: p.detach().clone() for name, p in trainable.items()} if self.keeps else {}
+            self.weights = {name: t.detach().clone() for name, t in learnt.items()} if self.keeps else {}
         if self.mark is None or score > self.mark + self.min_delta:
             self.mark, self.since = score, 0
         else:
@@ -64,12 +63,12 @@ class Selector:
     def out_of_patience(self) -> bool:
         return self.stopping is not None and self.since >= self.stopping.patience
 
-    def settle(self, step: int, trainable: Mapping[str, nn.Parameter], *, diverged: bool) -> Selection:
+    def settle(self, step: int, learnt: Mapping[str, torch.Tensor], *, diverged: bool) -> Selection:
         """Put the weights that are tested in place: those of the best step where they were kept, else those of ``step``."""
         if not self.weights or diverged:
             return dataclasses.replace(self.last, step=step)
-        for name, parameter in trainable.items():
-            parameter.data.copy_(self.weights[name])
+        for name, tensor in learnt.items():
+            tensor.data.copy_(self.weights[name])
         return self.best
 
     def state(self) -> dict[str, Any]:

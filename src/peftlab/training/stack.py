@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.modes import unmoved
 from peftlab.nn.seeding import default_generator
 from peftlab.nn.stacked import Joint, Seat, Unstackable, join
 from peftlab.training.passes import Passes, tensors_of
@@ -179,6 +180,7 @@ class Stack:
             together: dict[int, Adapted] = {}
             for member, request in asked.items():
                 try:
+                    self._check_buffers(request)
                     self.joint = _joint([*together.values(), request.adapted])
                     together[member.number] = request.adapted
                 except Unstackable as reason:
@@ -190,6 +192,25 @@ class Stack:
         for member, request in asked.items():
             if self.joined.get(member.number) is not request.adapted:
                 member.leave("it began again with another model")
+
+    def _check_buffers(self, request: _Forward) -> None:
+        """Before anything is shared: a pass leaves nothing behind in the model.
+
+        Raises:
+            Unstackable: it does, and others would compute with it.
+        """
+        with unmoved(dict(request.adapted.module.named_buffers())) as changed:
+            self._alone(request, request.generator.get_state())
+        if changed:
+            raise Unstackable(f"its forward pass changes what later ones compute ({changed[0]})")
+
+    @torch.no_grad()
+    def _alone(self, request: _Forward, state: torch.Tensor) -> Any:
+        """What a member computes by itself, its random numbers being in this state; they stay in theirs."""
+        own = torch.Generator(self.device)
+        own.set_state(state)
+        with Seat(0, 0, 0, own).random(), request.adapted.reading(), autocast(self.precision, self.device):
+            return request.adapted.backbone.outputs(request.adapted.module, request.inputs)
 
     def _compute(self, group: Mapping[Member, _Forward]) -> dict[Member, Any]:
         assert self.joint is not None
@@ -226,16 +247,13 @@ class Stack:
             Unstackable: it does not; a layer draws random numbers where nobody can see it, or looks at the whole batch.
         """
         for (member, request), state in zip(group.items(), kept, strict=True):
-            own = torch.Generator(self.device)
-            own.set_state(state)
-            seat = Seat(0, 0, 0, own)
-            with torch.no_grad(), seat.random(), request.adapted.reading(), autocast(self.precision, self.device):
-                alone = request.adapted.backbone.outputs(request.adapted.module, request.inputs)
+            alone = self._alone(request, state)
             for mine, joint in zip(tensors_of(alone), tensors_of(answers[member]), strict=True):
                 limit = TOLERANCE.get(mine.dtype, 0.0) * float(mine.abs().max())
                 if mine.shape != joint.shape or not float((mine - joint.detach()).abs().max()) <= limit:
                     raise Unstackable(
-                        "computed together the outputs differ from its own: a kernel draws random numbers for all rows"
+                        "computed together the outputs differ from its own: a kernel draws random numbers for all rows, or a "
+                        "layer looks at all of them"
                     )
         self.proved = True
 

@@ -8,6 +8,7 @@ import torch
 
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.last_block import LastBlock
+from peftlab.nn.modes import same_modes
 from peftlab.training.passes import tensors_of
 
 #: largest difference of outputs, in units of the largest, by the type they are computed in
@@ -22,14 +23,12 @@ def try_last_block(adapted: Adapted, inputs: Mapping[str, torch.Tensor]) -> None
     """
     if not isinstance(adapted.last, LastBlock):
         return
-    module, training = adapted.module, adapted.module.training
-    module.eval()
-    try:
+    module = adapted.module
+    with same_modes(module):
+        module.eval()
         whole = tensors_of(adapted.backbone.outputs(module, inputs))
         with adapted.reading():
             read = tensors_of(adapted.backbone.outputs(module, inputs))
-    finally:
-        module.train(training)
     for one, other in zip(whole, read, strict=True):
         limit = TOLERANCE.get(one.dtype, 0.0) * float(one.abs().max())
         if one.shape != other.shape or not float((one - other).abs().max()) <= limit:
