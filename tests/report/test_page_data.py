@@ -13,7 +13,7 @@ from peftlab.analysis.findings import Findings
 from peftlab.report.build import build_report
 from peftlab.report.html.runs import MOST_POINTS, Pool, number, scalars, thinned
 from tests.report.diagnostics import write_diagnostics
-from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results, write_unlike_settings
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
 from tests.report.test_build import embedded
@@ -181,3 +181,15 @@ def test_equal_values_are_kept_once() -> None:
     pool = Pool()
     assert [pool.place(v) for v in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1})] == [0, 0, 1]
     assert pool.values == [{"a": 1, "b": 2}, {"a": 1}]
+
+
+@pytest.mark.usefixtures("only_drawn_by_the_page")
+def test_a_setting_has_its_own_seeds_and_folds(tmp_path: Path) -> None:
+    data, _, _ = built(write_unlike_settings(tmp_path))
+    assert {s["task"].split()[1]: s["units"] for s in data["settings"]} == {
+        "digits": [[1, 0], [2, 0]], "letters": [[0, 0], [0, 1], [1, 0], [1, 1]],
+    }  # fmt: skip
+    measured = {(run["s"], run["a"], run["seed"], run["fold"]): run["value"] for run in data["runs"]}
+    for s, setting in enumerate(data["settings"]):
+        for a, arm in enumerate(setting["arms"]):
+            assert arm["values"] == [measured[s, a, *unit] for unit in setting["units"]]

@@ -76,22 +76,22 @@ def safe_json(value: Any) -> str:
 
 def _setting(findings: Findings, bundle: Bundle) -> dict[str, Any]:
     limits, base = quality_limits(bundle), bundle.baseline
-    looks = bundle.looks
+    looks, places = bundle.looks, findings.places(bundle.task, bundle.backbone)
     return {
         "task": bundle.task, "backbone": bundle.backbone, "limits": [number(v) for v in limits],
         "base": number(base.mean) if base and base.mean is not None else None, "margin": number(margin_limit(bundle)),
-        "arms": [{**_arm(arm), **look(looks[arm.label])} for arm in bundle.arms],
-        "units": findings.pairs,
+        "arms": [{**_arm(arm, places), **look(looks[arm.label])} for arm in bundle.arms],
+        "units": [findings.pairs[i] for i in places],
         "fronts": {cost: _front(bundle.arms, cost, findings.plan.higher_is_better) for cost in COSTS},
         "declared": _declared(findings, bundle), "pairs": _pairs(findings, bundle),
     }  # fmt: skip
 
 
-def _arm(arm: ArmSummary) -> dict[str, Any]:
+def _arm(arm: ArmSummary, places: Sequence[int]) -> dict[str, Any]:
     low, high = arm.interval or (None, None)
     return {
         "label": arm.label, "n": arm.n, "mean": number(arm.mean), "low": number(low), "high": number(high), "sd": number(arm.sd),
-        "values": [number(v) for v in arm.values], "front": {k: number(v, 3) for k, v in arm.front.items()},
+        "values": [number(arm.values[i]) for i in places], "front": {k: number(v, 3) for k, v in arm.front.items()},
         "flags": arm.flags, "imputed": arm.imputed, "failed": arm.failed, **{cost: number(getattr(arm, cost)) for cost in COSTS},
     }  # fmt: skip
 
