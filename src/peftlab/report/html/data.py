@@ -19,7 +19,7 @@ from peftlab.analysis.pareto import on_front
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import margin_limit, quality_limits
 from peftlab.report.figures.contract import Bundle
-from peftlab.report.html.runs import number, runs_data
+from peftlab.report.html.runs import FACT_DIGITS, number, runs_data
 from peftlab.report.style import MARKERS, PALETTE, Look
 
 #: cost of an arm -> its name on an axis and its unit
@@ -28,6 +28,7 @@ COSTS = {
     "measured_peak_mb": ("peak memory", "MB"),
     "train_s": ("training time", "s"),
 }
+P_DIGITS = 10  #: of p values and correlations, which are shown with three and two decimals
 #: they reorder the text around them, or show nothing: written out wherever they stand
 _HIDDEN = {
     code: f"⟨U+{code:04X}⟩"
@@ -92,7 +93,8 @@ def _arm(arm: ArmSummary, places: Sequence[int]) -> dict[str, Any]:
     return {
         "label": arm.label, "n": arm.n, "mean": number(arm.mean), "low": number(low), "high": number(high), "sd": number(arm.sd),
         "values": [number(arm.values[i]) for i in places], "front": {k: number(v, 3) for k, v in arm.front.items()},
-        "flags": arm.flags, "imputed": arm.imputed, "failed": arm.failed, **{cost: number(getattr(arm, cost)) for cost in COSTS},
+        "flags": arm.flags, "imputed": arm.imputed, "failed": arm.failed,
+        **{cost: number(getattr(arm, cost), FACT_DIGITS) for cost in COSTS},
     }  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def _declared(findings: Findings, bundle: Bundle) -> dict[str, Any]:
         low, high = difference.interval or (None, None)
         found[str(k)] = {
             "n": difference.n, "estimate": number(difference.estimate), "low": number(low), "high": number(high),
-            "p": number(difference.p), "q": number(difference.p_adjusted), "r": number(difference.correlation, 3),
+            "p": number(difference.p), "q": number(difference.p_adjusted), "r": number(difference.correlation, P_DIGITS),
             "verdict": difference.verdict, "sentences": [f.sentence for f in said],
         }  # fmt: skip
     return found
@@ -129,9 +131,10 @@ def _pairs(findings: Findings, bundle: Bundle) -> dict[str, list[Any]] | None:
         return None
     place = {arm.label: k for k, arm in enumerate(bundle.arms)}
     index = [place.get(label, -1) for label in pairs.arms]
-    columns = {"estimate": pairs.estimate, "low": pairs.low, "high": pairs.high, "p": pairs.p, "q": pairs.p_adjusted}
+    columns = {"estimate": pairs.estimate, "low": pairs.low, "high": pairs.high}
+    rounded = {"p": pairs.p, "q": pairs.p_adjusted, "r": pairs.correlation}
     return {
         "first": [index[i] for i in pairs.first], "second": [index[i] for i in pairs.second], "n": list(pairs.n),
-        **{name: [number(v, 4) for v in column] for name, column in columns.items()},
-        "r": [number(v, 2) for v in pairs.correlation], "verdict": list(pairs.verdict),
+        **{name: [number(v) for v in column] for name, column in columns.items()},
+        **{name: [number(v, P_DIGITS) for v in column] for name, column in rounded.items()}, "verdict": list(pairs.verdict),
     }  # fmt: skip
