@@ -115,10 +115,13 @@ def _outcomes(frame: Frame) -> dict[Any, dict[str, Any]]:
 
 
 def _metrics(measured: Mapping[str, Mapping[str, Any]] | None, declared: str) -> dict[str, dict[str, Any]] | None:
+    """The declared metric as it is, the others shortened."""
     digits = {declared: None}
-    return measured and {
-        split: {k: number(v, digits.get(k, FACT_DIGITS)) for k, v in values.items()} for split, values in measured.items()
-    }
+    return (
+        None
+        if measured is None
+        else {split: {k: number(v, digits.get(k, FACT_DIGITS)) for k, v in values.items()} for split, values in measured.items()}
+    )
 
 
 def _interned(details: Mapping[str, Any], pools: Mapping[str, Pool]) -> dict[str, Any]:
