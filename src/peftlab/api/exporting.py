@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from peftlab.api._evaluation import evaluated
 from peftlab.api._adapter_folder import CONFIG
+from peftlab.api._evaluation import evaluated
 from peftlab.api._library_format import CARD, write_model
 from peftlab.api._merging import Wanted, Way, merge
 from peftlab.api._model_folder import FILE, Exported, Kind, columns_of, head_of, load_adapted, preprocessing_of
