@@ -17,7 +17,7 @@ from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import load_frame
 from peftlab.analysis.words import equation_p, show_correlation
 from peftlab.errors import RecordError
-from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results, write_unlike_settings
 
 
 def changed(**study: Any) -> dict[str, Any]:
@@ -231,3 +231,26 @@ def test_damaged_findings_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "analysis" / "findings.json").write_text('{"study": "x"}')
     with pytest.raises(RecordError):
         read_findings(tmp_path)
+
+
+def test_values_stand_at_their_own_seed_and_fold_where_settings_have_others(tmp_path: Path) -> None:
+    folder = write_unlike_settings(tmp_path)
+    found = analyze(folder)
+    assert found.pairs == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)] and read_findings(folder) == found
+    runs = [(json.loads(p.read_text()), p.with_name("results.json")) for p in folder.glob("runs/*/*/config.json")]
+    measured = {
+        (c["task"]["data"], c["label"], (c["seed"], c["fold"])): json.loads(p.read_text())["metrics"]["test"]["accuracy"]
+        for c, p in runs
+    }
+    for arm in found.arms:
+        data = arm.task.split()[1]
+        assert arm.values == [measured.get((data, arm.label, pair)) for pair in found.pairs]
+    assert [found.places(f"image-classification {data}", "bundled:vit-nano") for data in ("digits", "letters")] == [
+        [2, 4], [0, 1, 2, 3],
+    ]  # fmt: skip
+    assert {arm.task.split()[1] for arm in found.incomplete()} == {"digits", "letters"}
+    shifted = found.model_dump()
+    shifted["arms"][0]["values"] = shifted["arms"][0]["values"][1:]
+    (folder / "analysis" / "findings.json").write_text(json.dumps(shifted))
+    with pytest.raises(RecordError, match="cannot be read as findings"):
+        read_findings(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,3 +122,17 @@ def test_the_bootstrap_of_choose_draws_a_seed_with_all_that_it_has() -> None:
     assert 0.2 < bootstrapped([good, np.array([np.nan, -0.5, np.nan, 0.6])], 0) < 0.8
     with pytest.raises(AssertionError):
         bootstrapped([good, np.array([np.nan, 0.5, np.nan, np.nan])], 0)
+
+
+def test_the_baseline_is_not_taken_where_it_has_not_run_everywhere(tmp_path: Path) -> None:
+    """Its peak in the other setting is not known: it may be what does not fit."""
+    tasks = [{"kind": "image-classification", "data": data} for data in ("digits", "letters")]
+    arms = {label: STUDY["arms"][label] for label in ("full", "linear-probe", "bitfit")}
+    study = {**STUDY, "arms": arms, "matrix": {"task": tasks}, "tune": None}
+    folder = write_results(tmp_path, Options(study=study, failed=(), diverged=(), flags={}))
+    assert choose(folder, margin=0.001).label == "full"
+    for path in folder.glob("runs/full/*/config.json"):
+        if json.loads(path.read_text())["task"]["data"] == "letters":
+            shutil.rmtree(path.parent)
+    made = choose(folder, margin=0.001, memory_mb=70)
+    assert made.label is None and {n.label: n.why for n in made.not_chosen}["full"] == "it has runs in 1 of 2 settings"

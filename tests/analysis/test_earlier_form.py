@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from peftlab.analysis.earlier_form import sentence
+from peftlab.analysis.earlier_form import Asked, sentence
 from peftlab.analysis.frame import Frame, load_frame
-from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+from peftlab.analysis.still_to_do import still_to_do
+from peftlab.records.record import RunConfig
+from peftlab.study.expand import cells
+from peftlab.study.load import validate_study
+from peftlab.study.task_key import task_key
+from tests.report.fixtures import LEVELS, STUDY, Options, config_of, write_results
 
 PLAIN: dict[str, Any] = {key: value for key, value in STUDY.items() if key != "tune"}
 
@@ -124,3 +129,57 @@ def test_the_sentence_counts() -> None:
     assert sentence([]) == ""
     assert sentence([("a", "why")]).startswith("1 run of an earlier form of the study is left out")
     assert "2 runs" in sentence([("a", "why"), ("a", "why")]) and "a: why." in sentence([("a", "why"), ("a", "why")])
+
+
+PIXELS = {**PLAIN["task"], "image_size": 64}
+ARMS = {label: PLAIN["arms"][label] for label in ("full", "linear-probe", "bitfit")}
+
+
+def twice(root: Path) -> Path:
+    """A whole study of a task, and of the same one with an option."""
+    study = copy.deepcopy({**PLAIN, "arms": ARMS, "matrix": {"task": [{**PLAIN["task"]}, PIXELS]}})
+    return write_results(root, Options(study=study, failed=(), diverged=(), flags={}))
+
+
+def runs_of(folder: Path, image_size: int | None) -> dict[str, RunConfig]:
+    found = [RunConfig(**json.loads(path.read_text())) for path in sorted(folder.glob("runs/*/*/config.json"))]
+    return {config.run_id: config for config in found if config.task["image_size"] == image_size}
+
+
+@pytest.mark.parametrize("lost", [None, 64])
+@pytest.mark.parametrize("planned", [True, False])
+def test_runs_of_a_task_with_an_option_do_not_count_for_the_one_without(tmp_path: Path, lost: int | None, planned: bool) -> None:
+    folder = twice(tmp_path)
+    for run_id, config in runs_of(folder, lost).items():
+        if config.label == "bitfit":
+            shutil.rmtree(folder / "runs" / "bitfit" / run_id)
+    if not planned:
+        (folder / "plan.json").unlink()
+    frame = load_frame(folder)
+    assert [(p.kind, p.label, p.seed) for p in frame.problems] == [("missing", "bitfit", seed) for seed in range(5)]
+    assert len(still_to_do(folder).lacking) == 5
+
+
+def test_a_plan_of_one_task_leaves_no_run_of_the_other_out(tmp_path: Path) -> None:
+    """As `run --max-runs` writes it."""
+    folder = twice(tmp_path)
+    key = task_key(PLAIN["task"])
+    rows = [{**c.model_dump(include={"label", "backbone", "seed", "fold"}), "task": key} for c in runs_of(folder, None).values()]
+    ids = runs_of(folder, None)
+    plan = {"runs": [{**row, "run_id": run_id} for row, run_id in zip(rows, ids, strict=True)]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    frame = load_frame(folder)
+    assert counted(frame) == dict.fromkeys(ARMS, 10) and frame.warnings == ()
+
+
+def test_the_plan_tells_which_of_two_tasks_a_run_is_of_where_their_options_do_not() -> None:
+    """``crop: 1.0`` is what the other task has by default."""
+    tasks = [{**PLAIN["task"], "crop": 1.0}, PIXELS]
+    study = validate_study({**PLAIN, "arms": {"full": ARMS["full"]}, "matrix": {"task": tasks}})
+    config = config_of(study, cells(study)[1], seed=0)
+    config = config.model_copy(update={"task": {**config.task, "crop": 1.0}})
+    place = {"label": "full", "backbone": config.backbone, "seed": 0, "fold": 0}
+    for task in tasks:
+        plan = {"runs": [{**place, "task": task_key(task), "run_id": config.run_id}]}
+        found = Asked.of(study, plan, []).cell(config.run_id, config)
+        assert found is not None and found.task == task

@@ -14,9 +14,10 @@ from peftlab.analysis.efficiency import efficiency
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.intervals import t_interval
 from peftlab.analysis.race_tests import as_raced, compare, differences, efficiency_of, interval_of
-from peftlab.analysis.raced import in_order
+from peftlab.analysis.raced import heat_of, in_order
 from peftlab.analysis.setting import Setting
 from peftlab.study.schema import Analysis, Margin, Racing
+from peftlab.study.task_key import task_key
 from tests.report.fixtures import Options, write_results
 
 
@@ -84,6 +85,17 @@ def test_a_race_is_found_by_any_of_its_runs(frames: tuple[Frame, Frame]) -> None
     raced = dataclasses.replace(raced, race={"heats": [heat]})
     assert as_raced(raced, runs, values, 2)["heat"] == heat
     assert as_raced(raced, runs.iloc[:0], values, 2)["heat"] is None
+
+
+def test_the_race_of_a_task_with_an_option_is_not_that_of_the_task_without() -> None:
+    short = {"kind": "image-classification", "data": "digits"}
+    heats = [
+        {"task": task_key(task), "task_spec": {**short, "image_size": size}, "backbone": "b", "seeds": [], "arms": [], "left": []}
+        for task, size in (({**short, "image_size": 64}, 64), (short, None))
+    ]
+    for number, heat in enumerate(heats):
+        asked = [{**short, "image_size": 64}, short][number]
+        assert heat_of({"heats": heats}, asked, "b") == heat == heat_of({"heats": heats}, heat["task_spec"], "b")
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.8])

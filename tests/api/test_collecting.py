@@ -20,7 +20,6 @@ from peftlab.records.commit import commit_folder
 from peftlab.records.lease import Lease
 from peftlab.records.store import ResultsFolder, RunFolder
 from peftlab.study.load import parse_yaml, validate_study
-from peftlab.study.task_key import task_key
 from peftlab.tuning import choice
 from tests.records.examples import configuration, failure, results
 
@@ -215,8 +214,8 @@ def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: Resul
     choice.save(
         folder, validate_study(parse_yaml(STUDY)), [], [],
         [choice.Choice(
-            label=arm.label, backbone=arm.backbone, task=task_key(arm.task), values={"learning_rate": 0.001}, mean=0.9, trials=2,
-            different=2, runs=2, lost=0, tied=1, at_edge=(), lacks=(), time_s=1.0,
+            label=arm.label, backbone=arm.backbone, task="image-classification:digits", values={"learning_rate": 0.001},
+            mean=0.9, trials=2, different=2, runs=2, lost=0, tied=1, at_edge=(), lacks=(), time_s=1.0,
         )],
     )  # fmt: skip
     for rate, changed in (
@@ -226,7 +225,8 @@ def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: Resul
         (0.001, {"seed": 1, "train": {"learning_rate": 0.001, "epochs": 7}}),
         (0.01, {"seed": 2, "backbone": "another"}),
     ):
-        config = configuration(**{"train": {"learning_rate": rate}, "tuned": {"learning_rate": rate}, **changed})
+        whole = {"task": {**arm.task, "image_size": None}, "train": {"learning_rate": rate}, "tuned": {"learning_rate": rate}}
+        config = configuration(**{**whole, **changed})
         folder.run(config).create(config)
     notes = api.verify(folder.path)["notes"]
     assert sorted(note.partition("but ")[2] for note in notes if "tuning" not in note) == [

@@ -272,8 +272,11 @@ def test_folder_holds_what_prediction_needs(trained: Trained, tmp_path: Path) ->
     assert about["label_names"] == [str(number) for number in range(10)]
     assert about["backbone"]["fingerprint"] == trained.run("probe").config().backbone_fingerprint
     assert about["preprocessing"]["image_size"] == SIZE
-    assert "library_name: peft" in (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peftlab\n" in (tmp_path / "out" / "README.md").read_text(), "there is no adapter_config.json for PEFT"
     assert json.dumps(answer.as_dict())
+    api.export(trained.folder, "lora", tmp_path / "lora")
+    assert (tmp_path / "lora" / "adapter_config.json").is_file()
+    assert "library_name: peft\n" in (tmp_path / "lora" / "README.md").read_text()
 
 
 def test_nothing_is_overwritten(trained: Trained, tmp_path: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from peftlab import api
 from peftlab.analysis.analyze import analyze
 from peftlab.analysis.frame import load_frame
+from peftlab.api._outside import Arm, find_place
 from peftlab.errors import DataError, PeftlabError, RecordError, StudyError
+from peftlab.records.store import ResultsFolder
+from peftlab.study.expand import cells
+from peftlab.study.load import validate_study
+from peftlab.study.task_key import task_key
 from tests.api.conftest import Trained
+from tests.report.fixtures import STUDY, Options, config_of, write_results
 
 pytestmark = pytest.mark.usefixtures("in_cache")
 
@@ -182,3 +190,21 @@ def test_numbers_before_the_first_run(trained: Trained, tmp_path: Path) -> None:
     mine, theirs = run.results(), other.results()
     assert mine is not None and theirs is not None
     assert (mine.chance, mine.higher_is_better) == (theirs.chance, theirs.higher_is_better)
+
+
+def test_a_run_of_an_earlier_form_does_not_say_what_the_task_is(tmp_path: Path) -> None:
+    """The images had 64 pixels, and have their own size now."""
+    before = copy.deepcopy(STUDY)
+    before["task"]["image_size"] = 64
+    folder = write_results(tmp_path, Options(study=before))
+    with (folder / "study.yaml").open("w", encoding="utf-8") as stream:
+        YAML().dump(STUDY, stream)
+    study = validate_study(copy.deepcopy(STUDY))
+    planned = [(cell, config_of(study, cell, seed)) for cell in cells(study) for seed in study.seeds]
+    rows = [
+        {**config.model_dump(include={"label", "backbone", "seed", "fold"}), "task": task_key(cell.task), "run_id": config.run_id}
+        for cell, config in planned
+    ]
+    (folder / "plan.json").write_text(json.dumps({"runs": rows}))
+    place = find_place(Arm(study, ResultsFolder(folder), "paper"))
+    assert place.task["image_size"] is None

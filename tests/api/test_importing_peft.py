@@ -17,7 +17,8 @@ from transformers import AutoModelForImageClassification
 
 from peftlab import api
 from peftlab.analysis.frame import load_frame
-from peftlab.api._adapter_folder import other_base
+from peftlab.api._adapter_folder import other_base, quantized_base
+from peftlab.api._import_adapter import _precision
 from peftlab.errors import DataError, RecordError, StudyError
 from peftlab.registry import create
 from peftlab.tasks.contract import Preprocessing
@@ -142,6 +143,7 @@ def test_what_is_not_known_of_it_is_said(study: Trained, tmp_path: Path) -> None
     outcome = study.run("theirs").results()
     assert outcome is not None
     told = "\n".join(outcome.notes)
+    assert "evaluated on the backbone in float32; its files do not say whether it was trained on a quantized one" in told
     assert "one replicate" in told and "numbered as in the study (0 0; 1 1;" in told
     value, chance = answer["records"][0]["metrics"]["test"]["accuracy"], outcome.chance["accuracy"]
     assert ("no better than chance" in told) == (value <= chance)
@@ -173,3 +175,23 @@ def test_the_adapters_own_word_for_its_base(tmp_path: Path) -> None:
     assert said("google/vit-base", "/elsewhere/vit-base") is None
     assert said(None, "vit") is None and said("", "vit") is None
     assert said("google/vit-base", "google/vit-large@main") == "google/vit-base"
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"base_model_name_or_path": "unsloth/llama-3-8b-bnb-4bit"}, "with 'bnb'"),
+        ({"base_model_name_or_path": "TheBloke/Llama-2-7B-GPTQ"}, "with 'GPTQ'"),
+        ({"base_model_name_or_path": "/models/vit-8bit/"}, "with '8bit'"),
+        ({"base_model_name_or_path": "vit", "init_lora_weights": "loftq"}, "LoftQ"),
+        ({"base_model_name_or_path": "vit", "use_qalora": True}, "QA-LoRA"),
+        ({"base_model_name_or_path": "google/vit-base-patch16-224", "init_lora_weights": True, "use_qalora": False}, ""),
+        ({"base_model_name_or_path": None}, ""),
+    ],
+)
+def test_what_says_that_the_base_was_quantized(config: dict[str, Any], why: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = quantized_base(tmp_path)
+    assert why in found and bool(found) == bool(why)
+    said = _precision(tmp_path, torch.float32)
+    assert said.startswith("evaluated on the backbone in float32") and ("though it was trained" in said) == bool(why)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from peftlab import api
+from peftlab.api._predict_texts import texts_of
 from peftlab.errors import DataError, OptionError
 from tests.api.conftest import Trained, train
 from tests.tasks.texts import make_bert, make_gpt2, sentences, write_sst2, write_tsv
@@ -116,3 +117,15 @@ def test_files_of_texts_are_labelled(runs: Trained, tmp_path: Path) -> None:
     for given, what in ((str(tmp_path), "a folder is no input"), (" ", "an empty text"), ("gone.txt", "no such file")):
         with pytest.raises(DataError, match=what):
             api.predict(tmp_path / "out", [given])
+
+
+def test_line_ends_of_windows_are_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "w.txt").write_bytes("one\r\ntwo\r\n\r\nthree\x85four".encode())
+    found = texts_of([str(tmp_path / "w.txt")], ("text",), needed=1)
+    assert found == (["w.txt line 1", "w.txt line 2", "w.txt line 4"], [("one",), ("two",), ("three\x85four",)])
+    for ends in ("\n", "\r\n"):  # tables of one column, in every form
+        (tmp_path / "w.csv").write_bytes(f"text{ends}one{ends}two{ends}".encode())
+        (tmp_path / "w.tsv").write_bytes(f"text{ends}one{ends}two{ends}".encode())
+        (tmp_path / "w.jsonl").write_bytes(f'{{"text": "one"}}{ends}{{"text": "two"}}{ends}'.encode())
+        for name in ("w.csv", "w.tsv", "w.jsonl"):
+            assert texts_of([str(tmp_path / name)], ("text",), needed=1)[1] == [("one",), ("two",)]

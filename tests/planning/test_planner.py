@@ -37,12 +37,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, measured: Callable[[Path], P
     return measured(tmp_path_factory.mktemp("cache"))
 
 
+DIGITS = {"kind": "image-classification", "data": "digits"}
+
+
 def raw(backbone: str, **changes: Any) -> dict[str, Any]:
     arms = changes.get("arms", ["full"])
     return {
         "study": "tiny",
         "backbone": backbone,
-        "task": {"kind": "image-classification", "data": "digits"},
+        "task": DIGITS,
         "seeds": [0, 1],
         "train": {"epochs": 1},
         "arms": {"full": {"adapter": "full"}, "lora": {"adapter": {"name": "lora", "rank": [2, 8]}}},
@@ -229,6 +232,7 @@ def test_where_every_arm_is_refused_each_is_named(backbone: str, cache: Path) ->
         ({"analysis": {"metric": "acuracy"}}, StudyError, "accuracy"),
         ({"analysis": {"baseline": "ful"}}, StudyError, "Did you mean 'full'"),
         ({"analysis": {"baseline": "lora"}}, StudyError, "stands for several arms"),
+        ({"matrix": {"task": [DIGITS, {**DIGITS, "image_size": None}]}}, StudyError, "digits[image_size=None] are the same task"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(

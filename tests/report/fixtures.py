@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def write_results(root: Path, options: Options | None = None) -> Path:
     (folder / "plan.json").write_text(to_json({"study": study.study, "runs": plan, "notes": []}), encoding="utf-8")
     if study.tune:
         _write_tuning(folder, study, generator)
+    return folder
+
+
+def write_unlike_settings(root: Path) -> Path:
+    """Digits without folds on seeds 1 and 2, letters in two folds on seeds 0 and 1."""
+    tasks = [{"kind": "image-classification", "data": "digits"}, {"kind": "image-classification", "data": "letters", "folds": 2}]
+    arms = {label: STUDY["arms"][label] for label in ("full", "linear-probe", "bitfit")}
+    study = {**STUDY, "seeds": [0, 1, 2], "arms": arms, "tune": None, "matrix": {"task": tasks}}
+    folder = write_results(root, Options(study=study, failed=(), diverged=(), flags={}, folds=2))
+    for path in folder.glob("runs/*/*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        letters = config["task"]["data"] == "letters"
+        if config["seed"] == 2 if letters else config["seed"] == 0 or config["fold"]:
+            shutil.rmtree(path.parent)
     return folder
 
 

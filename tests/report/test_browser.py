@@ -15,10 +15,10 @@ import pytest
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.best import best_arms
 from peftlab.analysis.findings import Findings
-from peftlab.analysis.words import show_difference, show_interval, show_p
+from peftlab.analysis.words import show, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
 from tests.report.diagnostics import write_diagnostics
-from tests.report.fixtures import LEVELS, Options, write_results
+from tests.report.fixtures import LEVELS, Options, write_results, write_unlike_settings
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
 from tests.report.test_build import embedded
@@ -306,6 +306,23 @@ def test_comparing_arms_repeats_the_findings(browser: Any, page: Path) -> None:
     assert len(all_of(browser, "#compare .answer .point")) == 10
     assert "Choose two different arms." in choose("full", "full")
     assert SEEN in choose(SEEN, "full")
+
+
+def test_two_arms_are_compared_over_the_seeds_of_their_own_setting(chromium: Any, tmp_path: Path) -> None:
+    page = build_report(write_unlike_settings(tmp_path))
+    found, data = read_findings(page.parents[1]), embedded(page.read_text(encoding="utf-8"))
+    for s, setting in enumerate(data["settings"]):
+        chromium.get(f"{page.as_uri()}#compare-{s}-2-0")
+        places = found.places(setting["task"], setting["backbone"])
+        values = {a.label: [a.values[i] or 0 for i in places] for a in found.arms if a.task == setting["task"]}
+        rows = zip(places, values["bitfit"], values["full"], strict=True)
+        shown = [row.text for row in all_of(chromium, "#compare .answer table tbody tr")][: len(places)]
+        assert shown == [
+            f"{found.pairs[i][0]}, fold {found.pairs[i][1]} {show(x, 'accuracy')} {show(y, 'accuracy')} "
+            f"{show_difference(x - y, 'accuracy')}"
+            for i, x, y in rows
+        ]
+        chromium.get("about:blank")
 
 
 def test_hostile_text_stays_text(browser: Any) -> None:

@@ -38,6 +38,15 @@ def test_figures_of_another_model_are_not_given_to_the_hub(record: tuple[RunConf
     assert "model-index" not in matter and matter["library_name"] == "peft"
 
 
+def test_the_library_and_the_fold_are_named(record: tuple[RunConfig, RunResults]) -> None:
+    config, results = record
+    assert front(model_card(config, results, library="peftlab"))["library_name"] == "peftlab"
+    assert ", fold" not in model_card(config, results)
+    for fold in (0, 1):
+        of_folds = config.model_copy(update={"task": {**config.task, "folds": 2}, "fold": fold})
+        assert f"seed {config.seed}, fold {fold}." in model_card(of_folds, results)
+
+
 def test_the_numbers_are_those_of_the_record(record: tuple[RunConfig, RunResults]) -> None:
     config, results = record
     card = model_card(config, results)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks._stretch import stretch
 from peftlab.analysis.findings import Findings
+from peftlab.analysis.words import is_share, show, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
+from peftlab.report.html import runs
 from peftlab.report.html.runs import MOST_POINTS, Pool, number, scalars, thinned
 from tests.report.diagnostics import write_diagnostics
-from tests.report.fixtures import LEVELS, STUDY, Options, write_results
+from tests.report.fixtures import LEVELS, STUDY, Options, write_results, write_unlike_settings
 from tests.report.gradients import write_gradients
 from tests.report.layers import write_layers
 from tests.report.test_build import embedded
@@ -157,7 +163,8 @@ def hash_of(path: Path, k: int) -> int:
 
 
 def test_numbers_and_curves_are_cut_short() -> None:
-    assert number(0.123456789) == 0.123457 and number(3.0) == 3 and number(float("nan")) is None and number(None) is None
+    assert number(0.123456789, 6) == 0.123457 and number(0.95134999999999996) == 0.95134999999999996
+    assert number(3.0) == 3 and number(float("nan")) is None and number(None) is None
     points = list(range(1000))
     kept = thinned(points)
     assert len(kept) == MOST_POINTS and (kept[0], kept[-1]) == (0, 999) and kept == sorted(set(kept))
@@ -181,3 +188,40 @@ def test_equal_values_are_kept_once() -> None:
     pool = Pool()
     assert [pool.place(v) for v in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1})] == [0, 0, 1]
     assert pool.values == [{"a": 1, "b": 2}, {"a": 1}]
+
+
+@pytest.mark.usefixtures("only_drawn_by_the_page")
+def test_a_setting_has_its_own_seeds_and_folds(tmp_path: Path) -> None:
+    data, _, _ = built(write_unlike_settings(tmp_path))
+    assert {s["task"].split()[1]: s["units"] for s in data["settings"]} == {
+        "digits": [[1, 0], [2, 0]], "letters": [[0, 0], [0, 1], [1, 0], [1, 1]],
+    }  # fmt: skip
+    measured = {(run["s"], run["a"], run["seed"], run["fold"]): run["value"] for run in data["runs"]}
+    for s, setting in enumerate(data["settings"]):
+        for a, arm in enumerate(setting["arms"]):
+            assert arm["values"] == [measured[s, a, *unit] for unit in setting["units"]]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_the_script_writes_numbers_as_the_tables_do(metric: str) -> None:
+    """Means of 10,000 examples over four seeds, what lies exactly between two numbers, and what rounds to nothing."""
+    means = np.random.default_rng(0).integers(9000, 10_000, size=(400, 4)).mean(1) / 10_000
+    halves = [0.95125, 0.95375, -0.00125, 0.00125, 0.0625, 2.0625, 0.5, 30.0625, 7.125, 7.375, 0.0, -0.0, 3.14159, -7.5, 0.999996]
+    large = [-1e-5, 1e-5] if metric == "accuracy" else [1234.5, 1235.5, 12345.5, 12346.5, -23456.7]
+    values = [number(value) for value in (*means, *halves)]
+    page = {"share": is_share(metric), "confidence": 0.95, "costs": []}
+    core = (Path(runs.__file__).parent / "script" / "core.js").read_text(encoding="utf-8").partition("\nconst tip =")[0]
+    script = f"""const document = {{ getElementById: () => ({{ textContent: `{json.dumps(page)}` }}) }};
+{core}
+const [values, large] = {json.dumps([values, large])}, all = [...values, ...large];
+const differences = (data.share ? all : values).map((v) => showDifference(v)); // others have powers of ten in Python
+const intervals = all.slice(1).map((v, i) => showInterval(all[i], v));
+process.stdout.write(JSON.stringify([all.map((v) => show(v)), differences, values.map((v) => showP(Math.abs(v))), intervals]));"""
+    told = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    shown, differences, p, intervals = json.loads(told)
+    every = [*values, *large]
+    assert shown == [show(v, metric) for v in every]
+    assert differences == [show_difference(v, metric) for v in (every if is_share(metric) else values)]
+    assert p == [show_p(abs(v or 0)) for v in values]
+    assert intervals == [show_interval(pair, metric) for pair in pairwise(every)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -48,7 +49,8 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
     declared = frame.study.analysis
     used = margin or declared.margin
     settings = settings_of(frame)
-    summaries = [summary for s in settings for summary in _summaries(frame, s, generator)]
+    pairs = sorted({pair for s in settings for pair in s.values.index})
+    summaries = [summary for s in settings for summary in _summaries(frame, s, pairs, generator)]
     comparisons = [c for s in settings for c in comparisons_of(frame, s, used, generator)]
     family = family_of(frame)
     plan = _plan(frame, settings, used, family.comparisons, seed, margin is None)
@@ -59,7 +61,6 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
     found += (beyond := design_findings(frame, settings, plan, generator, arms=family.arms))
     plan = plan.model_copy(update={"further": METHOD if beyond else []})
     numbered = [f.model_copy(update={"id": f"{f.kind}-{i}"}) for i, f in enumerate(found, start=1)]
-    pairs = sorted({pair for s in settings for pair in s.values.index})
     problems = Counter(p.kind for p in frame.problems)
     completed = int((frame.rows.drop_duplicates("folder")["status"] == "completed").sum())
     return Findings(
@@ -87,8 +88,11 @@ def compared(frame: Frame) -> list[Finding]:
     return tested(comparisons, _plan(frame, settings, margin, family.comparisons, 0, True), family, margin)
 
 
-def _summaries(frame: Frame, setting: Setting, generator: np.random.Generator) -> list[ArmSummary]:
-    values, labels = setting.values, list(setting.values.columns)
+def _summaries(
+    frame: Frame, setting: Setting, pairs: Sequence[tuple[int, int]], generator: np.random.Generator
+) -> list[ArmSummary]:
+    """``pairs``: seeds and folds of all settings, of which this one may lack some."""
+    values, labels = setting.values.reindex(pairs), list(setting.values.columns)
     fronts = _fronts(setting, generator)
     per_arm = dict(iter(setting.runs.groupby("label")))
     baseline = per_arm.get(frame.study.analysis.baseline or "")

@@ -17,6 +17,7 @@ from peftlab.analysis.comparison import margin_differences, union
 from peftlab.analysis.findings import ArmSummary, Findings
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.headlines import incidents
+from peftlab.analysis.tested import family_of
 from peftlab.analysis.words import equation_p, listed, show_count, show_margin
 from peftlab.study.schema import Margin
 
@@ -74,7 +75,11 @@ def choose(folder: str | Path, memory_mb: float | None = None, margin: float | M
     groups = {label: [a for a in findings.arms if a.label == label] for label in dict.fromkeys(a.label for a in findings.arms)}
     rejected: list[NotChosen] = []
     qualified: list[tuple[float, str]] = []
-    unproven = {label: "" if group[0].baseline else _unproven(label, findings, alpha) for label, group in groups.items()}
+    settings = family_of(frame).settings
+    unproven = {
+        label: _absent(group, settings) if group[0].baseline else _unproven(label, findings, alpha)
+        for label, group in groups.items()
+    }
     for label, group in groups.items():
         if why := _too_large(group, memory_mb) or unproven[label]:
             rejected.append(NotChosen(label=label, why=why))
@@ -156,6 +161,11 @@ def _too_large(group: list[ArmSummary], memory_mb: float | None) -> str:
         return "its peak memory is not known"
     word = "predicted" if predicted else "measured"
     return f"{word} peak memory {peak:,.0f} MB is above {memory_mb:,.0f} MB" if peak > memory_mb else ""
+
+
+def _absent(baseline: list[ArmSummary], settings: int) -> str:
+    """The baseline needs no test, but where it has no run neither its memory nor its quality is known."""
+    return f"it has runs in {len(baseline)} of {settings} settings" if len(baseline) < settings else ""
 
 
 def _unproven(label: str, findings: Findings, alpha: float) -> str:

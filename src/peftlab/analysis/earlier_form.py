@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from peftlab.analysis.planned import covers
+from peftlab.analysis.planned import covers, evaluations, own_cell, tasks_of_runs
 from peftlab.analysis.reading import Problem, RunRecord
 from peftlab.records.record import NO_OUTCOME, RunConfig
 from peftlab.study.expand import Cell, cells
@@ -28,21 +28,28 @@ class Asked:
     """What a study asks for: its cells, the runs that its plan names, and how these are trained where that is known."""
 
     cells: tuple[Cell, ...]
-    ids: frozenset[str]  #: of the runs that its plan names
+    tasks: Mapping[str, str]  #: run id -> key of its task, of the runs that its plan names
     planned: Mapping[Place, str]  #: -> run id
     ways: Mapping[tuple[str, str, str], frozenset[str]]  #: label, backbone, task -> what its known runs share
 
     @classmethod
     def of(cls, study: Study, plan: Any, runs: Iterable[tuple[str, RunConfig]]) -> Asked:
         """``plan``: what ``plan.json`` holds, which may be narrowed by ``--only``, or lost; ``runs``: id and form, as known."""
-        found = tuple(cells(study))
-        named = [*_planned(plan)]
-        ids = frozenset(run_id for _, run_id in named)
+        found, tasks = tuple(cells(study)), tasks_of_runs(plan)
         ways: dict[tuple[str, str, str], set[str]] = {}
         for run_id, config in runs:
-            if run_id in ids and (cell := _cell(found, config)) is not None:
+            if run_id in tasks and (cell := own_cell(found, config, tasks[run_id])) is not None:
                 ways.setdefault((config.label, config.backbone, task_key(cell.task)), set()).add(_way(config))
-        return cls(cells=found, ids=ids, planned=dict(named), ways={key: frozenset(value) for key, value in ways.items()})
+        return cls(cells=found, tasks=tasks, planned=_planned(plan), ways={key: frozenset(value) for key, value in ways.items()})
+
+    @property
+    def ids(self) -> Set[str]:
+        """Of the runs that its plan names."""
+        return self.tasks.keys()
+
+    def cell(self, run_id: str, config: RunConfig) -> Cell | None:
+        """The study's own cell of which this is a run."""
+        return own_cell(self.cells, config, self.tasks.get(run_id))
 
     def why_not(self, run_id: str, config: RunConfig) -> str:
         """Why an evaluation run is not asked for, in words; empty: it is, or it is of an arm that the study does not name."""
@@ -53,7 +60,7 @@ class Asked:
             return f"the study has no backbone {config.backbone!r} any more"
         if not any(covers(cell.task, config.task) for cell in here):
             return f"the study has another task now ({_differing(here, config)})"
-        cell = _cell(self.cells, config)
+        cell = self.cell(run_id, config)
         if cell is None or config.adapter.get("source"):
             return ""
         if changed := _changed(cell, config):
@@ -93,18 +100,10 @@ def sentence(left: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _planned(plan: Any) -> Iterator[tuple[Place, str]]:
-    entries = plan.get("runs") if isinstance(plan, Mapping) else None
-    for run in entries if isinstance(entries, list) else []:
-        if isinstance(run, Mapping) and run.get("purpose", "evaluation") == "evaluation" and run.get("run_id"):
-            place = [run.get(key) for key in ("label", "backbone", "task", "seed", "fold")]
-            yield tuple(place), str(run["run_id"])  # pyright: ignore[reportReturnType]
-
-
-def _cell(found: Iterable[Cell], config: RunConfig) -> Cell | None:
-    """The study's own cell of which this is a run, whatever its training."""
-    same = (cell for cell in found if (cell.label, cell.backbone) == (config.label, config.backbone))
-    return next((cell for cell in same if covers(cell.task, config.task)), None)
+def _planned(plan: Any) -> dict[Place, str]:
+    keys = ("label", "backbone", "task", "seed", "fold")
+    named = (run for run in evaluations(plan) if run.get("run_id"))
+    return {tuple(run.get(key) for key in keys): str(run["run_id"]) for run in named}  # pyright: ignore[reportReturnType]
 
 
 def _way(config: RunConfig) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -85,7 +85,7 @@ class ArmSummary(Form):
     mean: float | None
     interval: tuple[float, float] | None
     sd: float | None
-    values: list[float | None]  #: one per seed and fold, in the order of ``Findings.pairs``
+    values: list[float | None]  #: one per seed and fold of ``Findings.pairs``, None where there is no outcome
     majority: float | None = None  #: what always giving the most frequent class reaches
     imputed: int = 0  #: diverged runs, counted at ``AnalysisPlan.imputed_at``
     failed: int = 0
@@ -179,7 +179,7 @@ class Findings(Form):
     verdict: list[str]  #: the answer in words, most important first
     plan: AnalysisPlan
     arms: list[ArmSummary]
-    pairs: list[tuple[int, int]]  #: (seed, fold) of ``ArmSummary.values``
+    pairs: list[tuple[int, int]]  #: (seed, fold) of ``ArmSummary.values``, of all settings
     findings: list[Finding]
     exploratory: list[Pairs] = []  #: one per setting: what nobody declared before the runs, but for ``plan.pairs_declared``
     notes: list[str]  #: what a careful reader should keep in mind
@@ -198,6 +198,26 @@ class Findings(Form):
             and task in (None, f.task)
             and backbone in (None, f.backbone)
         ]
+
+    @model_validator(mode="after")
+    def _values_of_pairs(self) -> Self:
+        if any(len(arm.values) != len(self.pairs) for arm in self.arms):
+            raise ValueError("an arm needs a value, or null, for each seed and fold")
+        return self
+
+    def places(self, task: str, backbone: str) -> list[int]:
+        """Where in ``pairs`` the seeds and folds of a setting stand: another one may have others."""
+        arms = [arm for arm in self.arms if (arm.task, arm.backbone) == (task, backbone)]
+        return [i for i in range(len(self.pairs)) if any(arm.values[i] is not None for arm in arms)]
+
+    def incomplete(self) -> list[ArmSummary]:
+        """Arms without an outcome for a seed of the study, or for a fold of their setting."""
+        seeds, found = {seed for seed, _ in self.pairs}, []
+        for arm in self.arms:
+            places = self.places(arm.task, arm.backbone)
+            there = {self.pairs[i][0] for i in places}
+            found += [arm] if there != seeds or any(arm.values[i] is None for i in places) else []
+        return found
 
 
 def write_schema() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftlab.analysis.reading import Problem, RunRecord, flatten
 from peftlab.records.record import RunConfig
-from peftlab.study.expand import cells
+from peftlab.study.expand import Cell, cells
 from peftlab.study.schema import Study
 from peftlab.study.task_key import task_key
 
@@ -59,22 +59,23 @@ def missing_runs(
     spared: Callable[[Any, str, str, int], bool] = lambda *_: False,
 ) -> list[Problem]:
     """Planned runs of which there is no trace; without those that (task, backbone, label, seed) says were not needed."""
-    begun = [p.config for p in known if p.kind == "unfinished" and p.config is not None]
-    have: dict[tuple[str, str, int], list[RunConfig]] = defaultdict(list)
-    for config in (*(record.config for record in records), *begun):
-        have[(config.label, config.backbone, config.seed)].append(config)
-    refused = _refusals(plan)
-    declared = cells(study)
+    begun = [(p.run_id, p.config) for p in known if p.kind == "unfinished" and p.config is not None]
+    refused, declared, named = _refusals(plan), cells(study), tasks_of_runs(plan)
+    have: Counter[tuple[str, str, str, int]] = Counter()
+    for run_id, config in (*((record.folder.name, record.config) for record in records), *begun):
+        if (cell := own_cell(declared, config, named.get(run_id))) is not None:
+            have[cell.label, cell.backbone, task_key(cell.task), config.seed] += 1
     names = task_names(cell.task for cell in declared)
     found: list[Problem] = []
     for cell in declared:
         about: dict[str, Any] = {"label": cell.label, "backbone": cell.backbone, "task": names[canonical(cell.task)]}
-        if (why := refused.get((cell.label, cell.backbone, task_key(cell.task)))) is not None:
+        arm = (cell.label, cell.backbone, task_key(cell.task))
+        if (why := refused.get(arm)) is not None:
             found.append(Problem(kind="refused", what=why, **about))
             continue
         expected = folds_of(cell.task)
         for seed in study.seeds:
-            got = sum(covers(cell.task, config.task) for config in have[cell.label, cell.backbone, seed])
+            got = have[*arm, seed]
             if got < expected and not spared(cell.task, cell.backbone, cell.label, seed):
                 what = "planned, but never run" if expected == 1 else f"{expected - got} of {expected} folds were never run"
                 found.append(Problem(kind="missing", what=what, seed=seed, remedy="run the study again", **about))
@@ -89,12 +90,39 @@ def folds_of(task: Mapping[str, Any]) -> int:
 
 def _refusals(plan: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
     """(label, backbone, task) -> why the plan refused it."""
-    entries = plan.get("runs")
     return {
         (str(entry.get("label")), str(entry.get("backbone")), str(entry.get("task"))): str(entry["refusal"])
-        for entry in (entries if isinstance(entries, list) else [])
-        if isinstance(entry, Mapping) and entry.get("refusal") and entry.get("purpose", "evaluation") == "evaluation"
+        for entry in evaluations(plan)
+        if entry.get("refusal")
     }
+
+
+def tasks_of_runs(plan: Any) -> dict[str, str]:
+    """Run id -> key of its task, of the runs that ``plan.json`` names."""
+    return {str(entry["run_id"]): str(entry.get("task")) for entry in evaluations(plan) if entry.get("run_id")}
+
+
+def evaluations(plan: Any) -> list[Mapping[str, Any]]:
+    """The evaluation runs of ``plan.json``, which may be lost or not be ours."""
+    entries = plan.get("runs") if isinstance(plan, Mapping) else None
+    runs = [entry for entry in (entries if isinstance(entries, list) else []) if isinstance(entry, Mapping)]
+    return [run for run in runs if run.get("purpose", "evaluation") == "evaluation"]
+
+
+def own_cell(found: Iterable[Cell], config: RunConfig, key: str | None = None) -> Cell | None:
+    """The study's own cell of which this is a run, whatever its training; None: it is of no arm or task of the study.
+
+    Of two tasks that both cover the run, one is the other with a further option (``digits``, and ``digits`` of 64 pixels): a run
+    that has this option is of the one that asks for it. Where the options that two tasks name are not the same ones, only the
+    plan can tell.
+
+    Args:
+        key: of its task (:func:`task_key`), where the plan names the run.
+    """
+    same = [cell for cell in found if (cell.label, cell.backbone) == (config.label, config.backbone)]
+    covering = [cell for cell in same if covers(cell.task, config.task)]
+    named = [cell for cell in covering if task_key(cell.task) == key]
+    return max(named or covering, key=lambda cell: len(flatten(cell.task)), default=None)
 
 
 def covers(asked: Any, done: Any) -> bool:

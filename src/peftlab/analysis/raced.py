@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from peftlab.analysis.planned import covers
+from peftlab.analysis.planned import canonical
 from peftlab.analysis.reading import read_json
 from peftlab.analysis.words import is_share, plural, show_difference, show_p
+from peftlab.study.task_key import task_key
 
 FILE = "racing.json"
 _WHY = {"worse": "worse than", "within": "within the margin of", "beyond": "beyond the margin of", "open": "undecided against"}
@@ -34,7 +35,9 @@ def _heats(race: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 def heat_of(race: Mapping[str, Any] | None, task: Any, backbone: str) -> Mapping[str, Any] | None:
     """The race on a task, as the study or a record writes it, and a backbone."""
-    return next((h for h in _heats(race) if h["backbone"] == backbone and covers(task, h["task_spec"])), None)
+    key, whole = task_key(task), canonical(task)
+    here = (heat for heat in _heats(race) if heat["backbone"] == backbone)
+    return next((heat for heat in here if heat.get("task") == key or canonical(heat["task_spec"]) == whole), None)
 
 
 def spared(heat: Mapping[str, Any] | None, label: str, seed: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from peftlab.errors import DataError, RecordError
 
 CONFIG, WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 _PREFIX = "base_model.model."
+#: how the names of quantized models on the hub say so
+_QUANTIZED = re.compile(
+    r"(?<![a-z0-9])(bnb|gptq|awq|hqq|aqlm|eetq|nf4|fp4|int[2348]|w[48]a16|[2348]-?bits?)(?![a-z0-9])", re.IGNORECASE
+)
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -108,6 +113,17 @@ def other_base(folder: Path, backbone: str) -> str | None:
     if not isinstance(said, str) or not said:
         return None
     return said if _last(said) != _last(backbone) else None
+
+
+def quantized_base(folder: Path) -> str:
+    """What in the adapter's configuration says that its base was quantized; empty: PEFT's files seldom tell."""
+    config = read_config(folder)
+    name = str(config.get("base_model_name_or_path") or "")
+    if found := _QUANTIZED.search(_last(name)):
+        return f"its base is called {name!r}, with {found[0]!r}"
+    if config.get("init_lora_weights") == "loftq":
+        return "it was begun by LoftQ"
+    return "it is a QA-LoRA" if config.get("use_qalora") else ""
 
 
 def _last(name: str) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from peftlab.adapters._peft import load_peft
 from peftlab.adapters.contract import Adapted
-from peftlab.api._adapter_folder import HEAD, adapter_files, check_made_for, other_base, shapes_of
+from peftlab.api._adapter_folder import HEAD, adapter_files, check_made_for, other_base, quantized_base, shapes_of
 from peftlab.api._model_folder import check_backbone, head_of, preprocessing_of
 from peftlab.api._outside import Arm, check_free, find_place, write_record
 from peftlab.api.running import cache_folder
@@ -66,6 +66,7 @@ def evaluate_adapter(folder: Path, arm: Arm, seed: int | None = None) -> tuple[R
     head = head_of(config)
     backbone = origin.load(config.backbone, outputs=prepared.info.outputs, head=head, image_size=size, seed=config.seed)
     adapted = _load(folder, backbone)
+    precision = _precision(folder, next(backbone.module.parameters()).dtype)
     device = resolve_device("auto")
     adapted.module.to(device).eval()
     splits = prepared.splits(config.seed)
@@ -90,7 +91,7 @@ def evaluate_adapter(folder: Path, arm: Arm, seed: int | None = None) -> tuple[R
         splits={name: len(splits[name]) for name in ("train", "validation", "test")},
         thresholds=thresholds,
         flags=[FLAG],
-        notes=[f"{arm.label}: {note}" for note in _notes(folder, arm, config, prepared.info, metrics["test"])],
+        notes=[f"{arm.label}: {note}" for note in (*_notes(folder, arm, config, prepared.info, metrics["test"]), precision)],
     )
 
     def fill(run: RunFolder) -> None:
@@ -143,6 +144,14 @@ def _notes(folder: Path, arm: Arm, config: RunConfig, info: TaskInfo, tested: Ma
             f"{metric} {value:.4f} is no better than chance ({chance:.4f}): are its classes numbered as in the study, and is its "
             "base the study's backbone?"
         )
+
+
+def _precision(folder: Path, dtype: torch.dtype) -> str:
+    """Of the base under the adapter: one that was trained on quantized weights corrects these, and not the float ones."""
+    used = f"evaluated on the backbone in {str(dtype).removeprefix('torch.')}"
+    if why := quantized_base(folder):
+        return f"{used}, though it was trained on a quantized one ({why}): there its figures are others"
+    return f"{used}; its files do not say whether it was trained on a quantized one, as QLoRA's are"
 
 
 def _load(folder: Path, backbone: Backbone) -> Adapted:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peftlab.analysis.earlier_form import Asked
 from peftlab.analysis.reading import read_json
@@ -13,7 +13,7 @@ from peftlab.errors import PeftlabError
 from peftlab.records.record import RunConfig
 from peftlab.records.run_folder import RunFolder
 from peftlab.records.store import ResultsFolder
-from peftlab.study.expand import cells
+from peftlab.study.expand import Cell, cells
 from peftlab.study.load import parse_yaml, validate_study
 from peftlab.study.schema import Study
 from peftlab.study.task_key import task_key
@@ -31,21 +31,29 @@ def orphans(results: ResultsFolder) -> list[tuple[Path, str]]:
 
 def _orphans(results: ResultsFolder, study: Study, labels: set[str]) -> Iterator[tuple[Path, str]]:
     chosen = _chosen(results) if study.tune is not None else {}
-    earlier = earlier_forms(results, study)
-    for run in results.runs():
-        if (config := _config(run)) is None:
-            continue
-        own = not config.adapter.get("source")
-        why = _why(config, study, labels) or _not_chosen(config, chosen) if own else ""
-        if why := why or earlier.get(run.path, ""):
+    found = _known(results)
+    asked = _asked(results, study, found)
+    for run, config in found:
+        why = "" if config.adapter.get("source") else _why(config, study, labels)
+        why = why or _not_chosen(config, asked.cell(run.run_id, config), chosen) or asked.why_not(run.run_id, config)
+        if why:
             yield run.path, why
 
 
 def earlier_forms(results: ResultsFolder, study: Study) -> dict[Path, str]:
     """Folder -> why, of the evaluation runs that the analysis leaves out (:mod:`peftlab.analysis.earlier_form`)."""
-    found = [(run, config) for run in results.runs("evaluation") if (config := _config(run)) is not None]
-    asked = Asked.of(study, read_json(results.path / "plan.json"), ((run.run_id, config) for run, config in found))
+    found = _known(results, "evaluation")
+    asked = _asked(results, study, found)
     return {run.path: why for run, config in found if (why := asked.why_not(run.run_id, config))}
+
+
+def _known(results: ResultsFolder, purpose: Literal["evaluation"] | None = None) -> list[tuple[RunFolder, RunConfig]]:
+    return [(run, config) for run in results.runs(purpose) if (config := _config(run)) is not None]
+
+
+def _asked(results: ResultsFolder, study: Study, found: Sequence[tuple[RunFolder, RunConfig]]) -> Asked:
+    evaluations = ((run.run_id, config) for run, config in found if config.purpose == "evaluation")
+    return Asked.of(study, read_json(results.path / "plan.json"), evaluations)
 
 
 def _config(run: RunFolder) -> RunConfig | None:
@@ -61,9 +69,9 @@ def _chosen(results: ResultsFolder) -> Mapping[Arm, Mapping[str, Any]]:
     return {arm_of(entry): entry["values"] for entry in entries(tuning.get("chosen") if isinstance(tuning, Mapping) else None)}
 
 
-def _not_chosen(config: RunConfig, chosen: Mapping[Arm, Mapping[str, Any]]) -> str:
+def _not_chosen(config: RunConfig, cell: Cell | None, chosen: Mapping[Arm, Mapping[str, Any]]) -> str:
     """An evaluation run with values that tuning chose once and, with runs that were tried again, chooses no more."""
-    now = chosen.get((config.label, config.backbone, task_key(config.task)))
+    now = None if cell is None else chosen.get((cell.label, cell.backbone, task_key(cell.task)))
     if config.purpose != "evaluation" or now is None:
         return ""
     gone = [f"{key} {value}" for key, value in config.tuned.items() if key in now and now[key] != value]

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peftlab.analysis.planned import canonical, covers
+from peftlab.analysis.planned import canonical
+from peftlab.api._orphans import earlier_forms
 from peftlab.errors import RecordError, StudyError, nearest
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.run_folder import RunFolder
@@ -72,9 +73,10 @@ def find_place(arm: Arm, backbone: str | None = None) -> Place:
     if int(cell.task.get("folds") or 1) > 1:
         remedy = "import into a study with a fixed test split"
         raise StudyError("a study with folds has no one test split", where=str(arm.results.path), remedy=remedy)
+    earlier = earlier_forms(arm.results, arm.study)
     for run in arm.results.runs("evaluation"):
         results, config = run.results(), run.config()
-        if results is not None and config.backbone == cell.backbone and covers(cell.task, config.task):
+        if results is not None and config.backbone == cell.backbone and run.path not in earlier:
             return _from_record(config, results)
     return _from_components(cell.backbone, cell.task)
 

@@ -106,6 +106,6 @@ def _nested(table: RowPart, column: str) -> DataError | None:
 
 
 def _lines(path: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """Names and texts of a file with one a line."""
-    lines = enumerate(read_text(path).split("\n"), start=1)
+    """Names and texts of a file with one a line; line ends of Windows are no part of a text."""
+    lines = enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1)
     return [(f"{path.name} line {i}", (line,)) for i, line in lines if line.strip()]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from peftlab.api._adapter_folder import CONFIG
 from peftlab.api._evaluation import evaluated
 from peftlab.api._library_format import CARD, write_model
 from peftlab.api._merging import Wanted, Way, merge
@@ -107,7 +108,8 @@ def export(
             quantizer = create("quantizer", ran_with)
             whole, way, losses = merge(adapter, quantizer, backbone, module, exported.preprocessing, wanted)
             engine = write_model(whole, backbone, target, exported, activations)
-        (target / "README.md").write_text(_card(exported, results, _as_run(config, way, activations)), encoding="utf-8")
+        loader = _loader(exported, target)
+        (target / "README.md").write_text(_card(exported, results, loader, _as_run(config, way, activations)), encoding="utf-8")
         (target / FILE).write_text(to_json(exported.as_dict()), encoding="utf-8")
 
     commit_folder(destination, write)
@@ -232,21 +234,25 @@ def _as_run(config: RunConfig, way: Way | None, activations: Activations) -> boo
     return activations == "float" and (way == "requantized") == (config.quantize == "after")
 
 
-def _card(exported: Exported, results: RunResults, as_run: bool) -> str:
+def _loader(exported: Exported, target: Path) -> str:
+    """The library that loads what was written: PEFT knows an adapter by its configuration, which not every method has there."""
+    if exported.kind == "adapter":
+        return "peft" if (target / CONFIG).is_file() else "peftlab"
+    return CARD[exported.kind][0] or exported.library
+
+
+def _card(exported: Exported, results: RunResults, loader: str, as_run: bool) -> str:
     """The run's model card; that of a whole model names what loads it, and says where the run's figures are not its own."""
     from peftlab.report.model_card import model_card
 
-    card = model_card(exported.config, results, as_run=as_run)
+    card = model_card(exported.config, results, library=loader, as_run=as_run)
     if exported.kind == "adapter":
         use = "`peftlab predict FOLDER INPUTS` runs it on inputs of yours; FOLDER is the one that holds this card."
         return card.replace("\n## ", f"\n{use}\n\n## ", 1)
-    loader, how = CARD[exported.kind]
-    how = f"This folder is the whole model: the backbone with the adapter folded in{how}."
+    how = f"This folder is the whole model: the backbone with the adapter folded in{CARD[exported.kind][1]}."
     if not as_run:
         how += (
             " Its weights or inputs are rounded otherwise than in the run, whose figures this card states: they are not those of "
             "this file. `peftlab export ... --evaluate` measures it."
         )
-    return card.replace("library_name: peft", f"library_name: {loader or exported.library}", 1).replace(
-        "\n## ", f"\n{how}\n\n## ", 1
-    )
+    return card.replace("\n## ", f"\n{how}\n\n## ", 1)

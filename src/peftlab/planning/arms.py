@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from peftlab.errors import OptionError, StudyError, nearest
@@ -179,6 +179,20 @@ def of_arm(cell: Cell) -> Iterator[None]:
         place = f"arms.{cell.arm}{'.' if key in Arm.model_fields else ', '}{error.where}"
         place = f"task.{error.where}" if key in task_options(cell.task) else place
         raise OptionError(error.what, where=place, remedy=error.remedy) from error
+
+
+def check_tasks(ready: Iterable[Ready]) -> None:
+    """Each run is of one task of the matrix.
+
+    Raises:
+        StudyError: two of its tasks are the same one, once their defaults are filled in.
+    """
+    seen: dict[str, str] = {}
+    for item in ready:
+        key = task_key(item.cell.task)
+        first = seen.setdefault(json.dumps(item.ingredients.task.spec("kind"), sort_keys=True, default=str), key)
+        if first != key:
+            raise StudyError(f"{first} and {key} are the same task", where="matrix.task", remedy="leave one of them out")
 
 
 def task_options(task: Mapping[str, Any]) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import PlanRefused, StudyError, nearest
-from peftlab.planning.arms import Arms, Ready, of_arm
+from peftlab.planning.arms import Arms, Ready, check_tasks, of_arm
 from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.compiling import Verdict, verdict, wanted_compile
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
@@ -65,6 +65,7 @@ class Planner:
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
         ready = self.arms.settle_batches([*self._looked_at(wanted, at)])
+        check_tasks(ready)
         self.items = ready
         self.items = [
             self._searched(item, *spaces[id(cell)]) if self._tunable(item) else item

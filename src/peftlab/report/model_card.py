@@ -9,25 +9,26 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
-from peftlab.analysis.planned import task_name
+from peftlab.analysis.planned import folds_of, task_name
 from peftlab.analysis.words import is_share, show, show_count
 from peftlab.records.record import RunConfig, RunResults
 
 
-def model_card(config: RunConfig, results: RunResults | None, *, as_run: bool = True) -> str:
+def model_card(config: RunConfig, results: RunResults | None, *, library: str = "peft", as_run: bool = True) -> str:
     """Markdown with the front matter the Hugging Face hub reads.
 
     Args:
         config: what was trained.
         results: what came out; None where the run is not finished (the card then says so).
+        library: what loads the files beside the card.
         as_run: the files beside the card compute what the run evaluated; otherwise its figures are not put into the front
             matter, where the hub would take them for those of the files.
     """
     parts = [
-        "---", _front_matter(config, results if as_run else None).rstrip(), "---", "",
+        "---", _front_matter(config, results if as_run else None, library).rstrip(), "---", "",
         f"# {_text(config.label)} on {_text(config.backbone)}", "",
         f"Adapter trained by peftlab in the study {_code(config.study)}, seed {config.seed}"
-        + (f", fold {config.fold}" if config.fold else "") + ".", "",
+        + (f", fold {config.fold}" if folds_of(config.task) > 1 else "") + ".", "",
         "## What it is", "", *_list(_about(config, results)), "",
         "## Results", "", *_results(results), "",
         "## Training", "", *_list(_training(config, results)), "",
@@ -45,10 +46,10 @@ def model_card(config: RunConfig, results: RunResults | None, *, as_run: bool = 
     return "\n".join(parts) + "\n"
 
 
-def _front_matter(config: RunConfig, results: RunResults | None) -> str:
+def _front_matter(config: RunConfig, results: RunResults | None, library: str) -> str:
     kind, data = str(config.task.get("kind", "")), task_name({"data": config.task.get("data", "")})
     front: dict[str, Any] = {
-        "library_name": "peft",
+        "library_name": library,
         "pipeline_tag": kind,
         "base_model": config.backbone,
         "tags": ["peftlab", str(config.adapter.get("name", "")), kind],

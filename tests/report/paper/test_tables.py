@@ -9,11 +9,14 @@ import pytest
 from scipy.stats import ttest_rel
 from statsmodels.stats.multitest import multipletests
 
-from peftlab.analysis.analyze import analyze
+from peftlab.analysis.analyze import analyze, read_findings
 from peftlab.analysis.best import best_arms
+from peftlab.api.papers import describe
+from peftlab.report.paper.build import build_paper
+from peftlab.report.paper.numbers import settings_of
 from peftlab.report.paper.tables import MOST_ROWS, cost, meaning, parts, quality, single_runs, write_tables
 from peftlab.report.tables import rows
-from tests.report.fixtures import Options, write_results
+from tests.report.fixtures import Options, write_results, write_unlike_settings
 from tests.report.paper.conftest import SMALL, make
 from tests.report.paper.latex import needs_latex, run_latex
 
@@ -106,3 +109,19 @@ def test_tables_compile_and_fit(tmp_path: Path, metric: str) -> None:
     ):
         wide = [float(w) for w in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
         assert max(wide, default=0.0) < 15, wide  # in 345 pt; conferences have 390 and more
+
+
+def test_single_runs_stand_below_their_own_seed_and_fold(tmp_path: Path) -> None:
+    folder = write_unlike_settings(tmp_path)
+    build_paper(folder, describe)
+    found = read_findings(folder)
+    units = {"digits": ["1/0", "2/0"], "letters": ["0/0", "0/1", "1/0", "1/1"]}
+    for number, (task, _) in enumerate(settings_of(found), 1):
+        text = (folder / "paper" / "tables" / f"runs-{number}.tex").read_text(encoding="utf-8")
+        head, line = (next(r for r in text.splitlines() if r.startswith(start)) for start in ("Arm", "bitfit"))
+        heads = head.removesuffix(r" \\").split(" & ")[1:]
+        assert heads == units[task.split()[1]]
+        (arm,) = [a for a in found.arms if (a.task, a.label) == (task, "bitfit")]
+        values = [arm.values[found.pairs.index((int(h[0]), int(h[2])))] for h in heads]
+        shown = [float(cell) for cell in line.removesuffix(r" \\").split(" & ")[1:]]
+        assert shown == pytest.approx([100 * (value or 0) for value in values], abs=0.01)

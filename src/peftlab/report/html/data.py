@@ -19,7 +19,7 @@ from peftlab.analysis.pareto import on_front
 from peftlab.analysis.words import is_share
 from peftlab.report.figures._quality import margin_limit, quality_limits
 from peftlab.report.figures.contract import Bundle
-from peftlab.report.html.runs import number, runs_data
+from peftlab.report.html.runs import FACT_DIGITS, number, runs_data
 from peftlab.report.style import MARKERS, PALETTE, Look
 
 #: cost of an arm -> its name on an axis and its unit
@@ -28,6 +28,7 @@ COSTS = {
     "measured_peak_mb": ("peak memory", "MB"),
     "train_s": ("training time", "s"),
 }
+P_DIGITS = 10  #: of p values and correlations, which are shown with three and two decimals
 #: they reorder the text around them, or show nothing: written out wherever they stand
 _HIDDEN = {
     code: f"⟨U+{code:04X}⟩"
@@ -76,23 +77,24 @@ def safe_json(value: Any) -> str:
 
 def _setting(findings: Findings, bundle: Bundle) -> dict[str, Any]:
     limits, base = quality_limits(bundle), bundle.baseline
-    looks = bundle.looks
+    looks, places = bundle.looks, findings.places(bundle.task, bundle.backbone)
     return {
         "task": bundle.task, "backbone": bundle.backbone, "limits": [number(v) for v in limits],
         "base": number(base.mean) if base and base.mean is not None else None, "margin": number(margin_limit(bundle)),
-        "arms": [{**_arm(arm), **look(looks[arm.label])} for arm in bundle.arms],
-        "units": findings.pairs,
+        "arms": [{**_arm(arm, places), **look(looks[arm.label])} for arm in bundle.arms],
+        "units": [findings.pairs[i] for i in places],
         "fronts": {cost: _front(bundle.arms, cost, findings.plan.higher_is_better) for cost in COSTS},
         "declared": _declared(findings, bundle), "pairs": _pairs(findings, bundle),
     }  # fmt: skip
 
 
-def _arm(arm: ArmSummary) -> dict[str, Any]:
+def _arm(arm: ArmSummary, places: Sequence[int]) -> dict[str, Any]:
     low, high = arm.interval or (None, None)
     return {
         "label": arm.label, "n": arm.n, "mean": number(arm.mean), "low": number(low), "high": number(high), "sd": number(arm.sd),
-        "values": [number(v) for v in arm.values], "front": {k: number(v, 3) for k, v in arm.front.items()},
-        "flags": arm.flags, "imputed": arm.imputed, "failed": arm.failed, **{cost: number(getattr(arm, cost)) for cost in COSTS},
+        "values": [number(arm.values[i]) for i in places], "front": {k: number(v, 3) for k, v in arm.front.items()},
+        "flags": arm.flags, "imputed": arm.imputed, "failed": arm.failed,
+        **{cost: number(getattr(arm, cost), FACT_DIGITS) for cost in COSTS},
     }  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def _declared(findings: Findings, bundle: Bundle) -> dict[str, Any]:
         low, high = difference.interval or (None, None)
         found[str(k)] = {
             "n": difference.n, "estimate": number(difference.estimate), "low": number(low), "high": number(high),
-            "p": number(difference.p), "q": number(difference.p_adjusted), "r": number(difference.correlation, 3),
+            "p": number(difference.p), "q": number(difference.p_adjusted), "r": number(difference.correlation, P_DIGITS),
             "verdict": difference.verdict, "sentences": [f.sentence for f in said],
         }  # fmt: skip
     return found
@@ -129,9 +131,10 @@ def _pairs(findings: Findings, bundle: Bundle) -> dict[str, list[Any]] | None:
         return None
     place = {arm.label: k for k, arm in enumerate(bundle.arms)}
     index = [place.get(label, -1) for label in pairs.arms]
-    columns = {"estimate": pairs.estimate, "low": pairs.low, "high": pairs.high, "p": pairs.p, "q": pairs.p_adjusted}
+    columns = {"estimate": pairs.estimate, "low": pairs.low, "high": pairs.high}
+    rounded = {"p": pairs.p, "q": pairs.p_adjusted, "r": pairs.correlation}
     return {
         "first": [index[i] for i in pairs.first], "second": [index[i] for i in pairs.second], "n": list(pairs.n),
-        **{name: [number(v, 4) for v in column] for name, column in columns.items()},
-        "r": [number(v, 2) for v in pairs.correlation], "verdict": list(pairs.verdict),
+        **{name: [number(v) for v in column] for name, column in columns.items()},
+        **{name: [number(v, P_DIGITS) for v in column] for name, column in rounded.items()}, "verdict": list(pairs.verdict),
     }  # fmt: skip

@@ -20,6 +20,7 @@ from peftlab.report.figures.contract import Bundle
 
 MOST_POINTS = 80  #: of a curve; longer ones are thinned, first and last kept
 CURVE_DIGITS = 5  #: significant digits of its values
+FACT_DIGITS = 6  #: of what a run says of itself
 MOST_ENTRIES = 20  #: of a table inside a diagnostic; larger ones are only counted
 MOST_LEAVES = 48  #: single values in it and below it
 MOST_BYTES = 16_384  #: a diagnostic larger than this is named, not shown
@@ -72,7 +73,7 @@ def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Ma
             "id": record.folder.name, "s": setting, "a": arms[setting].get(config.label, -1) if setting >= 0 else -1,
             "arm": config.label, "task": task, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
             "where": record.folder.relative_to(frame.folder).as_posix(), **_status(record), **outcomes.get(unit[:5], {}),
-            **_interned(details[record.folder], pools),
+            **_interned(details[record.folder], pools), "metrics": _metrics(details[record.folder]["metrics"], frame.metric),
             "gradients": _at(norms.get(unit), pools), "ranks": _at(ranks.get(unit), pools),
             "curves": {
                 split: _at(columns, pools) for split, columns in (curves.get(unit) or _broken_off(record, frame.metric)).items()
@@ -113,6 +114,16 @@ def _outcomes(frame: Frame) -> dict[Any, dict[str, Any]]:
     }
 
 
+def _metrics(measured: Mapping[str, Mapping[str, Any]] | None, declared: str) -> dict[str, dict[str, Any]] | None:
+    """The declared metric as it is, the others shortened."""
+    digits = {declared: None}
+    return (
+        None
+        if measured is None
+        else {split: {k: number(v, digits.get(k, FACT_DIGITS)) for k, v in values.items()} for split, values in measured.items()}
+    )
+
+
 def _interned(details: Mapping[str, Any], pools: Mapping[str, Pool]) -> dict[str, Any]:
     """With what many runs have in common kept once."""
     facts = [pools["keys"].place(list(details["facts"])), *details["facts"].values()]
@@ -143,8 +154,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
         "config": shown,
         "environment": {k: _short(v) for k, v in flatten({k: v for k, v in environment.items() if k not in _PRIVATE}).items()},
         "packages": packages if isinstance(packages, Mapping) else {},
-        "metrics": {split: {k: number(v) for k, v in values.items()} for split, values in results.metrics.items()}
-        if results else None,
+        "metrics": results.metrics if results else None,
         "facts": facts,
         "large": large,
         "modules": at_end["ranks"] if isinstance(at_end.get("ranks"), Mapping) else None,
@@ -194,7 +204,7 @@ def scalars(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(item, bool) or item is None:
             found[name] = item
         elif item != "":
-            found[name] = number(item) if isinstance(item, int | float) else _short(item)
+            found[name] = number(item, FACT_DIGITS) if isinstance(item, int | float) else _short(item)
     return {key: item for key, item in found.items() if item is not None}
 
 
@@ -277,13 +287,16 @@ def _collect(found: dict[Unit, list[list[Any]]], bundle: Bundle, series: pd.Seri
         found[unit] = [[step for step, _ in kept], [value for _, value in kept]]
 
 
-def number(value: Any, digits: int = 6) -> float | int | None:
-    """Rounded to significant digits; None for what is missing or not finite."""
+def number(value: Any, digits: int | None = None) -> float | int | None:
+    """Rounded to significant digits; None for what is missing or not finite.
+
+    ``digits`` None: as it is, for what the script rounds as the tables of the page do: rounded twice it would be another number.
+    """
     if value is None or isinstance(value, str) or not math.isfinite(value):
         return None
     if isinstance(value, int) or float(value).is_integer():
         return int(value)
-    return float(f"{value:.{digits}g}")
+    return float(value) if digits is None else float(f"{value:.{digits}g}")
 
 
 def _short(value: Any) -> str:

@@ -22,7 +22,7 @@ def contradictions(texts: Mapping[str, str], findings: Findings) -> list[str]:
 
 def _of(text: str, findings: Findings) -> Iterator[str]:
     seeds = len({seed for seed, _ in findings.pairs})
-    fewer = [f"{arm.label} ({arm.n})" for arm in findings.arms if arm.n < len(findings.pairs)]
+    fewer = [f"{arm.label} ({arm.n})" for arm in findings.incomplete()]
     if _EACH.search(text) and fewer:
         said = "arms left the race before" if findings.plan.anytime else "outcomes are missing"
         yield f"says that every arm has {plural(seeds, 'seed')}, but {said}: {listed(fewer)}"

@@ -84,7 +84,7 @@ class Paper:
             "material": material, "numbers": self.numbers, "plan": findings.plan,
             "race": material.frame.study.search, "imputed": imputed(material),
             "title": Tex(rf"{escape(findings.study)}: parameter-efficient fine-tuning compared"),
-            "published": self._literature(), "first": FIRST, "even": len({a.n for a in findings.arms}) < 2,
+            "published": self._literature(), "first": FIRST, "even": not findings.incomplete(),
             "settings": settings, "said": said, "folded": self._folded,
             "adapters": material.of_kind("adapter"), "allocators": material.of_kind("allocator"),
             "importances": material.of_kind("importance"), "quantizers": material.of_kind("quantizer"),
@@ -116,7 +116,7 @@ class Paper:
             "task_source": source("task"), "data_source": source("data"), "backbone_source": source("backbone"),
             "tables": self._tables("results", index, qualities, tables.meaning(table, findings)),
             "costs": self._tables("cost", index, [tables.cost(c, findings) for c in chunks], Tex("")),
-            "runs": self._runs(index, chunks),
+            "runs": self._runs(index, chunks, findings.places(task, backbone)),
             "figures": material.figures_of("figures", task, backbone)[:MAIN_FIGURES],
             "says": [key for key in says if key in self.numbers],
             "says_power": f"{prefix}says.power" if f"{prefix}says.power" in self.numbers else "",
@@ -132,13 +132,12 @@ class Paper:
             found.append({"file": stem, "label": f"tab:{stem}", "meaning": meaning})
         return found
 
-    def _runs(self, index: int, chunks: Sequence[list[Row]]) -> list[dict[str, Any]]:
+    def _runs(self, index: int, chunks: Sequence[list[Row]], places: Sequence[int]) -> list[dict[str, Any]]:
         findings, several = self.material.findings, len(settings_of(self.material.findings)) > 1
-        positions = range(len(findings.pairs))
         texts = [
-            tables.single_runs(chunk, findings, positions[start : start + MOST_SEEDS])
+            tables.single_runs(chunk, findings, places[start : start + MOST_SEEDS])
             for chunk in chunks
-            for start in range(0, len(positions), MOST_SEEDS)
+            for start in range(0, len(places), MOST_SEEDS)
         ]
         found = self._tables("runs", index, texts, Tex(""))
         return [{**t, "setting": index + 1 if several else 0, "again": i > 0} for i, t in enumerate(found)]

@@ -178,6 +178,6 @@ def single_runs(table: Sequence[Row], findings: Findings, columns: Sequence[int]
     heads = [f"{seed}/{fold}" if several else str(seed) for seed, fold in (findings.pairs[i] for i in columns)]
     lines = []
     for row in table:
-        values = [row.arm.values[i] if i < len(row.arm.values) else None for i in columns]
+        values = [row.arm.values[i] for i in columns]
         lines.append([_arm(row, Best()), *("--" if v is None else f"{scale * v:.{digits}f}" for v in values)])
     return _tabular(r"\arms " + "r" * len(columns), ["Arm", *heads], lines, _notes(table))

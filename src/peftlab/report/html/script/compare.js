@@ -35,7 +35,7 @@ function comparison(s, a, b) {
       found.raced ? `The race for the best arm asks about every pair: the study declared it before it ran. ${data.exploratory}.` : found.declared ? `The study declared this comparison before it ran. ${data.adjustment}.` : `Nobody declared this comparison before the runs; it can suggest a hypothesis, not confirm one. Adjustment: ${data.exploratory}.`));
     parts.push(pairsList([
       [`${A.label} minus ${B.label}`, `${showDifference(estimate)}${known(estimate) ? points : ""} ${metricName}`], [`${percent} interval, not adjusted`, showInterval(low, high, true) || "none"],
-      ["pairs of seeds", String(found.n)], [`p, ${data.test}`, showP(found.p)], ["p, Holm-adjusted", showP(found.q)], ["correlation over seeds", known(found.r) ? found.r.toFixed(2) : "–"],
+      ["pairs of seeds", String(found.n)], [`p, ${data.test}`, showP(found.p)], ["p, Holm-adjusted", showP(found.q)], ["correlation over seeds", known(found.r) ? minus(fixed(found.r, 2).replace("-0.00", "0.00")) : "–"],
     ]));
   } else {
     parts.push(el("p", { class: "headline" }, a === b ? "Choose two different arms." : `These two arms were not compared. ${data.exploratory}.`));

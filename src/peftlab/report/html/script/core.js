@@ -18,31 +18,43 @@ const draw = (tag, attributes, ...children) => fill(document.createElementNS(SVG
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const minus = (text) => text.replace("-", "−");
-const significant = (value, digits) => (value === 0 ? "0" : minus(String(Number(value.toPrecision(digits)))));
-const grouped = (value) => Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, ",");
+// As words.show and all of Python round: what lies exactly between two numbers goes to the even one; toFixed takes the larger.
+function fixed(value, digits) {
+  const size = Math.abs(value), up = size.toFixed(digits), tie = (size * 2 ** (digits + 1)) % 2 === 1;
+  const text = tie && Number(up.at(-1)) % 2 ? (size - 0.5 * 10 ** -digits).toFixed(digits) : up;
+  return value < 0 ? `-${text}` : text;
+}
+function rounded(value, digits) {
+  const places = digits - 1 - Number(value.toExponential().split("e")[1]);
+  return Number(places < 0 || places > 100 ? value.toPrecision(digits) : fixed(value, places));
+}
+const significant = (value, digits) => minus(String(rounded(value, digits)));
+const grouped = (value) => fixed(value, 0).replace(/\B(?=(\d{3})+$)/g, ",");
 const percent = `${+(100 * data.confidence).toPrecision(6)} %`;
 
 function show(value, missing = "–") {
   if (!known(value)) return missing;
-  const plain = Math.abs(value) >= 1e4 ? grouped(Math.round(value)) : significant(value, 4);
-  return data.share ? `${(100 * value).toFixed(2)} %` : plain;
+  if (data.share) return minus(`${fixed(100 * value, 2)} %`);
+  return Math.abs(value) >= 1e4 ? minus(grouped(value)) : significant(value, 4);
 }
 function showDifference(value, missing = "–") {
   if (!known(value)) return missing;
-  const text = data.share ? (100 * value).toFixed(2) : String(Number(value.toPrecision(3)));
-  return minus(value < 0 || text.startsWith("-") ? text : `+${text}`);
+  const text = data.share ? fixed(100 * value, 2) : String(rounded(value, 3));
+  if (!Number(text)) return text.replace("-", ""); // what rounds to nothing has no sign
+  return minus(value < 0 ? text : `+${text}`);
 }
 function showInterval(low, high, difference = false) {
   if (!known(low) || !known(high)) return "";
-  const one = difference ? showDifference : (v) => show(v).replace(" %", "");
+  const large = !data.share && Math.max(Math.abs(low), Math.abs(high)) >= 1e4; // as words.show_interval: both ends alike
+  const one = difference ? showDifference : (v) => (large ? minus(grouped(v)) : show(v).replace(" %", ""));
   return `[${one(low)}, ${one(high)}]`;
 }
 const LEVELS = [0.1, 0.05, 0.025, 0.02, 0.01];
 function showP(p) {
   if (!known(p)) return "–";
   if (p < 0.001) return "< 0.001";
-  let text = p.toFixed(3); // as words.show_p: never rounded onto a level that it is not
-  for (let digits = 4; digits < 10 && Number(text) !== p && LEVELS.includes(Number(text)); digits += 1) text = p.toFixed(digits);
+  let text = fixed(p, 3); // as words.show_p: never rounded onto a level that it is not
+  for (let digits = 4; digits < 10 && Number(text) !== p && LEVELS.includes(Number(text)); digits += 1) text = fixed(p, digits);
   return text;
 }
 const points = data.share ? " percentage points" : "";
