@@ -28,7 +28,8 @@ COSTS = {
     "measured_peak_mb": ("peak memory", "MB"),
     "train_s": ("training time", "s"),
 }
-P_DIGITS = 10  #: of p values and correlations, which are shown with three and two decimals
+#: of exploratory pairs, of which there may be thousands; what they are of has no exact halves, as differences of shares have
+BOUND_DIGITS, P_DIGITS = 12, 7
 #: they reorder the text around them, or show nothing: written out wherever they stand
 _HIDDEN = {
     code: f"⟨U+{code:04X}⟩"
@@ -131,10 +132,11 @@ def _pairs(findings: Findings, bundle: Bundle) -> dict[str, list[Any]] | None:
         return None
     place = {arm.label: k for k, arm in enumerate(bundle.arms)}
     index = [place.get(label, -1) for label in pairs.arms]
-    columns = {"estimate": pairs.estimate, "low": pairs.low, "high": pairs.high}
-    rounded = {"p": pairs.p, "q": pairs.p_adjusted, "r": pairs.correlation}
+    columns = (
+        ("estimate", pairs.estimate, None), ("low", pairs.low, BOUND_DIGITS), ("high", pairs.high, BOUND_DIGITS),
+        ("p", pairs.p, P_DIGITS), ("q", pairs.p_adjusted, P_DIGITS), ("r", pairs.correlation, P_DIGITS),
+    )  # fmt: skip
     return {
         "first": [index[i] for i in pairs.first], "second": [index[i] for i in pairs.second], "n": list(pairs.n),
-        **{name: [number(v) for v in column] for name, column in columns.items()},
-        **{name: [number(v, P_DIGITS) for v in column] for name, column in rounded.items()}, "verdict": list(pairs.verdict),
+        **{name: [number(v, digits) for v in column] for name, column, digits in columns}, "verdict": list(pairs.verdict),
     }  # fmt: skip
