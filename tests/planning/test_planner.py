@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from peftlab.backbones.resolve import source_of
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
 from peftlab.planning import arms as planning
 from peftlab.planning.begun import begun_batches
@@ -20,6 +21,7 @@ from peftlab.planning.plan import Plan, PlanOptions
 from peftlab.planning.planner import make_plan
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
+from peftlab.registry import create
 from peftlab.study.load import validate_study
 from peftlab.study.task_key import task_key
 from tests.contracts.tiny import make
@@ -121,7 +123,7 @@ def test_tuning_comes_first_and_evaluation_waits_for_it(backbone: str, cache: Pa
     assert all(run.config and not run.config.evaluate_test and run.config.purpose == "tuning" for run in plan.tuning)
     assert {run.config.train["learning_rate"] for run in plan.tuning if run.config} == {1e-3, 1e-2}
     first = plan.runs[0]
-    chosen = {(run.label, run.backbone, run.task): {"learning_rate": 1e-2} for run in plan.runs}
+    chosen = {run.key: {"learning_rate": 1e-2} for run in plan.runs}
     after = planned(backbone, cache, tune=tune, chosen=chosen)
     assert not after.pending and first.config is None
     assert all(run.config and run.config.train["learning_rate"] == 1e-2 and run.config.tuned for run in after.runs)
@@ -176,6 +178,29 @@ def test_folds_multiply_the_runs(backbone: str, cache: Path) -> None:
     plan = planned(backbone, cache, task={"kind": "image-classification", "data": "digits", "folds": 3})
     assert len(plan.runs) == 3 * 3 * 2
     assert {run.fold for run in plan.runs} == {0, 1, 2}
+
+
+def test_each_fold_is_tuned_by_itself(backbone: str, cache: Path) -> None:
+    """What a fold is tested on has no part in choosing the values that it is run with."""
+    spec = {"kind": "image-classification", "data": "digits", "folds": 3, "train_size": 200, "validation_size": 60}
+    tune = {"learning_rate": [1e-3, 1e-2], "seeds": [100]}
+    asked = {"task": spec, "tune": tune, "arms": {"full": {"adapter": "full"}}}
+    plan = planned(backbone, cache, **asked)
+    assert [(run.fold, run.trial) for run in plan.tuning] == [(fold, trial) for fold in range(3) for trial in range(2)]
+    assert [search.key.fold for search in plan.searches] == [0, 1, 2]
+    assert "tuning (grid): 2 trials for every arm and fold, over learning_rate 0.001 or 0.01" in plan.notes
+    task = create("task", spec, key="kind").prepare(source_of(backbone).preprocessing(backbone, None), cache)
+    for run in plan.tuning:
+        assert run.config is not None and run.config.fold == run.fold
+        used = task.splits(run.seed, run.config.fold)
+        for tested in (task.splits(seed, run.fold).test for seed in (0, 1)):
+            assert not np.intersect1d(tested, np.concatenate([used.train, used.validation])).size
+    chosen = {search.key: {"learning_rate": rate} for search, rate in zip(plan.searches[1:], (1e-3, 1e-2), strict=True)}
+    after = planned(backbone, cache, chosen=chosen, **asked)
+    rates = {(run.fold, run.config.train["learning_rate"] if run.config else None) for run in after.runs}
+    assert rates == {(0, None), (1, 1e-3), (2, 1e-2)}
+    narrowed = make_plan(validate_study(raw(backbone, **asked)), PlanOptions(cache=cache, predict=False, max_runs=3))
+    assert {run.fold for run in narrowed.runs} == {run.fold for run in narrowed.tuning} == {0, 1}
 
 
 def test_matrix_crosses_every_arm(backbone: str, cache: Path) -> None:

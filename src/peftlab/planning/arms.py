@@ -13,7 +13,7 @@ from peftlab.planning.estimate import Estimate
 from peftlab.planning.forecast import Forecast, forecast
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import PlanOptions
-from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
+from peftlab.planning.search import ArmKey, Search, Values, adapter_options, shown_values
 from peftlab.registry import component
 from peftlab.study.expand import Cell
 from peftlab.study.schema import Arm, Require, Study, Train
@@ -37,10 +37,10 @@ class Ready:
     predict_at: Callable[[int], Forecast]
     forecast: Forecast
     refusal: str | None
-    search: Search | None = None
+    searches: tuple[Search, ...] = ()  #: one per fold; none where nothing is tuned
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ArmKey:
         return (self.cell.label, self.cell.backbone, task_key(self.cell.task))
 
 

@@ -30,7 +30,12 @@ class PlannedRun:
     estimate: Estimate | None
     predicted_s: float | None
     refusal: str | None = None
-    trial: int | None = None  #: of a tuning run, counted from 0 within its arm
+    trial: int | None = None  #: of a tuning run, counted from 0 within its search
+
+    @property
+    def key(self) -> Key:
+        """Of the search that it belongs to, or whose choice it is run with."""
+        return Key(self.label, self.backbone, self.task, self.fold)
 
     def row(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -53,7 +58,7 @@ class Plan:
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
     higher_is_better: bool  #: of the study's metric
-    searches: tuple[Search, ...] = ()  #: one for every arm that is tuned
+    searches: tuple[Search, ...] = ()  #: one for every arm and fold that is tuned
 
     @property
     def pending(self) -> bool:

@@ -14,6 +14,7 @@ from peftlab.planning.compiling import Verdict, verdict, wanted_compile
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
 from peftlab.planning.prefix import Decision
 from peftlab.planning.search import (
+    ArmKey,
     Key,
     Search,
     Space,
@@ -58,7 +59,7 @@ class Planner:
         """As :func:`make_plan`, which says what is raised; ``at`` is told which arm is looked at, which takes seconds each."""
         self.study, self.options = study, options
         self.arms = Arms(study, options)
-        self._verdicts: dict[Key, Verdict] = {}
+        self._verdicts: dict[ArmKey, Verdict] = {}
         known = cells(study)
         _check_baseline(study, [cell.label for cell in known])
         spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
@@ -80,16 +81,16 @@ class Planner:
         """The plan as far as it is known.
 
         Args:
-            drawn: the trials of each arm so far, where they are not a grid.
-            chosen: the values for the evaluation runs.
+            drawn: the trials of each search so far, where they are not a grid.
+            chosen: the values for the evaluation runs of each fold.
         """
         pairs = list(
             itertools.islice(((item, run) for item in self.items for run in self.runs(item, chosen)), self.options.max_runs)
         )
         runs = tuple(run for _, run in pairs)
-        needed = {id(item) for item, _ in pairs}
-        searched = [item for item in self.items if id(item) in needed and item.search is not None]
-        tuning = tuple(run for item in searched for run in self.tuning_runs(item, drawn or {}))
+        needed = {run.key for _, run in pairs}
+        searched = [(item, search) for item in self.items for search in item.searches if search.key in needed]
+        tuning = tuple(run for item, search in searched for run in self.tuning_runs(item, search, drawn or {}))
         if not any(run.refusal is None for run in runs):
             reasons = "; ".join(dict.fromkeys(f"{run.label}: {run.refusal}" for run in runs))
             raise PlanRefused(f"no run of the study can be run here: {reasons}", where=self.study.study, remedy="see the reasons")
@@ -104,7 +105,7 @@ class Planner:
             notes=(*self.notes(), *stack_sentences((*tuning, *runs), wanted)),
             machine=self.arms.machine.as_dict(),
             higher_is_better=self.items[0].info.higher_is_better[self.study.analysis.metric],
-            searches=tuple(item.search for item in searched if item.search is not None and item.refusal is None),
+            searches=tuple(search for item, search in searched if item.refusal is None),
         )
 
     def _tunable(self, item: Ready) -> bool:
@@ -113,7 +114,7 @@ class Planner:
         return tune is not None and (item.train.max_steps != 0 or "max_steps" in tune.space)
 
     def _searched(self, item: Ready, space: Space, lacks: tuple[str, ...]) -> Ready:
-        """With its search, every value of which the arm can take.
+        """With its searches, one for each fold, every value of which the arm can take.
 
         Raises:
             StudyError, OptionError: it cannot take one.
@@ -124,11 +125,12 @@ class Planner:
             self._train(item, values)
         if adapter_options(middle(space)):  # the values of the study file are never used
             item = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
-        typical = self._planned(item, tune.seeds[0], 0, "tuning", middle(space))
-        about = typical.config.run_id if typical.config else ""
-        trials, seeds = tune.number, tuple(tune.seeds)
-        search = Search(key=item.key, space=space, lacks=lacks, trials=trials, seeds=seeds, about=about)
-        item = dataclasses.replace(item, search=search)
+        searches = []
+        for fold in range(item.info.folds):
+            typical = self._planned(item, tune.seeds[0], fold, "tuning", middle(space))
+            about = {"about": typical.config.run_id if typical.config else "", "trials": tune.number, "seeds": tuple(tune.seeds)}
+            searches.append(Search(key=typical.key, space=space, lacks=lacks, **about))
+        item = dataclasses.replace(item, searches=tuple(searches))
         if tune.listed and not adapter_options(middle(space)):
             return item  # each of its runs is planned anyway
         for values in probes(space):
@@ -137,20 +139,21 @@ class Planner:
                 item = dataclasses.replace(item, refusal=f"with {shown_values(values)}: {planned.refusal}")
         return item
 
-    def tuning_runs(self, item: Ready, drawn: Mapping[Key, Sequence[Values]]) -> Iterator[PlannedRun]:
+    def tuning_runs(self, item: Ready, search: Search, drawn: Mapping[Key, Sequence[Values]]) -> Iterator[PlannedRun]:
         """Every trial on every tuning seed; those not drawn yet without a configuration."""
-        tune, search = self.study.tune, item.search
-        assert tune is not None and search is not None
+        tune = self.study.tune
+        assert tune is not None
         known = grid(search.space) if tune.sampler == "grid" else list(drawn.get(search.key, []))[: search.trials]
         for number in range(search.trials):
             values = known[number] if number < len(known) else middle(search.space)
             for seed in tune.seeds:
-                run = self._planned(item, seed, 0, "tuning", values, tune.rung_of(number)[2])
+                run = self._planned(item, seed, search.key.fold, "tuning", values, tune.rung_of(number)[2])
                 yield dataclasses.replace(run, trial=number, config=run.config if number < len(known) else None)
 
     def runs(self, item: Ready, found: Mapping[Key, Values] | None) -> Iterator[PlannedRun]:
-        chosen: Values | None = {} if item.search is None else (found or {}).get(item.key)
+        keys = [search.key for search in item.searches]
         for fold, seed in itertools.product(range(item.info.folds), self.study.seeds):
+            chosen: Values | None = (found or {}).get(keys[fold]) if keys else {}
             yield self._planned(item, seed, fold, "evaluation", chosen)
 
     def _train(self, item: Ready, values: Values) -> Train:
@@ -252,11 +255,12 @@ class Planner:
         tune = self.study.tune
         if tune is not None:
             runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")
-            yield f"tuning ({tune.sampler}): {runs} for every arm, over {words(tune.space)}"
+            of = "every arm and fold" if any(item.info.folds > 1 for item in ready) else "every arm"
+            yield f"tuning ({tune.sampler}): {runs} for {of}, over {words(tune.space)}"
             if tune.sampler == "halving":
                 yield f"tuning (halving): {rung_words(tune)}; every rung trains afresh, on a schedule of its own length"
-            yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if item.search is None)
-        yield from dict.fromkeys(missing_words(item.search) for item in ready if item.search and item.search.lacks)
+            yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if not item.searches)
+        yield from dict.fromkeys(missing_words(item.searches[0]) for item in ready if item.searches and item.searches[0].lacks)
 
 
 def _check_baseline(study: Study, labels: Sequence[str]) -> None:
