@@ -357,6 +357,28 @@ def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_on
     assert all(run.estimate and run.estimate.peak_mb <= 0.9 * plan.machine["available_mb"] for run in plan.runs)
 
 
+def test_a_tuned_batch_is_predicted_and_refused_by_the_values_that_are_tried(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by that of the study file, which is never used."""
+    asked: dict[str, Any] = {"predict": True, "arms": {"full": {"adapter": "full"}}}
+    alone = {b: planned(backbone, cache, train={"epochs": 1, "batch_size": b}, **asked).runs[0] for b in (16, 256)}
+    tune = {"batch_size": [16, 256], "seeds": [100]}
+    plan = planned(backbone, cache, tune=tune, **asked)
+    peaks = {b: run.estimate.peak_mb for b, run in alone.items() if run.estimate}
+    assert [run.estimate and run.estimate.peak_mb for run in plan.tuning] == [*peaks.values()] and peaks[16] < peaks[256]
+    assert [run.predicted_s for run in plan.tuning] == [run.predicted_s for run in alone.values()]
+    (search,) = plan.searches
+    after = planned(backbone, cache, tune=tune, chosen={search.key: {"batch_size": 16}}, **asked).runs[0]
+    assert after.config is not None and after.config.predicted["peak_mb"] == pytest.approx(peaks[16], abs=1e-3)
+    with_memory(monkeypatch, cache, 6.0)
+    for sampler in ({"sampler": "grid"}, {"sampler": "random", "trials": 2}):
+        with pytest.raises(PlanRefused, match=r"full: with batch_size 256: .*largest batch_size that would fit is"):
+            planned(backbone, cache, tune={**tune, **sampler}, train={"epochs": 1, "batch_size": 4}, **asked)
+    fits = planned(backbone, cache, tune={**tune, "batch_size": [1, 2]}, train={"epochs": 1, "batch_size": 256}, **asked)
+    assert not fits.refusals
+
+
 def test_a_study_that_is_continued_keeps_the_batch_it_was_begun_with(
     backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from peftlab.errors import OptionError, StudyError, nearest
 from peftlab.planning.estimate import Estimate
-from peftlab.planning.forecast import Forecast, forecast
+from peftlab.planning.forecast import Forecast, forecast, matters
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import PlanOptions
 from peftlab.planning.search import ArmKey, Search, Values, adapter_options, shown_values
 from peftlab.registry import component
-from peftlab.study.expand import Cell
-from peftlab.study.schema import Arm, Require, Study, Train
+from peftlab.study.expand import Cell, checked_train
+from peftlab.study.schema import ADAPTER, Arm, Require, Study, Train
 from peftlab.study.task_key import task_key
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
@@ -150,13 +150,16 @@ class Arms:
         return dataclasses.replace(item, train=train, forecast=found, refusal=refusal)
 
     def variant(self, item: Ready, values: Values) -> Ready:
-        """The item with tuned options of the adapter in it."""
-        options = adapter_options(values)
-        if not options:
+        """The item with tuned values in it, where another value is another forecast."""
+        values = forecast_by(values)
+        if not values:
             return item
-        key = json.dumps([item.key, options], sort_keys=True)
+        options = adapter_options(values)
+        tuned = {key: value for key, value in values.items() if not key.startswith(ADAPTER)}
+        train = checked_train({**item.train.model_dump(), **tuned}, where="tune")
+        key = json.dumps([item.key, train.model_dump(mode="json"), options], sort_keys=True)
         if key not in self._variants:
-            cell = dataclasses.replace(item.cell, adapter={**item.cell.adapter, **options}, train=item.train)
+            cell = dataclasses.replace(item.cell, adapter={**item.cell.adapter, **options}, train=train)
             try:
                 found = self.ready(cell)
             except OptionError as error:
@@ -165,6 +168,11 @@ class Arms:
             self._variants[key] = found
         found = self._variants[key]
         return dataclasses.replace(found, refusal=item.refusal or found.refusal)
+
+
+def forecast_by(values: Values) -> Values:
+    """Those of the values that memory, counts or the time of a step depend on."""
+    return {key: value for key, value in values.items() if key.startswith(ADAPTER) or matters(key)}
 
 
 @contextlib.contextmanager

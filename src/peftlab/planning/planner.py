@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import PlanRefused, StudyError, nearest
-from peftlab.planning.arms import Arms, Ready, of_arm
+from peftlab.planning.arms import Arms, Ready, forecast_by, of_arm
 from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.compiling import Verdict, verdict, wanted_compile
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
@@ -19,16 +19,15 @@ from peftlab.planning.search import (
     Search,
     Space,
     Values,
-    adapter_options,
     adapter_values,
     grid,
     middle,
     missing_words,
-    probes,
     rung_words,
     share_words,
     shown_values,
     space_of,
+    tried,
     whole_numbers,
     words,
 )
@@ -123,17 +122,20 @@ class Planner:
         assert tune is not None
         for values in whole_numbers(space):
             self._train(item, values)
-        if adapter_options(middle(space)):  # the values of the study file are never used
+        if forecast_by(middle(space)):  # the values of the study file are never used
+            before = item.refusal
             item = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
+            if item.refusal and item.refusal != before:
+                item = dataclasses.replace(item, refusal=f"with {shown_values(middle(space))}: {item.refusal}")
         searches = []
         for fold in range(item.info.folds):
             typical = self._planned(item, tune.seeds[0], fold, "tuning", middle(space))
             about = {"about": typical.config.run_id if typical.config else "", "trials": tune.number, "seeds": tuple(tune.seeds)}
             searches.append(Search(key=typical.key, space=space, lacks=lacks, **about))
         item = dataclasses.replace(item, searches=tuple(searches))
-        if tune.listed and not adapter_options(middle(space)):
+        if tune.listed and not forecast_by(middle(space)):
             return item  # each of its runs is planned anyway
-        for values in probes(space):
+        for values in tried(space, tune):
             planned = self._planned(item, tune.seeds[0], 0, "tuning", values)
             if planned.refusal and not item.refusal:
                 item = dataclasses.replace(item, refusal=f"with {shown_values(values)}: {planned.refusal}")

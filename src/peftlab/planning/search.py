@@ -145,6 +145,11 @@ def probes(space: Space) -> Iterator[Values]:
             yield {**middle(space), key: value}
 
 
+def tried(space: Space, tune: Tune) -> Sequence[Values]:
+    """What is looked at before anything runs: all that is tried of lists, else :func:`probes`."""
+    return grid(space) if tune.listed else list(probes(space))
+
+
 def whole_numbers(space: Space) -> Iterator[Values]:
     """Likewise every whole number of a range of whole numbers: some options take only some of them."""
     for key, values in space.items():
