@@ -25,6 +25,7 @@ from peftlab.registry import create
 from peftlab.study.load import validate_study
 from peftlab.study.task_key import task_key
 from tests.contracts.tiny import make
+from tests.records.examples import configuration
 
 
 @pytest.fixture(scope="module")
@@ -401,6 +402,65 @@ def test_a_study_that_is_continued_keeps_the_batch_it_was_begun_with(
         plan(begun[0])
     monkeypatch.undo()
     assert [config.run_id for config in plan(begun[1])] == [config.run_id for config in tight]
+
+
+def test_a_study_with_imported_and_tuned_arms_can_be_continued(tmp_path: Path) -> None:
+    """What was trained elsewhere has no batch, and one that the tuning tries is not that of the study."""
+    folder = ResultsFolder(tmp_path / "results").open_or_create("study: s\n")
+    for changes in (
+        {"label": "theirs", "train": {}},
+        {"label": "tried", "train": {"batch_size": 8}, "tuned": {"batch_size": 8}, "purpose": "tuning"},
+        {"label": "ours", "train": {"batch_size": 16}},
+    ):
+        config = configuration(**changes)
+        folder.run(config).create(config)
+    assert [(key[0], batch) for key, batch in begun_batches(folder).items()] == [("ours", 16)]
+
+
+def test_tasks_on_the_same_data_go_on_with_a_batch_each(backbone: str, cache: Path, tmp_path: Path) -> None:
+    task, auto = {"kind": "image-classification", "data": "digits"}, {"batch_size": "auto", "effective_batch_size": 64}
+    tasks = [{**task, "image_size": size} for size in (32, 48)]
+    asked: dict[str, Any] = {"predict": True, "train": auto, "matrix": {"task": tasks}, "arms": {"full": {"adapter": "full"}}}
+    folder = ResultsFolder(tmp_path / "results").open_or_create("study: s\n")
+    for run in planned(backbone, cache, **asked).runs:
+        assert run.config is not None
+        batch = 16 if "32" in run.task else 4
+        config = run.config.model_copy(update={"train": {**run.config.train, "batch_size": batch}})
+        folder.run(config).create(config)
+    again = planned(backbone, cache, begun=begun_batches(folder), **asked)
+    assert {(run.task[-3:-1], run.config.train["batch_size"]) for run in again.runs if run.config} == {("32", 16), ("48", 4)}
+
+
+def test_an_automatic_batch_divides_the_effective_batch_of_every_arm(backbone: str, cache: Path) -> None:
+    given = {"a": {}, "b": {"effective_batch_size": 48}, "c": {"effective_batch_size": 100}}
+    arms = {name: {"adapter": "lora", **train} for name, train in given.items()}
+    auto = {"batch_size": "auto", "effective_batch_size": 64}
+    plan = planned(backbone, cache, predict=True, train=auto, arms=arms, analysis={})
+    assert {(run.label, run.config.train["batch_size"]) for run in plan.runs if run.config} == {("a", 4), ("b", 4), ("c", 4)}
+
+
+def test_an_automatic_batch_is_settled_by_the_largest_that_is_tried(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_of(rank: int, batch: Any, tune: dict[str, Any]) -> Plan:
+        arms = {"lora": {"adapter": {"name": "lora", "rank": rank, "targets": "all-linear"}}}
+        more = {"tune": {**tune, "seeds": [100]}} if tune else {}
+        train = {"batch_size": batch, "effective_batch_size": 64}
+        return planned(backbone, cache, predict=True, train=train, arms=arms, analysis={}, **more)
+
+    peaks = [run.estimate.peak_mb for rank in (1, 32) for run in plan_of(rank, 64, {}).runs[:1] if run.estimate]
+    with_memory(monkeypatch, cache, sum(peaks) / 2 - Machine.here(cache).process_mb)
+
+    def batch(rank: int, **tune: Any) -> int:
+        plan = plan_of(rank, "auto", tune)
+        assert not plan.refusals
+        (found,) = {run.config.train["batch_size"] for run in (*plan.tuning, *plan.runs) if run.config}
+        return found
+
+    small, large = batch(1), batch(32)
+    assert small > large
+    assert batch(1, **{"adapter.rank": [1, 32]}) == batch(1, **{"adapter.rank": [32, 1]}) == large
+    assert batch(32, **{"adapter.rank": [1]}) == small, "the rank of the study file is never used"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import OptionError, StudyError, nearest
+from peftlab.planning.begun import Begun, begun_as
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.forecast import Forecast, forecast, matters
 from peftlab.planning.machine import Machine
@@ -104,27 +106,29 @@ class Arms:
             found.estimate, lambda batch: _estimated(predict_at(batch)), cell.train.effective_batch_size or cell.train.batch_size
         )
 
-    def settle_batches(self, ready: list[Ready]) -> list[Ready]:
+    def settle_batches(self, ready: list[Ready], tried: Mapping[ArmKey, Sequence[Values]]) -> list[Ready]:
         """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run.
 
-        A study that is continued keeps the one it was begun with.
+        It divides the effective batch of each. A study that is continued keeps the one it was begun with.
+
+        Args:
+            tried: values that the tuning tries of an arm, each of which has to fit.
         """
         groups: dict[tuple[str, str], list[Ready]] = {}
         for item in ready:
-            if item.cell.train.batch_size == "auto" and item.refusal is None:
+            if item.train.batch_size == "auto" and item.refusal is None:
                 groups.setdefault((item.cell.backbone, task_key(item.cell.task)), []).append(item)
-        batches = {}
-        for key, items in groups.items():
-            effective = [item.cell.train.effective_batch_size or EFFECTIVE for item in items]
-            begun = {self.options.begun.get((i.cell.label, i.cell.backbone, i.data_fingerprint)) for i in items} - {None}
-            if len(begun) == 1 and not any(e % batch for batch in begun for e in effective if batch):
-                batches[key] = begun.pop()
-                continue
-            batches[key] = min(
-                self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
-                for item, e in zip(items, effective, strict=True)
-            )
+        batches = {key: self._batch(items, tried) for key, items in groups.items()}
         return [self._settled(item, batches.get((item.cell.backbone, task_key(item.cell.task)))) for item in ready]
+
+    def _batch(self, items: Sequence[Ready], tried: Mapping[ArmKey, Sequence[Values]]) -> int:
+        common = math.gcd(*(item.train.effective_batch_size or EFFECTIVE for item in items))
+        begun = {self.options.begun.get(_begun(item)) for item in items} - {None}
+        if len(begun) == 1 and (batch := begun.pop()) and not common % batch:
+            return batch
+        variants = [self.variant(item, values) for item in items for values in tried.get(item.key) or [{}]]
+        distinct = {id(item): item for item in variants}.values()
+        return min(self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), common) for item in distinct)
 
     def _check_metric(self, info: TaskInfo) -> None:
         metric, known = self.study.analysis.metric, info.higher_is_better
@@ -137,9 +141,9 @@ class Arms:
         raise StudyError(what, where="analysis.metric", remedy=remedy)
 
     def _settled(self, item: Ready, batch: int | None) -> Ready:
-        if item.cell.train.batch_size != "auto" or batch is None:
+        if item.train.batch_size != "auto" or batch is None:
             return item
-        effective = item.cell.train.effective_batch_size or EFFECTIVE
+        effective = item.train.effective_batch_size or EFFECTIVE
         train = item.train.model_copy(update={"batch_size": batch, "effective_batch_size": effective})
         if batch == 0:
             return dataclasses.replace(item, train=train, refusal="not even a batch of one fits in memory")
@@ -207,6 +211,10 @@ def _too_many(found: Forecast, require: Require) -> str | None:
         f"trains {share:.3g} % of the parameters ({counted:,} of {found.total:,}, {head} the head's {found.head:,}), the study "
         f"requires at most {limit:g} %; lower its rank, adapt fewer layers, or raise require.trainable_percent"
     )
+
+
+def _begun(item: Ready) -> Begun:
+    return begun_as(item.cell.label, item.cell.backbone, item.ingredients.task.spec("kind"), item.data_fingerprint)
 
 
 def _estimated(found: Forecast) -> Estimate:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftlab.planning.begun import Begun
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.search import Key, Search, Values
 from peftlab.records.record import RunConfig
@@ -101,5 +102,5 @@ class PlanOptions:
     compile: str = "off"  #: training steps: off, auto where it pays, or on
     stack: str = "off"  #: runs computed together in one process: off, auto, or how many at most
     available_mb: float | None = None  #: memory for one run, where runs go to other machines; None: what is free here
-    begun: Mapping[tuple[str, str, str], int] = dataclasses.field(default_factory=dict)  #: planning/begun.py
+    begun: Mapping[Begun, int] = dataclasses.field(default_factory=dict)
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)

@@ -24,7 +24,7 @@ from peftlab.planning.search import (
     middle,
     missing_words,
     rung_words,
-    share_words,
+    shortened,
     shown_values,
     space_of,
     tried,
@@ -64,12 +64,11 @@ class Planner:
         spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
-        ready = self.arms.settle_batches([*self._looked_at(wanted, at)])
-        self.items = ready
-        self.items = [
-            self._searched(item, *spaces[id(cell)]) if self._tunable(item) else item
-            for item, cell in zip(ready, chosen, strict=True)
-        ]
+        looked = [*self._looked_at(wanted, at)]
+        searched = {item.key: spaces[id(cell)] for item, cell in zip(looked, chosen, strict=True) if self._tunable(item)}
+        ready = [self._typical(item, searched[item.key][0]) if item.key in searched else item for item in looked]
+        self.items = ready = self.arms.settle_batches(ready, {key: self._tried(space) for key, (space, _) in searched.items()})
+        self.items = [self._searched(item, *searched[item.key]) if item.key in searched else item for item in ready]
 
     def _looked_at(self, wanted: Sequence[Cell], at: Callable[[str], None]) -> Iterator[Ready]:
         for number, cell in enumerate(wanted, 1):
@@ -112,6 +111,24 @@ class Planner:
         tune = self.study.tune
         return tune is not None and (item.train.max_steps != 0 or "max_steps" in tune.space)
 
+    def _typical(self, item: Ready, space: Space) -> Ready:
+        """With values from the middle of what is searched: those of the study file are never used.
+
+        Raises:
+            StudyError, OptionError: the arm cannot take them.
+        """
+        if not forecast_by(middle(space)):
+            return item
+        found = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
+        if found.refusal and found.refusal != item.refusal:
+            found = dataclasses.replace(found, refusal=f"with {shown_values(middle(space))}: {found.refusal}")
+        return found
+
+    def _tried(self, space: Space) -> Sequence[Values]:
+        """What is looked at before anything runs; of lists whose values are one forecast each run is planned anyway."""
+        tune = self.study.tune
+        return tried(space, tune) if tune is not None and (forecast_by(middle(space)) or not tune.listed) else []
+
     def _searched(self, item: Ready, space: Space, lacks: tuple[str, ...]) -> Ready:
         """With its searches, one for each fold, every value of which the arm can take.
 
@@ -122,20 +139,13 @@ class Planner:
         assert tune is not None
         for values in whole_numbers(space):
             self._train(item, values)
-        if forecast_by(middle(space)):  # the values of the study file are never used
-            before = item.refusal
-            item = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
-            if item.refusal and item.refusal != before:
-                item = dataclasses.replace(item, refusal=f"with {shown_values(middle(space))}: {item.refusal}")
         searches = []
         for fold in range(item.info.folds):
             typical = self._planned(item, tune.seeds[0], fold, "tuning", middle(space))
             about = {"about": typical.config.run_id if typical.config else "", "trials": tune.number, "seeds": tuple(tune.seeds)}
             searches.append(Search(key=typical.key, space=space, lacks=lacks, **about))
         item = dataclasses.replace(item, searches=tuple(searches))
-        if tune.listed and not forecast_by(middle(space)):
-            return item  # each of its runs is planned anyway
-        for values in tried(space, tune):
+        for values in self._tried(space):
             planned = self._planned(item, tune.seeds[0], 0, "tuning", values)
             if planned.refusal and not item.refusal:
                 item = dataclasses.replace(item, refusal=f"with {shown_values(values)}: {planned.refusal}")
@@ -160,14 +170,14 @@ class Planner:
 
     def _train(self, item: Ready, values: Values) -> Train:
         tuned = {key: value for key, value in values.items() if not key.startswith(ADAPTER)}
-        return checked_train({**item.train.model_dump(), **tuned}, where="tune")
+        return checked_train({**item.train.model_dump(), **tuned}, where="tune" if tuned else f"arms.{item.cell.arm}")
 
     def _planned(self, item: Ready, seed: int, fold: int, purpose: str, chosen: Values | None, share: float = 1.0) -> PlannedRun:
         item = self.arms.variant(item, chosen or {})
         train = self._train(item, chosen or {})
         schedule = schedule_of(item, train)
         if share < 1:  # the schedule is as long as the run: warm-up and decay are shares of its steps
-            train = train.model_copy(update={"max_steps": _steps(schedule.total, share, item)})
+            train = train.model_copy(update={"max_steps": shortened(schedule.total, share, item.cell.label)})
             schedule = schedule_of(item, train)
         parts = item.ingredients
         if chosen is not None:  # else: checked for every value that the tuning tries
@@ -277,18 +287,3 @@ def _check_baseline(study: Study, labels: Sequence[str]) -> None:
         what = f"{baseline!r} stands for several arms" if grid else f"the study has no arm {baseline!r}"
         remedy = f"name one of them: {', '.join(grid)}" if grid else nearest(baseline, set(labels))
         raise StudyError(what, where="analysis.baseline", remedy=remedy)
-
-
-def _steps(total: int, share: float, item: Ready) -> int:
-    """Of a trial that gets a share of the steps.
-
-    Raises:
-        StudyError: fewer than two.
-    """
-    if (steps := round(total * share)) < 2:
-        raise StudyError(
-            f"{share_words(share)} of {item.cell.label}, {total}, are too few to tell values apart",
-            where="tune.reduction",
-            remedy="train longer, try fewer values, or use sampler: grid",
-        )
-    return steps

@@ -202,3 +202,18 @@ def rung_words(tune: Tune) -> str:
 def share_words(share: float) -> str:
     """Of the steps."""
     return "all steps" if share == 1 else f"1/{round(1 / share)} of the steps"
+
+
+def shortened(total: int, share: float, label: str) -> int:
+    """Steps of a trial that gets a share of them.
+
+    Raises:
+        StudyError: fewer than two.
+    """
+    if (steps := round(total * share)) < 2:
+        raise StudyError(
+            f"{share_words(share)} of {label}, {total}, are too few to tell values apart",
+            where="tune.reduction",
+            remedy="train longer, try fewer values, or use sampler: grid",
+        )
+    return steps
