@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from peftlab.analysis.frame import load_frame
+from peftlab.analysis.frame import configurations, load_frame
 from peftlab.analysis.planned import covers, task_names
 from peftlab.errors import RecordError
 from peftlab.study.task_key import task_key
@@ -216,3 +216,14 @@ def test_folds_that_nobody_declares_any_more_are_named(tmp_path: Path) -> None:
     folder = write_results(tmp_path, Options(study={**STUDY, "task": {**STUDY["task"], "folds": 3}}, folds=3, failed=()))
     assert declared_otherwise(folder, task={**STUDY["task"], "folds": 3}) == []
     assert declared_otherwise(folder) == ["folds 1, 2."]
+
+
+def test_how_an_arm_was_run_is_told_from_every_fold(tmp_path: Path) -> None:
+    options = Options(study={**STUDY, "task": {**STUDY["task"], "folds": 2}}, folds=2, failed=(), diverged=())
+    folder = write_results(tmp_path, options)
+    for path in (folder / "runs" / "full").glob("*/config.json"):
+        form = json.loads(path.read_text())
+        form["train"]["learning_rate"] = form["tuned"]["learning_rate"] = 4e-3 if form["fold"] else 1e-3
+        path.write_text(json.dumps(form))
+    found = {label: config["train"]["learning_rate"] for (label, _, _), (_, config) in configurations(load_frame(folder)).items()}
+    assert found["full"] == "0.001 or 0.004, by fold" and isinstance(found["bitfit"], float)

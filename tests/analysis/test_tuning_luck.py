@@ -13,8 +13,8 @@ from scipy import stats
 
 from peftlab.analysis.analyze import analyze
 from peftlab.analysis.frame import load_frame
-from peftlab.analysis.tuning_luck import surprise, tuning_luck
-from tests.report.fixtures import write_results
+from peftlab.analysis.tuning_luck import surprise, tuned_on_others, tuning_luck
+from tests.report.fixtures import STUDY, Options, write_results
 
 
 def test_one_tuning_run_is_judged_by_the_prediction_interval() -> None:
@@ -193,3 +193,45 @@ def test_of_a_seed_that_was_tried_again_the_last_run_counts(tmp_path: Path) -> N
     (text,) = changed(folder, lambda form: seeds(form, True))
     assert "99.90 %" in text and "(1 tuning run)" in text
     assert changed(folder, lambda form: seeds(form, False)) == [], "three runs, whose mean is far below"
+
+
+def folded(root: Path) -> Path:
+    task = {**STUDY["task"], "folds": 3}
+    return write_results(root, Options(study={**STUDY, "task": task}, folds=3, failed=(), diverged=()))
+
+
+def test_a_fold_is_held_to_the_promise_of_its_own_tuning(tmp_path: Path) -> None:
+    """Nine different trials of an arm over three folds: p may be 0.05 / 9."""
+    folder = folded(tmp_path)
+    rows = load_frame(folder).rows
+    here = (rows["label"] == "lora-all") & (rows["metric"] == "accuracy") & (rows["split"] == "validation") & (rows["fold"] == 2)
+    kept = rows[here]["value"].to_numpy(dtype=float)
+    assert len(kept) == 5
+
+    def promise_of_fold_2(value: float) -> list[str]:
+        def change(form: dict[str, Any]) -> None:
+            for trial in form["trials"]:
+                if (trial["label"], trial.get("fold"), trial["values"]["learning_rate"]) == ("lora-all", 2, 1e-3):
+                    trial["value"] = value
+
+        return [text for text in changed(folder, change) if text.startswith("lora-all")]
+
+    assert promise_of_fold_2(promised(kept, 0.05 / 9 * 1.05, 2)) == []
+    (text,) = promise_of_fold_2(promised(kept, 0.05 / 9 * 0.95, 2))
+    assert text.startswith("lora-all, fold 2: learning_rate 0.001 was chosen") and "its 5 evaluation runs" in text
+
+
+def test_values_that_another_fold_chose_are_named(tmp_path: Path) -> None:
+    """As in folders of before each fold was tuned by itself: one choice, made on fold 0, for all."""
+    folder = folded(tmp_path)
+    assert tuned_on_others(load_frame(folder)) == []
+
+    def only_the_first(form: dict[str, Any]) -> None:
+        for name in ("trials", "chosen"):
+            form[name] = [entry for entry in form[name] if not entry.get("fold")]
+
+    changed(folder, only_the_first)
+    (text,) = tuned_on_others(load_frame(folder))
+    assert text.startswith("full, linear-probe") and "values were chosen on one fold for the others too" in text
+    assert text in analyze(folder).warnings
+    assert tuned_on_others(load_frame(write_results(tmp_path / "plain"))) == []

@@ -221,7 +221,7 @@ def test_verify_names_runs_with_values_that_tuning_no_more_chooses(folder: Resul
     for rate, changed in (
         (0.01, {}),
         (0.001, {"seed": 1}),
-        (0.001, {"seed": 1, "fold": 1}),
+        (0.01, {"seed": 1, "fold": 1}),  # of a fold for which nothing was chosen
         (0.001, {"seed": 1, "train": {"learning_rate": 0.001, "epochs": 7}}),
         (0.01, {"seed": 2, "backbone": "another"}),
     ):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from peftlab.backbones.resolve import source_of
 from peftlab.errors import DataError, OptionError, PlanRefused, StudyError
 from peftlab.planning import arms as planning
 from peftlab.planning.begun import begun_batches
@@ -20,9 +21,11 @@ from peftlab.planning.plan import Plan, PlanOptions
 from peftlab.planning.planner import make_plan
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder
+from peftlab.registry import create
 from peftlab.study.load import validate_study
 from peftlab.study.task_key import task_key
 from tests.contracts.tiny import make
+from tests.records.examples import configuration
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +127,7 @@ def test_tuning_comes_first_and_evaluation_waits_for_it(backbone: str, cache: Pa
     assert all(run.config and not run.config.evaluate_test and run.config.purpose == "tuning" for run in plan.tuning)
     assert {run.config.train["learning_rate"] for run in plan.tuning if run.config} == {1e-3, 1e-2}
     first = plan.runs[0]
-    chosen = {(run.label, run.backbone, run.task): {"learning_rate": 1e-2} for run in plan.runs}
+    chosen = {run.key: {"learning_rate": 1e-2} for run in plan.runs}
     after = planned(backbone, cache, tune=tune, chosen=chosen)
     assert not after.pending and first.config is None
     assert all(run.config and run.config.train["learning_rate"] == 1e-2 and run.config.tuned for run in after.runs)
@@ -179,6 +182,29 @@ def test_folds_multiply_the_runs(backbone: str, cache: Path) -> None:
     plan = planned(backbone, cache, task={"kind": "image-classification", "data": "digits", "folds": 3})
     assert len(plan.runs) == 3 * 3 * 2
     assert {run.fold for run in plan.runs} == {0, 1, 2}
+
+
+def test_each_fold_is_tuned_by_itself(backbone: str, cache: Path) -> None:
+    """What a fold is tested on has no part in choosing the values that it is run with."""
+    spec = {"kind": "image-classification", "data": "digits", "folds": 3, "train_size": 200, "validation_size": 60}
+    tune = {"learning_rate": [1e-3, 1e-2], "seeds": [100]}
+    asked = {"task": spec, "tune": tune, "arms": {"full": {"adapter": "full"}}}
+    plan = planned(backbone, cache, **asked)
+    assert [(run.fold, run.trial) for run in plan.tuning] == [(fold, trial) for fold in range(3) for trial in range(2)]
+    assert [search.key.fold for search in plan.searches] == [0, 1, 2]
+    assert "tuning (grid): 2 trials for every arm and fold, over learning_rate 0.001 or 0.01" in plan.notes
+    task = create("task", spec, key="kind").prepare(source_of(backbone).preprocessing(backbone, None), cache)
+    for run in plan.tuning:
+        assert run.config is not None and run.config.fold == run.fold
+        used = task.splits(run.seed, run.config.fold)
+        for tested in (task.splits(seed, run.fold).test for seed in (0, 1)):
+            assert not np.intersect1d(tested, np.concatenate([used.train, used.validation])).size
+    chosen = {search.key: {"learning_rate": rate} for search, rate in zip(plan.searches[1:], (1e-3, 1e-2), strict=True)}
+    after = planned(backbone, cache, chosen=chosen, **asked)
+    rates = {(run.fold, run.config.train["learning_rate"] if run.config else None) for run in after.runs}
+    assert rates == {(0, None), (1, 1e-3), (2, 1e-2)}
+    narrowed = make_plan(validate_study(raw(backbone, **asked)), PlanOptions(cache=cache, predict=False, max_runs=3))
+    assert {run.fold for run in narrowed.runs} == {run.fold for run in narrowed.tuning} == {0, 1}
 
 
 def test_matrix_crosses_every_arm(backbone: str, cache: Path) -> None:
@@ -336,6 +362,28 @@ def test_batch_size_auto_is_one_micro_batch_for_all_arms_at_a_fixed_effective_on
     assert all(run.estimate and run.estimate.peak_mb <= 0.9 * plan.machine["available_mb"] for run in plan.runs)
 
 
+def test_a_tuned_batch_is_predicted_and_refused_by_the_values_that_are_tried(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by that of the study file, which is never used."""
+    asked: dict[str, Any] = {"predict": True, "arms": {"full": {"adapter": "full"}}}
+    alone = {b: planned(backbone, cache, train={"epochs": 1, "batch_size": b}, **asked).runs[0] for b in (16, 256)}
+    tune = {"batch_size": [16, 256], "seeds": [100]}
+    plan = planned(backbone, cache, tune=tune, **asked)
+    peaks = {b: run.estimate.peak_mb for b, run in alone.items() if run.estimate}
+    assert [run.estimate and run.estimate.peak_mb for run in plan.tuning] == [*peaks.values()] and peaks[16] < peaks[256]
+    assert [run.predicted_s for run in plan.tuning] == [run.predicted_s for run in alone.values()]
+    (search,) = plan.searches
+    after = planned(backbone, cache, tune=tune, chosen={search.key: {"batch_size": 16}}, **asked).runs[0]
+    assert after.config is not None and after.config.predicted["peak_mb"] == pytest.approx(peaks[16], abs=1e-3)
+    with_memory(monkeypatch, cache, 6.0)
+    for sampler in ({"sampler": "grid"}, {"sampler": "random", "trials": 2}):
+        with pytest.raises(PlanRefused, match=r"full: with batch_size 256: .*largest batch_size that would fit is"):
+            planned(backbone, cache, tune={**tune, **sampler}, train={"epochs": 1, "batch_size": 4}, **asked)
+    fits = planned(backbone, cache, tune={**tune, "batch_size": [1, 2]}, train={"epochs": 1, "batch_size": 256}, **asked)
+    assert not fits.refusals
+
+
 def test_a_study_that_is_continued_keeps_the_batch_it_was_begun_with(
     backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -358,6 +406,65 @@ def test_a_study_that_is_continued_keeps_the_batch_it_was_begun_with(
         plan(begun[0])
     monkeypatch.undo()
     assert [config.run_id for config in plan(begun[1])] == [config.run_id for config in tight]
+
+
+def test_a_study_with_imported_and_tuned_arms_can_be_continued(tmp_path: Path) -> None:
+    """What was trained elsewhere has no batch, and one that the tuning tries is not that of the study."""
+    folder = ResultsFolder(tmp_path / "results").open_or_create("study: s\n")
+    for changes in (
+        {"label": "theirs", "train": {}},
+        {"label": "tried", "train": {"batch_size": 8}, "tuned": {"batch_size": 8}, "purpose": "tuning"},
+        {"label": "ours", "train": {"batch_size": 16}},
+    ):
+        config = configuration(**changes)
+        folder.run(config).create(config)
+    assert [(key[0], batch) for key, batch in begun_batches(folder).items()] == [("ours", 16)]
+
+
+def test_tasks_on_the_same_data_go_on_with_a_batch_each(backbone: str, cache: Path, tmp_path: Path) -> None:
+    task, auto = {"kind": "image-classification", "data": "digits"}, {"batch_size": "auto", "effective_batch_size": 64}
+    tasks = [{**task, "image_size": size} for size in (32, 48)]
+    asked: dict[str, Any] = {"predict": True, "train": auto, "matrix": {"task": tasks}, "arms": {"full": {"adapter": "full"}}}
+    folder = ResultsFolder(tmp_path / "results").open_or_create("study: s\n")
+    for run in planned(backbone, cache, **asked).runs:
+        assert run.config is not None
+        batch = 16 if "32" in run.task else 4
+        config = run.config.model_copy(update={"train": {**run.config.train, "batch_size": batch}})
+        folder.run(config).create(config)
+    again = planned(backbone, cache, begun=begun_batches(folder), **asked)
+    assert {(run.task[-3:-1], run.config.train["batch_size"]) for run in again.runs if run.config} == {("32", 16), ("48", 4)}
+
+
+def test_an_automatic_batch_divides_the_effective_batch_of_every_arm(backbone: str, cache: Path) -> None:
+    given = {"a": {}, "b": {"effective_batch_size": 48}, "c": {"effective_batch_size": 100}}
+    arms = {name: {"adapter": "lora", **train} for name, train in given.items()}
+    auto = {"batch_size": "auto", "effective_batch_size": 64}
+    plan = planned(backbone, cache, predict=True, train=auto, arms=arms, analysis={})
+    assert {(run.label, run.config.train["batch_size"]) for run in plan.runs if run.config} == {("a", 4), ("b", 4), ("c", 4)}
+
+
+def test_an_automatic_batch_is_settled_by_the_largest_that_is_tried(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_of(rank: int, batch: Any, tune: dict[str, Any]) -> Plan:
+        arms = {"lora": {"adapter": {"name": "lora", "rank": rank, "targets": "all-linear"}}}
+        more = {"tune": {**tune, "seeds": [100]}} if tune else {}
+        train = {"batch_size": batch, "effective_batch_size": 64}
+        return planned(backbone, cache, predict=True, train=train, arms=arms, analysis={}, **more)
+
+    peaks = [run.estimate.peak_mb for rank in (1, 32) for run in plan_of(rank, 64, {}).runs[:1] if run.estimate]
+    with_memory(monkeypatch, cache, sum(peaks) / 2 - Machine.here(cache).process_mb)
+
+    def batch(rank: int, **tune: Any) -> int:
+        plan = plan_of(rank, "auto", tune)
+        assert not plan.refusals
+        (found,) = {run.config.train["batch_size"] for run in (*plan.tuning, *plan.runs) if run.config}
+        return found
+
+    small, large = batch(1), batch(32)
+    assert small > large
+    assert batch(1, **{"adapter.rank": [1, 32]}) == batch(1, **{"adapter.rank": [32, 1]}) == large
+    assert batch(32, **{"adapter.rank": [1]}) == small, "the rank of the study file is never used"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from peftlab.errors import OptionError, PeftlabError, StudyError
 from peftlab.planning.plan import Plan, PlanOptions
 from peftlab.planning.planner import Planner
-from peftlab.planning.search import grid, middle, probes, space_of, whole_numbers
+from peftlab.planning.search import Key, Search, grid, middle, probes, space_of, whole_numbers
 from peftlab.study.expand import cells
 from peftlab.study.load import validate_study
 from peftlab.study.schema import Range, Study
@@ -130,7 +130,7 @@ def test_an_arm_is_refused_when_a_value_takes_it_over_the_share_that_is_required
 
 def test_the_plan_holds_every_trial_of_every_arm_with_its_time(backbone: str, cache: Path) -> None:
     task = "image-classification:digits"
-    drawn = {("lora", backbone, task): [{"learning_rate": 1e-3, "adapter.rank": rank} for rank in (2, 3)]}
+    drawn = {Key("lora", backbone, task): [{"learning_rate": 1e-3, "adapter.rank": rank} for rank in (2, 3)]}
     asked = study(backbone, tune={"adapter.rank": {"low": 2, "high": 8}})
     plan = Planner(asked, PlanOptions(cache=cache, device="cpu")).plan(drawn)
     rows = [row for row in plan.as_dict()["runs"] if row["purpose"] == "tuning"]
@@ -143,6 +143,12 @@ def test_the_plan_holds_every_trial_of_every_arm_with_its_time(backbone: str, ca
     assert [run.config.adapter["rank"] for run in lora if run.config] == [2, 2, 3, 3]
     assert lora[0].trainable < lora[2].trainable, "counted with the values of the trial"
     assert {entry["label"]: entry["lacks"] for entry in plan.as_dict()["tuning"]} == {"full": ["adapter.rank"], "lora": []}
+
+
+def test_a_search_without_folds_is_recorded_as_before_there_were_any() -> None:
+    searches = [Search(key=Key("a", "b", "t", fold), space={}, lacks=(), trials=1, seeds=(100,), about="") for fold in (0, 2)]
+    known = {"label": "a", "backbone": "b", "task": "t", "space": {}, "lacks": [], "trials": 1, "seeds": [100]}
+    assert [search.as_dict() for search in searches] == [known, {**known, "fold": 2}]
 
 
 def test_stand_ins_for_values_that_are_not_drawn_yet() -> None:

@@ -6,6 +6,7 @@ The numbers are made up to exercise the analysis; they are no results and appear
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -85,7 +86,7 @@ def write_results(root: Path, options: Options | None = None) -> Path:
             plan.append(_write_run(folder, study, cell, (seed, fold), common, generator, options))
     (folder / "plan.json").write_text(to_json({"study": study.study, "runs": plan, "notes": []}), encoding="utf-8")
     if study.tune:
-        _write_tuning(folder, study, generator)
+        _write_tuning(folder, study, options.folds, generator)
     return folder
 
 
@@ -176,19 +177,21 @@ def _write_curve(run: Path, value: float, seconds: float, diverged: bool, genera
     (run / "metrics.jsonl").write_text(text, encoding="utf-8")
 
 
-def _write_tuning(folder: Path, study: Study, generator: np.random.Generator) -> None:
+def _write_tuning(folder: Path, study: Study, folds: int, generator: np.random.Generator) -> None:
     assert study.tune is not None
     trials, chosen = [], []
-    for cell in cells(study):
+    for cell, fold in itertools.product(cells(study), range(folds)):
+        arm = {"label": cell.label, "backbone": cell.backbone} | ({"fold": fold} if fold else {})
         for rate in study.tune.grid["learning_rate"]:
             for seed in study.tune.seeds:
                 level = LEVELS[cell.label][0] if cell.label in LEVELS else 0.95
                 value = None if (cell.label, rate) == ("full", 3e-3) else level - abs(math.log10(rate) + 3) * 0.02
                 noise = 0.001 * generator.normal()
-                about = {"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": rate}, "seed": seed}
+                about = {**arm, "values": {"learning_rate": rate}, "seed": seed}
                 trials.append({**about, "value": None if value is None else value + noise})
-        best = [t["value"] for t in trials if t["label"] == cell.label and t["values"] == {"learning_rate": 1e-3}]
-        about = {"label": cell.label, "backbone": cell.backbone, "values": {"learning_rate": 1e-3}}
+        best = [t["value"] for t in trials if arm.items() <= t.items() and t["values"] == {"learning_rate": 1e-3}]
+        best = best[-len(study.tune.seeds) :]  # of this fold
+        about = {**arm, "values": {"learning_rate": 1e-3}}
         chosen.append({**about, "mean": float(np.mean(best)), "at_edge": [], "lost": 0, "trials": len(best)})
     about = {"grid": study.tune.grid, "seeds": study.tune.seeds, "metric": "accuracy", "on": "validation"}
     form = {**about, "trials": trials, "chosen": chosen}

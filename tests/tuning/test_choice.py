@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peftlab.errors import RecordError
-from peftlab.planning.search import Search
+from peftlab.planning.search import Key, Search
 from peftlab.study.schema import Range
 from peftlab.tuning import choice
 from peftlab.tuning.choice import Choice, TrialRun, _outcome, as_mapping, score
@@ -19,7 +19,7 @@ RATES = [1e-4, 1e-3, 1e-2]
 
 def search(label: str = "a", **space: Any) -> Search:
     space = space or {"learning_rate": RATES}
-    return Search(key=(label, "b", "t"), space=space, lacks=(), trials=3, seeds=(100, 101), about="")
+    return Search(key=Key(label, "b", "t"), space=space, lacks=(), trials=3, seeds=(100, 101), about="")
 
 
 def choose(found: list[TrialRun], higher_is_better: bool, **space: Any) -> list[Choice]:
@@ -78,7 +78,7 @@ def test_ties_go_to_the_earlier_value() -> None:
 def test_every_arm_is_chosen_for_by_itself() -> None:
     found = trials({1e-4: (0.9, 0.9), 1e-3: (0.8, 0.8)}, "a") + trials({1e-4: (0.1, 0.1), 1e-3: (0.8, 0.8)}, "b")
     mapping = as_mapping(choose(found, higher_is_better=True))
-    assert mapping == {("a", "b", "t"): {"learning_rate": 1e-4}, ("b", "b", "t"): {"learning_rate": 1e-3}}
+    assert mapping == {Key("a", "b", "t"): {"learning_rate": 1e-4}, Key("b", "b", "t"): {"learning_rate": 1e-3}}
 
 
 def test_an_arm_without_any_value_is_an_error_with_a_remedy() -> None:

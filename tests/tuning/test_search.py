@@ -36,7 +36,7 @@ def trials(plan: Plan) -> dict[Key, list[Values]]:
     found: dict[Key, dict[int, Values]] = {}
     for run in plan.tuning:
         assert run.config is not None and run.trial is not None
-        found.setdefault((run.label, run.backbone, run.task), {})[run.trial] = run.config.tuned
+        found.setdefault(run.key, {})[run.trial] = run.config.tuned
     return {key: [values[number] for number in range(len(values))] for key, values in found.items()}
 
 
@@ -135,6 +135,48 @@ def test_what_an_arm_did_not_get_is_said(backbone: str, cache: Path, tmp_path: P
     notes = "\n".join(progress.plan.notes)
     assert "tuning (random): 9 trials for every arm, over learning_rate 0.0001, 0.001 or 0.01, adapter.rank 1 to 8" in notes
     assert "full has no adapter.rank: its 9 trials are over learning_rate" in notes
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "halving"])
+def test_every_fold_has_trials_and_a_choice_of_its_own(sampler: str, backbone: str, cache: Path, tmp_path: Path) -> None:
+    """Another value is best in each fold, as though the arm met other data there."""
+    rates = [1e-4, 1e-3, 1e-2, 1e-1]
+    tune = {"sampler": sampler, "learning_rate": rates, "seeds": [100]} | (
+        {} if sampler in ("grid", "halving") else {"trials": 24}
+    )
+    folded = {
+        "kind": "image-classification",
+        "data": "digits",
+        "folds": 3,
+        "train_size": 64,
+        "validation_size": 40,
+        "test_size": 40,
+    }
+    arms = {"lora": {"adapter": "lora"}}
+    study = studies.study(backbone, tune=tune, task=folded, arms=arms, train={"epochs": 3, "batch_size": 16})
+    folder, planner = ResultsFolder(tmp_path), studies.planner(study, cache)
+    best = dict(zip(range(3), rates, strict=False))
+    progress = follow(folder, study, planner)
+    while left := outstanding(folder, progress.plan):
+        for config in left:
+            finish(folder, config, lambda c: 0.9 if c.train["learning_rate"] == best[c.fold] else 0.5)
+        progress = follow(folder, study, planner)
+    assert {one.fold: one.values["learning_rate"] for one in progress.chosen} == best
+    evaluated = [run.config for run in progress.plan.runs if run.config]
+    assert [(config.fold, config.train["learning_rate"]) for config in evaluated] == [*best.items()]
+    content = choice.save(folder, study, progress.plan.searches, progress.found, progress.chosen)
+    assert [entry.get("fold") for entry in content["chosen"]] == [None, 1, 2] == [entry.get("fold") for entry in content["arms"]]
+    told = chosen_sentences(content)
+    assert [text.partition(" (")[0] for text in told] == [
+        f"tuning, lora, fold {fold}: learning_rate = {rate:.4g}" for fold, rate in best.items()
+    ]
+    assert "lora, fold 0: the best learning_rate is at the edge of what was searched; a better one may lie outside." in not_given(
+        content
+    )
+    if sampler == "tpe":
+        Store(folder.path, study, True).write(progress.entries())
+        again = follow(folder, study, planner)
+        assert [one.values for one in again.chosen] == [one.values for one in progress.chosen]
 
 
 def test_a_grid_needs_no_optuna(backbone: str, cache: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from peftlab.errors import RecordError
 from peftlab.planning.planner import Planner
-from peftlab.planning.search import Search
+from peftlab.planning.search import Key, Search
 from peftlab.records.store import ResultsFolder, verify
 from peftlab.study.schema import Study
 from peftlab.tuning.search import follow
@@ -27,9 +27,11 @@ def client(folder: Path) -> dict[str, optuna.Study]:
     return {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
 
 
-def search(study: Study, label: str = "arm") -> Search:
+def search(study: Study, label: str = "arm", fold: int = 0) -> Search:
     assert study.tune is not None
-    return Search(key=(label, "backbone", "task"), space=study.tune.space, lacks=(), trials=12, seeds=(100, 101), about="x")
+    return Search(
+        key=Key(label, "backbone", "task", fold), space=study.tune.space, lacks=(), trials=12, seeds=(100, 101), about="x"
+    )
 
 
 def entries(number: int, told: int) -> list[Entry]:
@@ -132,6 +134,12 @@ def test_a_damaged_store_is_an_error_that_says_how_it_is_made_anew(study: Study,
         with pytest.raises(RecordError, match="the store of the trials") as caught:
             use()
         assert caught.value.where == str(path) and "move the file away" in caught.value.remedy
+
+
+def test_folds_are_studies_of_their_own_and_the_first_has_the_name_it_always_had(study: Study) -> None:
+    names = [name_of(study, search(study, fold=fold)) for fold in (0, 1, 2)]
+    assert names[0].startswith("arm | backbone | task | ") and names[0].count("|") == 3
+    assert [name.split(" | ")[3] for name in names[1:]] == ["fold 1", "fold 2"]
 
 
 def test_a_grid_is_kept_too(backbone: str, cache: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from peftlab.analysis.race_tests import FOLDS, INTERVALS, KINDS, TESTS, efficien
 from peftlab.analysis.raced import flag, left_early
 from peftlab.analysis.setting import Setting
 from peftlab.analysis.tested import comparisons_of, family_of, settings_of, tested
-from peftlab.analysis.tuning_luck import tuning_luck
+from peftlab.analysis.tuning_luck import tuned_on_others, tuning_luck
 from peftlab.analysis.uneven import uneven
 from peftlab.study.schema import Margin
 
@@ -73,7 +73,13 @@ def assess(frame: Frame, *, margin: Margin | None = None, seed: int = 0) -> Find
         findings=numbered,
         exploratory=pairwise(settings, declared.baseline, declared.confidence),
         notes=notes(frame, settings, summaries, plan),
-        warnings=[*frame.warnings, *_warnings(frame, settings, beyond), *unvarying(settings, plan.metric), *tuning_luck(frame)],
+        warnings=[
+            *frame.warnings,
+            *_warnings(frame, settings, beyond),
+            *unvarying(settings, plan.metric),
+            *tuned_on_others(frame),
+            *tuning_luck(frame),
+        ],
         problems=[p.as_json() for p in frame.problems],
         runs={"completed": completed, **dict(sorted(problems.items()))},
         versions={"peftlab": peftlab.__version__, **{name: _version(name) for name in ("numpy", "scipy", "pandas")}},

@@ -230,6 +230,7 @@ def _differ_in_quantizer_only(arm: Sequence[FlowRun], base: Sequence[FlowRun]) -
 def _contrast(arm: Sequence[FlowRun], base: Sequence[FlowRun], measure: Measure, confidence: float) -> FlowContrast | None:
     value = MEASURES[measure]
     mine, other = ({(run.seed, run.fold): value(run) for run in runs} for runs in (arm, base))
+    rates = [{(run.seed, run.fold): run.learning_rate for run in runs} for runs in (arm, base)]
     units = [u for u in mine if mine[u] is not None and other.get(u) is not None]
     if not units:
         return None
@@ -242,7 +243,7 @@ def _contrast(arm: Sequence[FlowRun], base: Sequence[FlowRun], measure: Measure,
         quantized=arm[0].arm, float_arm=base[0].arm, task=arm[0].task, backbone=arm[0].backbone, measure=measure,
         estimate=told(compared.interval.mean), interval=None if limits is None else (told(limits[0]), told(limits[1])),
         n=compared.interval.n, p=compared.p, p_adjusted=None, alpha=alpha_of(confidence), family_size=0,
-        same_learning_rate=arm[0].learning_rate == base[0].learning_rate,
+        same_learning_rate=all(rates[0][u] == rates[1][u] for u in units),
     )  # fmt: skip
 
 

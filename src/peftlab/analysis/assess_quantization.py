@@ -181,7 +181,7 @@ def _effect(arm: Arm, base: Arm, confidence: float) -> Effect | None:
         stored_saved=1 - 1 / smaller if smaller else None,
         peak_saved=_saved(pairs, confidence, folds),
         area=mean_of(rises, confidence, folds),
-        same_learning_rate=first.learning_rate == base[0].learning_rate,
+        same_learning_rate=all(mine.learning_rate == other.learning_rate for mine, other in units),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 
 from peftlab.analysis.findings import Findings, Form
-from peftlab.analysis.frame import Frame
+from peftlab.analysis.frame import Frame, configurations
 from peftlab.analysis.planned import task_name
 from peftlab.analysis.reading import read_json
 from peftlab.analysis.words import is_share
@@ -123,15 +123,12 @@ def literature() -> tuple[tuple[Row, ...], dict[str, str]]:
 def beside_literature(frame: Frame, findings: Findings, rows: tuple[Row, ...] | None = None) -> list[Beside]:
     """Every arm beside the published figures of its method family in the same metric, those that agree most first."""
     published = literature()[0] if rows is None else rows
-    folders = frame.rows.drop_duplicates(["label", "task", "backbone"])
-    places = {(r["label"], r["task"], r["backbone"]): str(r["folder"]) for r in folders.to_dict("records")}
-    found = []
+    places, found = configurations(frame), []
     for arm in findings.arms:
-        folder = places.get((arm.label, arm.task, arm.backbone))
-        config = read_json(frame.folder / folder / "config.json") if folder else None
-        if arm.mean is None or not isinstance(config, Mapping):
+        folder, config = places.get((arm.label, arm.task, arm.backbone), ("", {}))
+        if arm.mean is None or not config:
             continue
-        results = read_json(frame.folder / str(folder) / "results.json") or {}
+        results = read_json(frame.folder / folder / "results.json") or {}
         told = _told(config, results)
         family = [row for row in published if row.metric == findings.plan.metric and row.is_family_of(config["task"], config)]
         entries = [

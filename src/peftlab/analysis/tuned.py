@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from peftlab.analysis.words import plural, show
 
-Arm = tuple[str, str, str]
+#: label, backbone, task, fold: each fold is tuned by itself
+Arm = tuple[str, str, str, int]
 
 
 def entries(value: Any) -> list[Mapping[str, Any]]:
@@ -18,14 +19,26 @@ def entries(value: Any) -> list[Mapping[str, Any]]:
 
 
 def arm_of(entry: Mapping[str, Any]) -> Arm:
-    return (str(entry.get("label", "")), str(entry.get("backbone", "")), str(entry.get("task", "")))
+    fold = entry.get("fold", 0)  # of the first fold none is recorded
+    about = (str(entry.get(name, "")) for name in ("label", "backbone", "task"))
+    return (*about, fold if isinstance(fold, int) else 0)  # pyright: ignore[reportReturnType]
+
+
+def folded(arms: Iterable[Arm]) -> bool:
+    """Whether several folds were tuned."""
+    return any(arm[3] for arm in arms)
 
 
 def arm_names(arms: Iterable[Arm]) -> dict[Arm, str]:
-    """The label, with backbone and task where several were tuned."""
+    """The label, with backbone, task and fold where several were tuned."""
+    found = _without_folds(arms)
+    return {arm: name + (f", fold {arm[3]}" if folded(found) else "") for arm, name in found.items()}
+
+
+def _without_folds(arms: Iterable[Arm]) -> dict[Arm, str]:
     found = list(arms)
     varying = [i for i in (1, 2) if len({arm[i] for arm in found}) > 1]
-    return {arm: arm[0] + (f" ({', '.join(arm[i] for i in varying)})" if varying else "") for arm in found}
+    return {arm: arm[0] + (f" ({', '.join(str(arm[i]) for i in varying)})" if varying else "") for arm in found}
 
 
 def values_text(values: Mapping[str, Any]) -> str:
@@ -61,26 +74,52 @@ def chosen_sentences(tuning: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def by_fold(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How an arm was run, from ``config.json`` of its runs: the first, with tuned values that folds differ in side by side."""
+    found = dict(configs[0])
+    for key in found.get("tuned") or {}:
+        part, _, option = key.rpartition(".")
+        part = part or "train"
+        values = [spec.get(option) for config in configs if isinstance(spec := config.get(part), Mapping)]
+        if len(different := list(dict.fromkeys(map(_shown, values)))) > 1:
+            found[part] = {**found[part], option: f"{' or '.join(different)}, by fold"}
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def not_given(tuning: Mapping[str, Any]) -> list[str]:
     """What an arm did not get: options it lacks, trials that repeated others or gave nothing, a choice at the edge, time."""
     runs, chosen = entries(tuning.get("trials")), entries(tuning.get("chosen"))
     picked = {arm_of(entry): entry for entry in chosen}
-    names = arm_names(dict.fromkeys((*map(arm_of, runs), *picked)))
-    found: list[str] = []
+    names = _without_folds(dict.fromkeys((*map(arm_of, runs), *picked)))
+    told: dict[tuple[str, str], list[int]] = {}
     for arm, name in names.items():
-        entry = picked.get(arm)
         mine = [run for run in runs if arm_of(run) == arm]
-        found += [f"{name}: {text}" for text in _not_given(entry, mine, tuning)]
-        if entry is None:
-            found.append(f"{name}: nothing was chosen.")
-    times = {names[arm]: float(entry["time_s"]) for arm, entry in picked.items() if isinstance(entry.get("time_s"), int | float)}
+        for text in _not_given(picked.get(arm), mine, tuning):
+            told.setdefault((name, text), []).append(arm[3])
+    found = [f"{name}{_folds(folds, {arm[3] for arm in names})}: {text}" for (name, text), folds in told.items()]
+    times: dict[str, float] = defaultdict(float)
+    for arm, entry in picked.items():
+        if isinstance(entry.get("time_s"), int | float):
+            times[names[arm]] += float(entry["time_s"])
     if len(times) > 1 and all(times.values()) and max(times.values()) > 1.1 * min(times.values()):
         spent = ", ".join(f"{name} {time_s:.3g} s" for name, time_s in sorted(times.items(), key=lambda item: item[1]))
         found.append(f"The same number of trials is not the same time: {spent} of training and validation.")
     return found
 
 
+def _folds(some: Collection[int], every: Collection[int]) -> str:
+    """Of which folds something is said; empty for all of them."""
+    if len(some) == len(every):
+        return ""
+    return f", fold{'s' if len(some) > 1 else ''} {', '.join(map(str, some))}"
+
+
 def _not_given(entry: Mapping[str, Any] | None, runs: list[Mapping[str, Any]], tuning: Mapping[str, Any]) -> list[str]:
+    nothing = [] if entry else ["nothing was chosen."]
     entry = entry or {}
     found = []
     if lacks := entry.get("lacks"):
@@ -97,7 +136,7 @@ def _not_given(entry: Mapping[str, Any] | None, runs: list[Mapping[str, Any]], t
         found.append(
             f"the best {' and '.join(map(str, edge))} is at the edge of what was searched; a better one may lie outside."
         )
-    return found
+    return found + nothing
 
 
 def _lost(runs: list[Mapping[str, Any]], seeds: int) -> list[str]:

@@ -14,7 +14,8 @@ import numpy as np
 from scipy.special import stdtr
 
 from peftlab.analysis.frame import Frame
-from peftlab.analysis.words import plural, show
+from peftlab.analysis.tuned import Arm, arm_names, arm_of
+from peftlab.analysis.words import listed, plural, show
 
 LEVEL = 0.05  #: shared by the trials, because what is promised is the best of them
 LEAST_RUNS = 3
@@ -40,37 +41,41 @@ def tuning_luck(frame: Frame) -> list[str]:
 
     Far: p of :func:`surprise` at most 0.05 over the number of different trials that the arm was tuned over (Bonferroni). It holds
     for drawn values as for a grid, even where a draw follows from earlier results: given those, the p of a trial is still valid
-    as long as the luck of its own runs is new, so the chance that any of N is below 0.05 / N is at most 0.05.
+    as long as the luck of its own runs is new, so the chance that any of N is below 0.05 / N is at most 0.05. A fold has its own
+    choice and its own runs; N counts the trials of all folds.
     """
     tuning = frame.tuning or {}
     metric, split = str(tuning.get("metric", "")), str(tuning.get("on", ""))
-    trials: dict[tuple[str, str], dict[Any, float]] = defaultdict(dict)  # by seed: a trial that repeats another has its runs
-    tried: dict[tuple[str, str], list[Any]] = defaultdict(list)
-    picked = {_arm(entry): entry.get("values") for entry in _entries(tuning.get("chosen"))}
+    trials: dict[Arm, dict[Any, float]] = defaultdict(dict)  # by seed: a trial that repeats another has its runs
+    tried: dict[Arm, list[Any]] = defaultdict(list)
+    picked = {arm_of(entry): entry.get("values") for entry in _entries(tuning.get("chosen"))}
     for trial in _entries(tuning.get("trials")):
         value = trial.get("value")
-        if trial.get("values") not in tried[_arm(trial)]:
-            tried[_arm(trial)].append(trial.get("values"))
-        if trial.get("values") == picked.get(_arm(trial)) and isinstance(value, int | float) and math.isfinite(value):
-            reached = trials[_arm(trial)]
+        if trial.get("values") not in tried[arm_of(trial)]:
+            tried[arm_of(trial)].append(trial.get("values"))
+        if trial.get("values") == picked.get(arm_of(trial)) and isinstance(value, int | float) and math.isfinite(value):
+            reached = trials[arm_of(trial)]
             reached[trial.get("seed", len(reached))] = float(value)
-    tasks = Counter(str(entry.get("label")) for entry in _entries(tuning.get("chosen")))
+    settings = Counter(arm[0] for arm in {arm[:3] for arm in picked})
+    together = Counter({arm[0]: 0 for arm in tried})
+    for arm, values in tried.items():
+        together[arm[0]] += len(values)
     rows = frame.rows[(frame.rows["metric"] == metric) & (frame.rows["split"] == split) & frame.rows["value"].notna()]
-    found = []
-    for (label, setting), by_seed in trials.items():
-        values = list(by_seed.values())
-        if tasks[label] > 1:  # several settings: their names in tuning.json are not those of the frame
+    found, names = [], arm_names(picked)
+    for arm, by_seed in trials.items():
+        label, values = arm[0], list(by_seed.values())
+        if settings[label] > 1:  # their names in tuning.json are not those of the frame
             continue
-        here = rows[rows["label"] == label].to_dict("list")
+        here = rows[(rows["label"] == label) & (rows["fold"] == arm[3])].to_dict("list")
         kept = np.asarray(here["value"], dtype=np.float64)
         sign = -1.0 if False in here["higher_is_better"] else 1.0  # a missing direction counts as higher
         promised = float(np.mean(values))
         p = surprise(sign * promised, len(values), [*(sign * kept)])
-        if p is not None and p <= LEVEL / len(tried[label, setting]):
-            options = picked[label, setting] or {}
+        if p is not None and p <= LEVEL / together[label]:
+            options = picked[arm] or {}
             chosen = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in options.items())
             found.append(
-                f"{label}: {chosen} was chosen for {show(promised, metric)} {metric} on {split} "
+                f"{names[arm]}: {chosen} was chosen for {show(promised, metric)} {metric} on {split} "
                 f"({plural(len(values), 'tuning run')}), its {kept.size} evaluation runs reach "
                 f"{show(float(kept.mean()), metric)} there. The choice may be luck: tune on more seeds before a difference "
                 "counts against this arm."
@@ -78,9 +83,22 @@ def tuning_luck(frame: Frame) -> list[str]:
     return found
 
 
+def tuned_on_others(frame: Frame) -> list[str]:
+    """What is said of folds whose values another fold chose, as studies did before each fold was tuned by itself."""
+    chosen: dict[str, set[int]] = defaultdict(set)
+    for arm in map(arm_of, _entries((frame.tuning or {}).get("chosen"))):
+        chosen[arm[0]].add(arm[3])
+    run: dict[str, set[int]] = defaultdict(set)
+    for label, fold in zip(frame.rows["label"], frame.rows["fold"], strict=True):
+        run[str(label)].add(int(fold))
+    arms = [label for label, folds in chosen.items() if run[label] - folds]
+    if not arms:
+        return []
+    return [
+        f"{listed(arms)}: values were chosen on one fold for the others too, by examples that these are tested on, which may "
+        "flatter the arm. Run the study again: each fold is tuned by itself now."
+    ]
+
+
 def _entries(value: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
-
-
-def _arm(entry: Mapping[str, Any]) -> tuple[str, str]:
-    return str(entry.get("label", "")), f"{entry.get('task', '')} {entry.get('backbone', '')}"

@@ -71,7 +71,7 @@ def _chosen(results: ResultsFolder) -> Mapping[Arm, Mapping[str, Any]]:
 
 def _not_chosen(config: RunConfig, cell: Cell | None, chosen: Mapping[Arm, Mapping[str, Any]]) -> str:
     """An evaluation run with values that tuning chose once and, with runs that were tried again, chooses no more."""
-    now = None if cell is None else chosen.get((cell.label, cell.backbone, task_key(cell.task)))
+    now = None if cell is None else chosen.get((cell.label, cell.backbone, task_key(cell.task), config.fold))
     if config.purpose != "evaluation" or now is None:
         return ""
     gone = [f"{key} {value}" for key, value in config.tuned.items() if key in now and now[key] != value]

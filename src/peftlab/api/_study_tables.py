@@ -18,24 +18,40 @@ def plan_table(study: Study, made: Any, left: Left) -> Any:
     several = len({key[1:3] for key in groups}) > 1
     rows, refused = [], []
     for (label, backbone, task, purpose), items in groups.items():
-        first = items[0]
         name = f"{label} @ {backbone}, {task}" if several else label
-        if first.refusal:
-            refused.append(f"refused: {name}: {first.refusal}")
+        refused += [f"refused: {name}: {item.refusal}" for item in items if item.refusal]
+        items = [item for item in items if not item.refusal]
+        if not items:
             continue
-        peak = first.estimate.peak_mb if first.estimate else None
-        seconds = sum(item.predicted_s or 0.0 for item in items)
-        share = 100 * first.trainable / first.total_parameters
+        open_yet = purpose == "evaluation" and any(item.config is None for item in items)
         name = f"tuning: {name}" if purpose == "tuning" else name
-        fewest, most = min(item.steps for item in items), max(item.steps for item in items)
-        steps = most if fewest == most else f"{fewest}-{most}"
-        rows.append((name, len(items), steps, first.trainable, f"{share:.3g} %", _mb(peak), duration(seconds)))
+        tried = [item for item in groups.get((label, backbone, task, "tuning"), []) if open_yet and not item.refusal]
+        rows.append((f"{name} (not chosen yet)" if open_yet else name, len(items), *_figures([*items, *tried]), _time(items)))
     columns = ["arm", "runs", "steps", "trainable", "share", "peak memory", "time, all"]
     table = answers.table(columns, rows, right=columns[1:])
     pending = "the evaluation runs get their ids once tuning has chosen their values" if made.pending else ""
     said = [*(f"warning: {warning}" for warning in made.warnings), *(f"note: {note}" for note in made.notes)]
     refused = dict.fromkeys(refused)  # the tuning runs of an arm are refused for what its other runs are
     return answers.lines(study.question, table, *refused, *said, pending, left.words())
+
+
+def _figures(items: list[Any]) -> tuple[str, ...]:
+    """Steps, trainable parameters and their share, from least to most where runs differ in values; the largest peak."""
+    peaks = [item.estimate.peak_mb for item in items if item.estimate]
+    return (
+        _range([item.steps for item in items], "{:,}"),
+        _range([item.trainable for item in items], "{:,}"),
+        _range([100 * item.trainable / item.total_parameters for item in items], "{:.3g}") + " %",
+        _mb(max(peaks, default=None)),
+    )
+
+
+def _range(values: list[Any], form: str) -> str:
+    return "-".join(dict.fromkeys(form.format(value) for value in (min(values), max(values))))
+
+
+def _time(items: list[Any]) -> str:
+    return duration(sum(item.predicted_s or 0.0 for item in items))
 
 
 def findings_table(findings: Any) -> Any:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import OptionError, StudyError, nearest
+from peftlab.planning.begun import Begun, begun_as
 from peftlab.planning.estimate import Estimate
-from peftlab.planning.forecast import Forecast, forecast
+from peftlab.planning.forecast import Forecast, forecast, matters
 from peftlab.planning.machine import Machine
 from peftlab.planning.plan import PlanOptions
-from peftlab.planning.search import Key, Search, Values, adapter_options, shown_values
+from peftlab.planning.search import ArmKey, Search, Values, adapter_options, shown_values
 from peftlab.registry import component
-from peftlab.study.expand import Cell
-from peftlab.study.schema import Arm, Require, Study, Train
+from peftlab.study.expand import Cell, checked_train
+from peftlab.study.schema import ADAPTER, Arm, Require, Study, Train
 from peftlab.study.task_key import task_key
 from peftlab.tasks.contract import TaskInfo
 from peftlab.training.assemble import Ingredients
@@ -37,10 +39,10 @@ class Ready:
     predict_at: Callable[[int], Forecast]
     forecast: Forecast
     refusal: str | None
-    search: Search | None = None
+    searches: tuple[Search, ...] = ()  #: one per fold; none where nothing is tuned
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ArmKey:
         return (self.cell.label, self.cell.backbone, task_key(self.cell.task))
 
 
@@ -104,27 +106,29 @@ class Arms:
             found.estimate, lambda batch: _estimated(predict_at(batch)), cell.train.effective_batch_size or cell.train.batch_size
         )
 
-    def settle_batches(self, ready: list[Ready]) -> list[Ready]:
+    def settle_batches(self, ready: list[Ready], tried: Mapping[ArmKey, Sequence[Values]]) -> list[Ready]:
         """``batch_size: auto``: one micro-batch for all arms of a backbone and task, the largest that all of them can run.
 
-        A study that is continued keeps the one it was begun with.
+        It divides the effective batch of each. A study that is continued keeps the one it was begun with.
+
+        Args:
+            tried: values that the tuning tries of an arm, each of which has to fit.
         """
         groups: dict[tuple[str, str], list[Ready]] = {}
         for item in ready:
-            if item.cell.train.batch_size == "auto" and item.refusal is None:
+            if item.train.batch_size == "auto" and item.refusal is None:
                 groups.setdefault((item.cell.backbone, task_key(item.cell.task)), []).append(item)
-        batches = {}
-        for key, items in groups.items():
-            effective = [item.cell.train.effective_batch_size or EFFECTIVE for item in items]
-            begun = {self.options.begun.get((i.cell.label, i.cell.backbone, i.data_fingerprint)) for i in items} - {None}
-            if len(begun) == 1 and not any(e % batch for batch in begun for e in effective if batch):
-                batches[key] = begun.pop()
-                continue
-            batches[key] = min(
-                self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), e)
-                for item, e in zip(items, effective, strict=True)
-            )
+        batches = {key: self._batch(items, tried) for key, items in groups.items()}
         return [self._settled(item, batches.get((item.cell.backbone, task_key(item.cell.task)))) for item in ready]
+
+    def _batch(self, items: Sequence[Ready], tried: Mapping[ArmKey, Sequence[Values]]) -> int:
+        common = math.gcd(*(item.train.effective_batch_size or EFFECTIVE for item in items))
+        begun = {self.options.begun.get(_begun(item)) for item in items} - {None}
+        if len(begun) == 1 and (batch := begun.pop()) and not common % batch:
+            return batch
+        variants = [self.variant(item, values) for item in items for values in tried.get(item.key) or [{}]]
+        distinct = {id(item): item for item in variants}.values()
+        return min(self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), common) for item in distinct)
 
     def _check_metric(self, info: TaskInfo) -> None:
         metric, known = self.study.analysis.metric, info.higher_is_better
@@ -137,9 +141,9 @@ class Arms:
         raise StudyError(what, where="analysis.metric", remedy=remedy)
 
     def _settled(self, item: Ready, batch: int | None) -> Ready:
-        if item.cell.train.batch_size != "auto" or batch is None:
+        if item.train.batch_size != "auto" or batch is None:
             return item
-        effective = item.cell.train.effective_batch_size or EFFECTIVE
+        effective = item.train.effective_batch_size or EFFECTIVE
         train = item.train.model_copy(update={"batch_size": batch, "effective_batch_size": effective})
         if batch == 0:
             return dataclasses.replace(item, train=train, refusal="not even a batch of one fits in memory")
@@ -150,13 +154,16 @@ class Arms:
         return dataclasses.replace(item, train=train, forecast=found, refusal=refusal)
 
     def variant(self, item: Ready, values: Values) -> Ready:
-        """The item with tuned options of the adapter in it."""
-        options = adapter_options(values)
-        if not options:
+        """The item with tuned values in it, where another value is another forecast."""
+        values = forecast_by(values)
+        if not values:
             return item
-        key = json.dumps([item.key, options], sort_keys=True)
+        options = adapter_options(values)
+        tuned = {key: value for key, value in values.items() if not key.startswith(ADAPTER)}
+        train = checked_train({**item.train.model_dump(), **tuned}, where="tune")
+        key = json.dumps([item.key, train.model_dump(mode="json"), options], sort_keys=True)
         if key not in self._variants:
-            cell = dataclasses.replace(item.cell, adapter={**item.cell.adapter, **options}, train=item.train)
+            cell = dataclasses.replace(item.cell, adapter={**item.cell.adapter, **options}, train=train)
             try:
                 found = self.ready(cell)
             except OptionError as error:
@@ -165,6 +172,11 @@ class Arms:
             self._variants[key] = found
         found = self._variants[key]
         return dataclasses.replace(found, refusal=item.refusal or found.refusal)
+
+
+def forecast_by(values: Values) -> Values:
+    """Those of the values that memory, counts or the time of a step depend on."""
+    return {key: value for key, value in values.items() if key.startswith(ADAPTER) or matters(key)}
 
 
 @contextlib.contextmanager
@@ -213,6 +225,10 @@ def _too_many(found: Forecast, require: Require) -> str | None:
         f"trains {share:.3g} % of the parameters ({counted:,} of {found.total:,}, {head} the head's {found.head:,}), the study "
         f"requires at most {limit:g} %; lower its rank, adapt fewer layers, or raise require.trainable_percent"
     )
+
+
+def _begun(item: Ready) -> Begun:
+    return begun_as(item.cell.label, item.cell.backbone, item.ingredients.task.spec("kind"), item.data_fingerprint)
 
 
 def _estimated(found: Forecast) -> Estimate:

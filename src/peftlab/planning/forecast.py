@@ -67,6 +67,11 @@ _NO_MATTER: set[str] = set(
 _SEEN: dict[str, Forecast] = {}  #: by content; a study asks for the same arm once per seed and again after tuning
 
 
+def matters(key: str) -> bool:
+    """Whether another value of a key of ``train`` is another forecast."""
+    return key not in _NO_MATTER
+
+
 def forecast(ingredients: Ingredients, info: TaskInfo, train: Train, batch: int, machine: Machine, *, detailed: bool) -> Forecast:
     """Predict without weights: shapes on the meta device for counts, one step over fake tensors for memory and time.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftlab.planning.begun import Begun
 from peftlab.planning.estimate import Estimate
 from peftlab.planning.search import Key, Search, Values
 from peftlab.records.record import RunConfig
@@ -30,7 +31,12 @@ class PlannedRun:
     estimate: Estimate | None
     predicted_s: float | None
     refusal: str | None = None
-    trial: int | None = None  #: of a tuning run, counted from 0 within its arm
+    trial: int | None = None  #: of a tuning run, counted from 0 within its search
+
+    @property
+    def key(self) -> Key:
+        """Of the search that it belongs to, or whose choice it is run with."""
+        return Key(self.label, self.backbone, self.task, self.fold)
 
     def row(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -53,7 +59,7 @@ class Plan:
     notes: tuple[str, ...]
     machine: Mapping[str, Any]
     higher_is_better: bool  #: of the study's metric
-    searches: tuple[Search, ...] = ()  #: one for every arm that is tuned
+    searches: tuple[Search, ...] = ()  #: one for every arm and fold that is tuned
 
     @property
     def pending(self) -> bool:
@@ -96,5 +102,5 @@ class PlanOptions:
     compile: str = "off"  #: training steps: off, auto where it pays, or on
     stack: str = "off"  #: runs computed together in one process: off, auto, or how many at most
     available_mb: float | None = None  #: memory for one run, where runs go to other machines; None: what is free here
-    begun: Mapping[tuple[str, str, str], int] = dataclasses.field(default_factory=dict)  #: planning/begun.py
+    begun: Mapping[Begun, int] = dataclasses.field(default_factory=dict)
     predict: bool = True  #: predict memory and time (a second or so per distinct arm)

@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftlab.errors import PlanRefused, StudyError, nearest
-from peftlab.planning.arms import Arms, Ready, check_tasks, of_arm
+from peftlab.planning.arms import Arms, Ready, check_tasks, forecast_by, of_arm
 from peftlab.planning.budgets import resolve_budgets
 from peftlab.planning.compiling import Verdict, verdict, wanted_compile
 from peftlab.planning.plan import Plan, PlannedRun, PlanOptions
 from peftlab.planning.prefix import Decision
 from peftlab.planning.search import (
+    ArmKey,
     Key,
     Search,
     Space,
     Values,
-    adapter_options,
     adapter_values,
     grid,
     middle,
     missing_words,
-    probes,
     rung_words,
-    share_words,
+    shortened,
     shown_values,
     space_of,
+    tried,
     whole_numbers,
     words,
 )
@@ -58,19 +58,18 @@ class Planner:
         """As :func:`make_plan`, which says what is raised; ``at`` is told which arm is looked at, which takes seconds each."""
         self.study, self.options = study, options
         self.arms = Arms(study, options)
-        self._verdicts: dict[Key, Verdict] = {}
+        self._verdicts: dict[ArmKey, Verdict] = {}
         known = cells(study)
         _check_baseline(study, [cell.label for cell in known])
         spaces = {id(cell): space_of(cell, study.tune, known) for cell in known} if study.tune else {}
         chosen = select_cells(known, options.only)
         wanted = resolve_budgets(chosen, known, {key: adapter_values(space) for key, (space, _) in spaces.items()})
-        ready = self.arms.settle_batches([*self._looked_at(wanted, at)])
-        check_tasks(ready)
-        self.items = ready
-        self.items = [
-            self._searched(item, *spaces[id(cell)]) if self._tunable(item) else item
-            for item, cell in zip(ready, chosen, strict=True)
-        ]
+        looked = [*self._looked_at(wanted, at)]
+        check_tasks(looked)
+        searched = {item.key: spaces[id(cell)] for item, cell in zip(looked, chosen, strict=True) if self._tunable(item)}
+        ready = [self._typical(item, searched[item.key][0]) if item.key in searched else item for item in looked]
+        self.items = ready = self.arms.settle_batches(ready, {key: self._tried(space) for key, (space, _) in searched.items()})
+        self.items = [self._searched(item, *searched[item.key]) if item.key in searched else item for item in ready]
 
     def _looked_at(self, wanted: Sequence[Cell], at: Callable[[str], None]) -> Iterator[Ready]:
         for number, cell in enumerate(wanted, 1):
@@ -81,16 +80,16 @@ class Planner:
         """The plan as far as it is known.
 
         Args:
-            drawn: the trials of each arm so far, where they are not a grid.
-            chosen: the values for the evaluation runs.
+            drawn: the trials of each search so far, where they are not a grid.
+            chosen: the values for the evaluation runs of each fold.
         """
         pairs = list(
             itertools.islice(((item, run) for item in self.items for run in self.runs(item, chosen)), self.options.max_runs)
         )
         runs = tuple(run for _, run in pairs)
-        needed = {id(item) for item, _ in pairs}
-        searched = [item for item in self.items if id(item) in needed and item.search is not None]
-        tuning = tuple(run for item in searched for run in self.tuning_runs(item, drawn or {}))
+        needed = {run.key for _, run in pairs}
+        searched = [(item, search) for item in self.items for search in item.searches if search.key in needed]
+        tuning = tuple(run for item, search in searched for run in self.tuning_runs(item, search, drawn or {}))
         if not any(run.refusal is None for run in runs):
             reasons = "; ".join(dict.fromkeys(f"{run.label}: {run.refusal}" for run in runs))
             raise PlanRefused(f"no run of the study can be run here: {reasons}", where=self.study.study, remedy="see the reasons")
@@ -105,7 +104,7 @@ class Planner:
             notes=(*self.notes(), *stack_sentences((*tuning, *runs), wanted)),
             machine=self.arms.machine.as_dict(),
             higher_is_better=self.items[0].info.higher_is_better[self.study.analysis.metric],
-            searches=tuple(item.search for item in searched if item.search is not None and item.refusal is None),
+            searches=tuple(search for item, search in searched if item.refusal is None),
         )
 
     def _tunable(self, item: Ready) -> bool:
@@ -113,8 +112,26 @@ class Planner:
         tune = self.study.tune
         return tune is not None and (item.train.max_steps != 0 or "max_steps" in tune.space)
 
+    def _typical(self, item: Ready, space: Space) -> Ready:
+        """With values from the middle of what is searched: those of the study file are never used.
+
+        Raises:
+            StudyError, OptionError: the arm cannot take them.
+        """
+        if not forecast_by(middle(space)):
+            return item
+        found = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
+        if found.refusal and found.refusal != item.refusal:
+            found = dataclasses.replace(found, refusal=f"with {shown_values(middle(space))}: {found.refusal}")
+        return found
+
+    def _tried(self, space: Space) -> Sequence[Values]:
+        """What is looked at before anything runs; of lists whose values are one forecast each run is planned anyway."""
+        tune = self.study.tune
+        return tried(space, tune) if tune is not None and (forecast_by(middle(space)) or not tune.listed) else []
+
     def _searched(self, item: Ready, space: Space, lacks: tuple[str, ...]) -> Ready:
-        """With its search, every value of which the arm can take.
+        """With its searches, one for each fold, every value of which the arm can take.
 
         Raises:
             StudyError, OptionError: it cannot take one.
@@ -123,47 +140,45 @@ class Planner:
         assert tune is not None
         for values in whole_numbers(space):
             self._train(item, values)
-        if adapter_options(middle(space)):  # the values of the study file are never used
-            item = self.arms.variant(dataclasses.replace(item, refusal=None), middle(space))
-        typical = self._planned(item, tune.seeds[0], 0, "tuning", middle(space))
-        about = typical.config.run_id if typical.config else ""
-        trials, seeds = tune.number, tuple(tune.seeds)
-        search = Search(key=item.key, space=space, lacks=lacks, trials=trials, seeds=seeds, about=about)
-        item = dataclasses.replace(item, search=search)
-        if tune.listed and not adapter_options(middle(space)):
-            return item  # each of its runs is planned anyway
-        for values in probes(space):
+        searches = []
+        for fold in range(item.info.folds):
+            typical = self._planned(item, tune.seeds[0], fold, "tuning", middle(space))
+            about = {"about": typical.config.run_id if typical.config else "", "trials": tune.number, "seeds": tuple(tune.seeds)}
+            searches.append(Search(key=typical.key, space=space, lacks=lacks, **about))
+        item = dataclasses.replace(item, searches=tuple(searches))
+        for values in self._tried(space):
             planned = self._planned(item, tune.seeds[0], 0, "tuning", values)
             if planned.refusal and not item.refusal:
                 item = dataclasses.replace(item, refusal=f"with {shown_values(values)}: {planned.refusal}")
         return item
 
-    def tuning_runs(self, item: Ready, drawn: Mapping[Key, Sequence[Values]]) -> Iterator[PlannedRun]:
+    def tuning_runs(self, item: Ready, search: Search, drawn: Mapping[Key, Sequence[Values]]) -> Iterator[PlannedRun]:
         """Every trial on every tuning seed; those not drawn yet without a configuration."""
-        tune, search = self.study.tune, item.search
-        assert tune is not None and search is not None
+        tune = self.study.tune
+        assert tune is not None
         known = grid(search.space) if tune.sampler == "grid" else list(drawn.get(search.key, []))[: search.trials]
         for number in range(search.trials):
             values = known[number] if number < len(known) else middle(search.space)
             for seed in tune.seeds:
-                run = self._planned(item, seed, 0, "tuning", values, tune.rung_of(number)[2])
+                run = self._planned(item, seed, search.key.fold, "tuning", values, tune.rung_of(number)[2])
                 yield dataclasses.replace(run, trial=number, config=run.config if number < len(known) else None)
 
     def runs(self, item: Ready, found: Mapping[Key, Values] | None) -> Iterator[PlannedRun]:
-        chosen: Values | None = {} if item.search is None else (found or {}).get(item.key)
+        keys = [search.key for search in item.searches]
         for fold, seed in itertools.product(range(item.info.folds), self.study.seeds):
+            chosen: Values | None = (found or {}).get(keys[fold]) if keys else {}
             yield self._planned(item, seed, fold, "evaluation", chosen)
 
     def _train(self, item: Ready, values: Values) -> Train:
         tuned = {key: value for key, value in values.items() if not key.startswith(ADAPTER)}
-        return checked_train({**item.train.model_dump(), **tuned}, where="tune")
+        return checked_train({**item.train.model_dump(), **tuned}, where="tune" if tuned else f"arms.{item.cell.arm}")
 
     def _planned(self, item: Ready, seed: int, fold: int, purpose: str, chosen: Values | None, share: float = 1.0) -> PlannedRun:
         item = self.arms.variant(item, chosen or {})
         train = self._train(item, chosen or {})
         schedule = schedule_of(item, train)
         if share < 1:  # the schedule is as long as the run: warm-up and decay are shares of its steps
-            train = train.model_copy(update={"max_steps": _steps(schedule.total, share, item)})
+            train = train.model_copy(update={"max_steps": shortened(schedule.total, share, item.cell.label)})
             schedule = schedule_of(item, train)
         parts = item.ingredients
         if chosen is not None:  # else: checked for every value that the tuning tries
@@ -254,11 +269,12 @@ class Planner:
         tune = self.study.tune
         if tune is not None:
             runs = f"{tune.number} trials" + (f" x {len(tune.seeds)} seeds" if len(tune.seeds) > 1 else "")
-            yield f"tuning ({tune.sampler}): {runs} for every arm, over {words(tune.space)}"
+            of = "every arm and fold" if any(item.info.folds > 1 for item in ready) else "every arm"
+            yield f"tuning ({tune.sampler}): {runs} for {of}, over {words(tune.space)}"
             if tune.sampler == "halving":
                 yield f"tuning (halving): {rung_words(tune)}; every rung trains afresh, on a schedule of its own length"
-            yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if item.search is None)
-        yield from dict.fromkeys(missing_words(item.search) for item in ready if item.search and item.search.lacks)
+            yield from (f"{item.cell.label} takes no step: nothing of it is tuned" for item in ready if not item.searches)
+        yield from dict.fromkeys(missing_words(item.searches[0]) for item in ready if item.searches and item.searches[0].lacks)
 
 
 def _check_baseline(study: Study, labels: Sequence[str]) -> None:
@@ -273,18 +289,3 @@ def _check_baseline(study: Study, labels: Sequence[str]) -> None:
         what = f"{baseline!r} stands for several arms" if grid else f"the study has no arm {baseline!r}"
         remedy = f"name one of them: {', '.join(grid)}" if grid else nearest(baseline, set(labels))
         raise StudyError(what, where="analysis.baseline", remedy=remedy)
-
-
-def _steps(total: int, share: float, item: Ready) -> int:
-    """Of a trial that gets a share of the steps.
-
-    Raises:
-        StudyError: fewer than two.
-    """
-    if (steps := round(total * share)) < 2:
-        raise StudyError(
-            f"{share_words(share)} of {item.cell.label}, {total}, are too few to tell values apart",
-            where="tune.reduction",
-            remedy="train longer, try fewer values, or use sampler: grid",
-        )
-    return steps

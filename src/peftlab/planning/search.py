@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from peftlab.errors import OptionError, StudyError, nearest
 from peftlab.registry import component
@@ -16,13 +16,29 @@ from peftlab.study.schema import ADAPTER, Range, Tune
 Space = Mapping[str, list[Any] | Range]
 Values = Mapping[str, Any]
 #: label, backbone, task
-Key = tuple[str, str, str]
+ArmKey = tuple[str, str, str]
 _MOST = 1024  #: whole numbers of a range that are all checked before anything runs
+
+
+class Key(NamedTuple):
+    """What a search is of.
+
+    Each fold is searched by itself, on its own training and validation part: examples that it is tested on choose nothing.
+    """
+
+    label: str
+    backbone: str
+    task: str
+    fold: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready. No fold means the first, so that a study without folds is recorded as it always was."""
+        return {name: value for name, value in self._asdict().items() if name != "fold" or value}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """The tuning of one arm x backbone x task."""
+    """The tuning of one arm x backbone x task x fold."""
 
     key: Key
     space: Space
@@ -33,8 +49,8 @@ class Search:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        about = dict(zip(("label", "backbone", "task"), self.key, strict=True))
-        return {**about, "space": shown(self.space), "lacks": list(self.lacks), "trials": self.trials, "seeds": list(self.seeds)}
+        about = {"space": shown(self.space), "lacks": list(self.lacks), "trials": self.trials, "seeds": list(self.seeds)}
+        return {**self.key.as_dict(), **about}
 
 
 def shown(space: Space) -> dict[str, Any]:
@@ -129,6 +145,11 @@ def probes(space: Space) -> Iterator[Values]:
             yield {**middle(space), key: value}
 
 
+def tried(space: Space, tune: Tune) -> Sequence[Values]:
+    """What is looked at before anything runs: all that is tried of lists, else :func:`probes`."""
+    return grid(space) if tune.listed else list(probes(space))
+
+
 def whole_numbers(space: Space) -> Iterator[Values]:
     """Likewise every whole number of a range of whole numbers: some options take only some of them."""
     for key, values in space.items():
@@ -165,7 +186,7 @@ def adapter_values(space: Space) -> dict[str, list[Any]]:
 
 def missing_words(search: Search) -> str:
     """What an arm does not get because it has no such option."""
-    label, without = search.key[0], " and no ".join(search.lacks)
+    label, without = search.key.label, " and no ".join(search.lacks)
     if not search.space:
         return f"{label} has no {without}: nothing of it is tuned"
     return f"{label} has no {without}: its {search.trials} trials are over {', '.join(search.space)}"
@@ -181,3 +202,18 @@ def rung_words(tune: Tune) -> str:
 def share_words(share: float) -> str:
     """Of the steps."""
     return "all steps" if share == 1 else f"1/{round(1 / share)} of the steps"
+
+
+def shortened(total: int, share: float, label: str) -> int:
+    """Steps of a trial that gets a share of them.
+
+    Raises:
+        StudyError: fewer than two.
+    """
+    if (steps := round(total * share)) < 2:
+        raise StudyError(
+            f"{share_words(share)} of {label}, {total}, are too few to tell values apart",
+            where="tune.reduction",
+            remedy="train longer, try fewer values, or use sampler: grid",
+        )
+    return steps

@@ -45,5 +45,4 @@ def _needs(item: Ready) -> str:
 
 def runs_of(item: Ready, study: Study) -> int:
     """Runs of an arm, tuning included."""
-    tuning = item.search.trials * len(study.tune.seeds) if study.tune is not None and item.search is not None else 0
-    return item.info.folds * len(study.seeds) + tuning
+    return item.info.folds * len(study.seeds) + sum(search.trials * len(search.seeds) for search in item.searches)

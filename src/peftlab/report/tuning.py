@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftlab.analysis.frame import Frame
-from peftlab.analysis.tuned import Arm, arm_names, arm_of, entries, extent, not_given, rung_text, values_text
+from peftlab.analysis.tuned import Arm, arm_names, arm_of, entries, extent, folded, not_given, rung_text, values_text
 from peftlab.analysis.words import show
 
 _NOT_RUN = {"text": "–", "n": 1, "chosen": False}  #: left out by an earlier rung
@@ -16,7 +16,7 @@ _SAMPLERS = {"random": "drawn at random", "tpe": "drawn by the tree-structured P
 
 
 def tuning(frame: Frame) -> dict[str, Any] | None:
-    """A table with a row per arm, and what arms did not get; None where nothing was tuned.
+    """A table with a row per arm and fold, and what arms did not get; None where nothing was tuned.
 
     Of a grid a column per combination of values; of draws, which differ between arms, what was chosen and from how much.
     """
@@ -29,9 +29,10 @@ def tuning(frame: Frame) -> dict[str, Any] | None:
     names = arm_names(dict.fromkeys((*map(arm_of, runs), *chosen)))
     drawn = _SAMPLERS.get(str(data.get("sampler", "")))
     table = _drawn(names, chosen, metric) if drawn else _grid(names, runs, chosen, metric)
-    intro = f"As many trials for every arm, {drawn}," if drawn else "The same grid for every arm,"
+    of = "every arm and fold" if folded(names) else "every arm"
+    intro = f"As many trials for {of}, {drawn}," if drawn else f"The same grid for {of},"
     if data.get("sampler") == "halving":
-        intro = "Successive halving, with the same values and as many steps for every arm, every rung trained afresh,"
+        intro = f"Successive halving, with the same values and as many steps for {of}, every rung trained afresh,"
     tuned = {arm[0] for arm in names}
     lost = not_given(data) + [f"{label}: was not tuned." for label in frame.arms if label not in tuned]
     return {**table, "intro": intro, "lost": lost, "metric": metric, "seeds": ", ".join(seeds), "space": _space(data)}

@@ -38,10 +38,11 @@ class TrialRun:
     time_s: float = 0.0  #: training and evaluation; of a run computed together with others its part of theirs
     share: float = 1.0  #: of the steps; below 1 on the lower rungs of successive halving
     steps: int = 0
+    fold: int = 0
 
     @property
     def key(self) -> Key:
-        return (self.label, self.backbone, self.task)
+        return Key(self.label, self.backbone, self.task, self.fold)
 
     @property
     def usable(self) -> bool:
@@ -50,7 +51,7 @@ class TrialRun:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What was chosen for one arm, and what the arm was given."""
+    """What was chosen for one arm and fold, and what the arm was given."""
 
     label: str
     backbone: str
@@ -65,21 +66,22 @@ class Choice:
     at_edge: tuple[str, ...]  #: keys whose chosen value lies at the edge of what was searched: the best may lie outside
     lacks: tuple[str, ...]  #: keys that were searched for other arms and that this one does not have
     time_s: float  #: training and evaluation in all its trials
+    fold: int = 0
 
     @property
     def key(self) -> Key:
-        return (self.label, self.backbone, self.task)
+        return Key(self.label, self.backbone, self.task, self.fold)
 
 
 def outcomes(folder: ResultsFolder, study: Study, plan: Plan) -> list[TrialRun]:
     """The outcome of every tuning run whose values are known, of the arms that can be run."""
     keys = {search.key for search in plan.searches}
-    planned = [run for run in plan.tuning if (run.label, run.backbone, run.task) in keys]
+    planned = [run for run in plan.tuning if run.key in keys]
     return [_outcome(folder, study, run) for run in planned if run.config is not None or run.refusal]
 
 
 def _outcome(folder: ResultsFolder, study: Study, run: PlannedRun) -> TrialRun:
-    about: dict[str, Any] = {"label": run.label, "backbone": run.backbone, "task": run.task, "seed": run.seed}
+    about: dict[str, Any] = {**run.key._asdict(), "seed": run.seed}
     assert study.tune is not None
     about |= {"trial": run.trial or 0, "steps": run.steps, "share": study.tune.rung_of(run.trial or 0)[2]}
     if run.config is None:
@@ -107,15 +109,14 @@ def score(runs: Sequence[TrialRun], higher_is_better: bool) -> float | None:
 
 
 def choose(searches: Sequence[Search], found: Sequence[TrialRun], higher_is_better: bool) -> list[Choice]:
-    """For each arm the values with the best mean over the tuning seeds; ties go to the earlier trial.
+    """For each arm and fold the values with the best mean over the tuning seeds; ties go to the earlier trial.
 
     Values with a run that diverged or failed are out, unless all are.
 
     Raises:
         RecordError: an arm of which no run ended with a value.
     """
-    by_arm = {search.key: [run for run in found if run.key == search.key] for search in searches}
-    return [_choose(search, by_arm[search.key], higher_is_better) for search in searches]
+    return [_choose(search, [run for run in found if run.key == search.key], higher_is_better) for search in searches]
 
 
 def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -> Choice:
@@ -126,10 +127,10 @@ def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -
     whole = {key: runs for key, runs in groups.items() if key[0] == 1}  # values that did not get all steps are out
     complete = {key: runs for key, runs in whole.items() if all(run.usable for run in runs)}
     usable = complete or {key: kept for key, runs in whole.items() if (kept := [run for run in runs if run.usable])}
-    label, backbone, task = search.key
+    label, backbone, _, fold = search.key
     if not usable:
         raise RecordError(
-            f"no tuning run of {label} on {backbone} ended with a value",
+            f"no tuning run of {label} on {backbone}{f', fold {fold},' if fold else ''} ended with a value",
             where=found[0].run_id if found else label,
             remedy="`peftlab status` shows why; mend the cause and run again with --retry-failed, or widen tune",
         )
@@ -140,9 +141,7 @@ def _choose(search: Search, found: Sequence[TrialRun], higher_is_better: bool) -
     values = usable[best][0].values
     runs = [run for group in groups.values() for run in group]
     return Choice(
-        label=label,
-        backbone=backbone,
-        task=task,
+        **search.key._asdict(),
         values=values,
         mean=means[best],
         trials=search.trials,
@@ -187,11 +186,16 @@ def save(
         "metric": study.analysis.metric,
         "on": tune.on,
         "arms": [search.as_dict() for search in searches],
-        "trials": [dataclasses.asdict(run) for run in found],
-        "chosen": [dataclasses.asdict(choice) for choice in chosen],
+        "trials": [_entry(run) for run in found],
+        "chosen": [_entry(choice) for choice in chosen],
     }
     folder.write_state(FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return content
+
+
+def _entry(one: TrialRun | Choice) -> dict[str, Any]:
+    about = dataclasses.asdict(one)
+    return {name: value for name, value in about.items() if name not in Key._fields} | one.key.as_dict()
 
 
 def as_mapping(chosen: Sequence[Choice]) -> dict[Key, Values]:

@@ -1,4 +1,4 @@
-"""The trials as Optuna keeps them: ``tuning/optuna.db`` (SQLite), one Optuna study per arm x backbone x task.
+"""The trials as Optuna keeps them: ``tuning/optuna.db`` (SQLite), one Optuna study per arm x backbone x task x fold.
 
 The run folders are the truth about results. What the store alone knows are the values drawn, and they can be drawn again; so a
 store that is lost is written anew, from the same draws and the same runs. Values that were drawn are kept even where a failed run
@@ -35,7 +35,8 @@ def name_of(study: Study, search: Search) -> str:
     assert tune is not None
     defined = [tune.sampler, shown(search.space), tune.seeds, study.analysis.metric, search.about]
     digest = hashlib.sha256(json.dumps(defined, sort_keys=True).encode()).hexdigest()[:8]
-    return " | ".join((*search.key, digest))
+    label, backbone, task, fold = search.key
+    return " | ".join((label, backbone, task, *([f"fold {fold}"] if fold else []), digest))
 
 
 class Store:
@@ -46,7 +47,7 @@ class Store:
         self.direction = "maximize" if higher_is_better else "minimize"
 
     def drawn(self, search: Search) -> list[Values]:
-        """The values of every trial that was drawn for an arm, as far as they are whole; none where there is no store.
+        """The values of every trial that was drawn for a search, as far as they are whole; none where there is no store.
 
         Raises:
             RecordError: the file cannot be read.

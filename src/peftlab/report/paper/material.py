@@ -9,7 +9,7 @@ from typing import Any
 
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Findings
-from peftlab.analysis.frame import Frame, load_frame
+from peftlab.analysis.frame import Frame, configurations, load_frame
 from peftlab.analysis.reading import flatten, read_json
 from peftlab.errors import RecordError
 from peftlab.report import facts
@@ -44,7 +44,7 @@ Describe = Callable[[str, str], Source | None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Treatment:
-    """How one arm was run in one setting: its first record."""
+    """How one arm was run in one setting: its first record, with what was tuned for each fold side by side."""
 
     label: str
     task: str
@@ -154,18 +154,14 @@ def gather(folder: str | Path, describe: Describe) -> Material:
 
 
 def _treatments(frame: Frame) -> Iterator[Treatment]:
-    rows = frame.rows.drop_duplicates(["label", "task", "backbone"])
     order = {label: i for i, label in enumerate(frame.arms)}
-    found = sorted(
-        zip(rows["label"], rows["task"], rows["backbone"], rows["folder"], strict=True), key=lambda row: order.get(row[0], 0)
-    )
-    for label, task, backbone, where in found:
-        config = read_json(frame.folder / str(where) / "config.json")
-        results = read_json(frame.folder / str(where) / "results.json")
+    found = sorted(configurations(frame).items(), key=lambda item: order.get(item[0][0], 0))
+    for (label, task, backbone), (where, config) in found:
+        results = read_json(frame.folder / where / "results.json")
         results = results if isinstance(results, Mapping) else {}
-        if isinstance(config, Mapping):
+        if config:
             yield Treatment(
-                label=str(label), task=str(task), backbone=str(backbone), config=config,
+                label=label, task=task, backbone=backbone, config=config,
                 splits=results.get("splits") or {}, steps=results.get("steps"),
             )  # fmt: skip
 

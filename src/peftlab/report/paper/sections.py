@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from peftlab.analysis.tuned import arm_of, entries, folded
 from peftlab.analysis.words import listed
 from peftlab.report.paper import published, tables
 from peftlab.report.paper.bibliography import cite, keys, standard
@@ -83,6 +84,7 @@ class Paper:
             "generated": GENERATED, "style": {name: Tex(value) for name, value in dataclasses.asdict(style).items()},
             "material": material, "numbers": self.numbers, "plan": findings.plan,
             "race": material.frame.study.search, "imputed": imputed(material),
+            "tuned_by_fold": folded(map(arm_of, entries((material.frame.tuning or {}).get("chosen")))),
             "title": Tex(rf"{escape(findings.study)}: parameter-efficient fine-tuning compared"),
             "published": self._literature(), "first": FIRST, "even": not findings.incomplete(),
             "settings": settings, "said": said, "folded": self._folded,
