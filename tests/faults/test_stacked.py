@@ -120,7 +120,7 @@ def test_a_hang_ends_the_process_and_the_runs_go_on_unstacked(ground: Ground) ->
     ]  # of no other test: it is in no run id
     assert stacked(ground, runs, fault={"fault": "hang", "step": 7, "seconds": 600.0}).counts == {"finished": 2}
     all_well(ground, runs)
-    assert not any(shared(ground, config) for config in runs)
+    went_on_alone(ground, runs)
 
 
 def test_22_one_run_diverges_and_the_others_do_not_notice(ground: Ground) -> None:
