@@ -84,6 +84,19 @@ def test_it_is_tried_and_given_up_where_outputs_differ(bench: Bench) -> None:
     assert adapted.module.training
 
 
+def test_it_is_given_up_where_only_an_update_that_starts_at_zero_reads_other_rows(bench: Bench) -> None:
+    if bench.kind == "gpt2":
+        pytest.skip("rows are not left out")
+    adapted = attached(registry.create("adapter", {"name": "lora"}), bench)
+    site = [site for site in adapted.sites if site.block == bench.loaded.roles.blocks - 1][-1]
+    up = adapted.backbone.module.get_submodule(site.name).lora_B["default"]  # pyright: ignore
+    torch.nn.init.zeros_(up.weight)
+    head = adapted.backbone.module.get_submodule("norm" if bench.kind == "timm" else "vit.layernorm")
+    head.register_forward_hook(lambda _, __, rows: rows + up.weight.sum() * rows.mean(dim=1, keepdim=True))
+    try_last_block(adapted, bench.inputs())
+    assert isinstance(adapted.last, str) and not up.weight.any()
+
+
 def test_with_gradient_checkpointing_the_block_is_whole(bench: Bench) -> None:
     adapted = attached(registry.create("adapter", {"name": "lora"}), bench)
     enable_checkpointing(adapted)

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from peftlab.errors import NonFinite
-from peftlab.execution.protocol import Channel, Evaluated, Finished, Started, Step, WorkerOptions
+from peftlab.execution.protocol import Channel, Evaluated, Finished, Part, Started, Step, WorkerOptions
 from peftlab.records.record import RunConfig, RunResults
 from peftlab.records.store import RunFolder
 
@@ -74,6 +75,19 @@ def work(config_json: str, path: str, options: WorkerOptions, connection: Any) -
             raise SystemExit(130 if stopping[0] == signal.SIGINT else 75)
     folder.finish(results(folder.run_id, steps=total))
     channel.send(Finished())
+
+
+def begin_together(parts: Sequence[Part], options: WorkerOptions) -> int:
+    """A stack that does a step; then it is ended from outside where its first run asks for it (``signal``), or hangs."""
+    asked = RunConfig.model_validate_json(parts[0].config).adapter
+    for part in parts:
+        channel = Channel(part.connection, step_every_s=0.0)
+        channel.send(Started(0, 3))
+        channel.send(Step(1, 3, 1.0, 1e-3))
+    if "signal" in asked:
+        os.kill(os.getpid(), asked["signal"])
+    time.sleep(600.0)
+    return 0
 
 
 def look_around(config_json: str, path: str, options: WorkerOptions, connection: Any) -> None:

@@ -21,6 +21,7 @@ from peftlab.execution.local import execute
 from peftlab.execution.progress import NullListener, Outcome
 from peftlab.execution.protocol import Evaluated, Finished, Message, Started, Step, WorkerOptions
 from peftlab.execution.silence import Silence
+from peftlab.planning.stacking import Stacking
 from peftlab.records.record import RunConfig
 from peftlab.records.store import ResultsFolder, RunFolder, verify
 from tests.execution.targets import configuration
@@ -176,6 +177,34 @@ def test_a_run_that_hangs_is_ended_where_its_study_says_so_and_one_that_still_pr
     assert outcome.failed[0].error["type"] == "Hung" and [silence.ends for silence in recorder.silences] == [True]
     assert run(results_folder, [hangs], options).counts == {"failed-before": 1}, "tried again only on request"
     assert not any(alive(pid) for pid in worker_pids(results_folder))
+
+
+def stacked(folder: ResultsFolder, configs: list[RunConfig], options: WorkerOptions, **more: Any) -> Outcome:
+    alike = Stacking(9, known={config.run_id: "" for config in configs})
+    return run(folder, configs, options, stacking=alike, stack_target="tests.execution.targets:begin_together", jobs=1, **more)
+
+
+def test_of_a_stack_that_hangs_every_run_goes_on_alone_and_ends_by_its_own_limit(
+    results_folder: ResultsFolder, options: WorkerOptions
+) -> None:
+    fail = {"train": {"on_hang": "fail", "hang_limit_s": 1.5}}
+    runs = [configuration(seed, hang_at=3 if seed == 1 else 0, hang_s=600.0).model_copy(update=fail) for seed in range(3)]
+    recorder = Recorder()
+    outcome = stacked(results_folder, runs, options, listener=recorder)
+    assert {ending.config.seed: ending.how for ending in outcome.endings} == {0: "finished", 1: "failed", 2: "finished"}
+    assert outcome.failed[0].error["type"] == "Hung"
+    assert [silence.ends for silence in recorder.silences] == [True, True], "once of the stack, once of the run"
+
+
+@pytest.mark.parametrize(
+    ("number", "how"), [(signal.SIGTERM, "interrupted"), (signal.SIGINT, "interrupted"), (signal.SIGSEGV, "finished")]
+)
+def test_a_stack_that_is_asked_to_stop_from_outside_is_not_started_again(
+    results_folder: ResultsFolder, options: WorkerOptions, number: int, how: str
+) -> None:
+    """As a run is not that has its process for itself; one that crashed is."""
+    runs = [configuration(seed, signal=int(number)) for seed in range(2)]
+    assert stacked(results_folder, runs, options).counts == {how: 2}
 
 
 def test_failed_runs_are_shown_and_retried_only_when_asked(

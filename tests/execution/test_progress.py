@@ -127,7 +127,7 @@ def test_a_wait_for_memory_and_a_silence_that_ends_a_run_are_told(kind: Any) -> 
         assert silent["event"] == "silent" and silent["ends"] is True
     else:
         assert "arm seed 7: waits for memory: predicted to need 1,234 MB of its own, room is for 800 MB" in shown
-        assert "arm seed 8: nothing heard for 1800 s, after step 5; it is ended" in shown
+        assert "arm seed 8: nothing heard for 1800 s, after step 5; its process is ended" in shown
 
 
 @pytest.mark.parametrize("kind", [PlainListener, JsonListener, RichListener])

@@ -222,6 +222,17 @@ def ask_to_stop(folder: RunFolder, step: int, number: int, starter: int) -> None
     at_step(step, ask)
 
 
+def end_from_outside(folder: RunFolder, step: int) -> None:
+    """SIGTERM to this very process, as a person or a system that wants its memory back sends it."""
+
+    def ask() -> None:
+        flag = signal.getsignal(signal.SIGTERM).__self__  # type: ignore[union-attr]  # the worker's StopFlag
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(flag)
+
+    at_step(step, ask)
+
+
 def wait_until(condition: Callable[[], bool], limit_s: float = 120.0) -> None:
     end = time.monotonic() + limit_s
     while not condition() and time.monotonic() < end:
@@ -271,6 +282,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         kill, kill_between_micro_batches, kill_in_weights, kill_before_manifest, kill_between_renames, kill_in_deletion,
-        kill_in_append, power_cut, slow_save, fill_disk, chatter, hang, ask_to_stop, clock, eat, joint_pass_fails,
+        kill_in_append, power_cut, slow_save, fill_disk, chatter, hang, ask_to_stop, end_from_outside, clock, eat,
+        joint_pass_fails,
     )
 }  # fmt: skip

@@ -104,6 +104,25 @@ def test_asked_to_stop_all_save_and_go_on_later(ground: Ground, number: int) -> 
     all_well(ground, runs)
 
 
+def test_a_process_that_is_ended_from_outside_is_not_started_again(ground: Ground) -> None:
+    runs = configs(ground)[:2]
+    outcome = stacked(ground, runs, fault={"fault": "end_from_outside", "step": 5})
+    assert outcome.counts == {"interrupted": 2}, "as a run is that has its process for itself"
+    assert stacked(ground, runs).counts == {"finished": 2}
+    all_well(ground, runs)
+
+
+@SLOW
+def test_a_hang_ends_the_process_and_the_runs_go_on_unstacked(ground: Ground) -> None:
+    """Nobody can say whose fault it was; one that hangs by itself is ended by its own limit (test_shared.py)."""
+    runs = [
+        ground.config("lora", seed, on_hang="fail", hang_limit_s=20.0) for seed in (20, 21)
+    ]  # of no other test: it is in no run id
+    assert stacked(ground, runs, fault={"fault": "hang", "step": 7, "seconds": 600.0}).counts == {"finished": 2}
+    all_well(ground, runs)
+    went_on_alone(ground, runs)
+
+
 def test_22_one_run_diverges_and_the_others_do_not_notice(ground: Ground) -> None:
     runs = [ground.config("lora", 10), ground.config("lora", 11, learning_rate=1e30, clip_norm=None), ground.config("lora", 12)]
     assert stacked(ground, runs).counts == {"finished": 2, "diverged": 1}

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from peftlab.nn import stacked
+from peftlab.nn.last_block import LastBlock
 from peftlab.training.loop import Fitted, Trainer
 from peftlab.training.stack import Member, Stack, StackBroken
 from tests.contracts.tiny import make
@@ -135,6 +137,70 @@ def test_random_numbers_within_kernels_are_noticed(lab: Lab, tmp_path: Path) -> 
     found, members = together(joint)
     assert all(isinstance(fitted, Fitted) for fitted in found)
     assert all("random numbers" in member.alone and not member.joint for member in members)
+
+
+def as_alone(alone: list[Trainer], joint: list[Trainer], within: float = 0.0) -> None:
+    """The same losses and weights to ``within``."""
+    for one, other in zip(alone, joint, strict=True):
+        torch.testing.assert_close(weights(other), weights(one), rtol=0, atol=within)
+
+
+PEFT_LORA = {"name": "peft", "type": "LORA", "targets": "o", "config_options": {"r": 4}}
+
+
+@pytest.mark.parametrize("option", [{"lora_alpha": 64}, {"lora_dropout": 0.3}, {"use_dora": True}, {"use_rslora": True}])
+def test_what_starts_at_zero_hides_nothing(lab: Lab, tmp_path: Path, option: dict[str, Any]) -> None:
+    """Layers that are not fused, of equal factors, of which B is zero: nothing tells them apart before the first update."""
+    arms = [PEFT_LORA, {**PEFT_LORA, "config_options": {"r": 4, **option}}]
+    alone, joint = ([lab.trainer(tmp_path / where / str(i), arm) for i, arm in enumerate(arms)] for where in ("alone", "joint"))
+    for trainer in alone:
+        trainer.fit()
+    _, members = together(joint)
+    assert all(member.joint for member in members)
+    as_alone(alone, joint, within=1e-6)
+
+
+def test_the_proof_sees_what_starts_at_zero(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joint module that takes the first member's adapter for everybody's is found out before anything is trained."""
+
+    def careless(mine: Any, modules: Any, _name: str, heads: Any, seats: Any) -> Any:
+        for head in heads:
+            mine.set_submodule(head, stacked.OneByOne([module.get_submodule(head) for module in modules], seats))
+        return mine
+
+    monkeypatch.setattr(stacked, "_joined", careless)
+    arms = [{"name": "lora", "rank": 4, "alpha": alpha} for alpha in (4, 64)]
+    alone, joint = ([lab.trainer(tmp_path / where / str(i), arm) for i, arm in enumerate(arms)] for where in ("alone", "joint"))
+    for trainer in alone:
+        trainer.fit()
+    _, members = together(joint)
+    assert all("not the same for all" in member.alone and not member.joint for member in members)
+    as_alone(alone, joint)
+
+
+def test_a_pass_is_proved_for_every_number_of_rows(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a tensor for one with a row for every example may do so by their number."""
+    rows, prove = [], Stack._prove
+
+    def counting(self: Stack, group: Any) -> None:
+        rows.append(sum(request.rows for request in group.values()))
+        prove(self, group)
+
+    monkeypatch.setattr(Stack, "_prove", counting)
+    epochs = (1, 2, 2)  # one ends, and two go on
+    _, members = together([lab.trainer(tmp_path / str(i), seed=i, train={"epochs": n}) for i, n in enumerate(epochs)])
+    assert not any(member.alone for member in members)
+    assert len(rows) == len(set(rows)) >= 2
+
+
+def test_rows_of_the_last_block_are_left_out_of_all_or_none(lab: Lab, tmp_path: Path) -> None:
+    joint = [lab.trainer(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    read = joint[0].adapted.last
+    assert isinstance(read, LastBlock)
+    joint[1].adapted.last = "somebody looks at every row"
+    found, members = together(joint)
+    assert all(isinstance(fitted, Fitted) for fitted in found)
+    assert [member.joint for member in members] == [0, 0]
 
 
 def test_an_error_in_one_is_its_own(lab: Lab, tmp_path: Path) -> None:

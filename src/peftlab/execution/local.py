@@ -209,15 +209,16 @@ class _Execution:
                 self._listen_for(worker)
 
     def _watched(self, worker: Worker) -> bool:
-        return worker.hung_s is None and not worker.ended
+        return not (worker.host.ended or worker.ended)
 
     def _listen_for(self, worker: Worker) -> None:
-        """Tell of a long silence, and end it where its study says so."""
+        """Tell of a long silence, and end it where its study says so; in a stack nobody can say who hangs."""
         silence = worker.watch.look(worker.config, worker.folder, worker.host.process.pid)
         if silence is not None:
             self.listener.silent(silence)
             if silence.ends:
-                worker.hung_s = silence.silent_s
+                worker.hung_s = None if worker.host.stacked else silence.silent_s
+                worker.host.ended = True
                 worker.host.process.kill()
 
     def _receive(self, worker: Worker) -> None:
@@ -243,7 +244,7 @@ class _Execution:
             return self.agenda.defer(worker.config, "")
         if worker.reused:
             return self.agenda.end_as_found(worker.config, worker.folder)
-        if self._goes_on_alone(worker):
+        if self._goes_on_alone(worker, code):
             self.alone.add(key_of(worker.config))
             self.agenda.queue.appendleft(worker.config)
             return self.listener.message(
@@ -255,10 +256,11 @@ class _Execution:
             ending = Ending(worker.config, "failed-before", error=error.as_json())
         return self.agenda.end(ending)
 
-    def _goes_on_alone(self, worker: Worker) -> bool:
-        """Whether it was in a stack that ended before it: nobody can say whose fault that is."""
-        ended = worker.hung_s is not None or worker.error is not None or worker.folder.status() in ("finished", "failed")
-        return worker.host.stacked and self.agenda.stop is None and not ended
+    def _goes_on_alone(self, worker: Worker, code: int | None) -> bool:
+        """Whether it was in a stack that ended before it, and nobody asked for that: nobody can say whose fault it is."""
+        asked = self.agenda.stop is not None or code in (TERMINATED, INTERRUPTED)
+        ended = worker.error is not None or worker.folder.status() in ("finished", "failed")
+        return worker.host.stacked and not asked and not ended
 
     def _ending_of(self, worker: Worker, code: int | None, duration_s: float) -> Ending:
         status = worker.folder.status()

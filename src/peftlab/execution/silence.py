@@ -35,7 +35,7 @@ class Silence:
         """What to know and what to do."""
         last = f"after step {self.step}" if self.step else "since it started"
         if self.ends:
-            return f"nothing heard for {self.silent_s:.0f} s, {last}; it is ended, as train.on_hang asks"
+            return f"nothing heard for {self.silent_s:.0f} s, {last}; its process is ended, as train.on_hang asks"
         stacks = f" The stacks of its threads are in {self.log}." if self.log else ""
         return (
             f"nothing heard for {self.silent_s:.0f} s, {last}; it goes on.{stacks} If it hangs: `kill -9 {self.pid}` ends it"

@@ -29,14 +29,15 @@ def main(parts: Sequence[Part], options: WorkerOptions) -> int:
     device = resolve_device(options.device)
     precision = resolve_precision(Train.model_validate(configs[0].train).precision, device)
     works = [functools.partial(_run, config, part, options, stop) for config, part in zip(configs, parts, strict=True)]
+    code = 0
     try:
         Stack(works, device, precision).run()
     except StackBroken as error:
         print(f"computed together the runs failed, and go on one by one: {error}", file=sys.stderr)  # into the log
-        return BROKEN
+        code = BROKEN
     if stop():
         return INTERRUPTED if stop.number == signal.SIGINT else TERMINATED
-    return 0
+    return code
 
 
 def _run(config: RunConfig, part: Part, options: WorkerOptions, stop: StopFlag, member: Member) -> None:

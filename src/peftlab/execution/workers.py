@@ -23,6 +23,7 @@ class Host:
     process: Any
     control: Connection  #: for numbers of signals; closing it tells the process that we are gone
     runs: int
+    ended: bool = False  #: by us, for a silence
     out_of_memory_kills: int = field(default_factory=out_of_memory_kills)  #: before it started
     started_s: float = field(default_factory=time.monotonic)
 
@@ -45,7 +46,7 @@ class Worker:
     stepped: bool = False
     ended: bool = False  #: it said so; in a stack its process goes on
     error: dict[str, str] | None = None  #: that it told; on a full disk not even that can be written
-    hung_s: float | None = None  #: its process was ended after this long a silence
+    hung_s: float | None = None  #: the process that it has for itself was ended after this long a silence
 
     def heard(self, message: Message) -> None:
         """Note what a message says."""

@@ -87,9 +87,9 @@ class LastBlock:
     @contextlib.contextmanager
     def only_read(self, module: nn.Module) -> Iterator[None]:
         """Inside, ``module`` (the model, or one of the same structure) computes it for the first row only."""
-        block = module.get_submodule(self.name)
-        behind = _submodule(block, self.form.behind)
-        if behind is None or "forward" in block.__dict__:  # another structure: as it is
+        block = _submodule(module, self.name)
+        behind = None if block is None else _submodule(block, self.form.behind)
+        if block is None or behind is None or "forward" in block.__dict__:  # another structure: as it is
             yield
             return
         handle = behind.register_forward_pre_hook(_first_of_all)

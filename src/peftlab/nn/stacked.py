@@ -3,8 +3,9 @@
 Member i of a stack sits on rows of its own of every tensor [rows, ...]. A frozen layer that all share acts on all rows at once; a
 linear layer with updates of low rank makes one product of the frozen weight for everybody and adds to each member's rows its own
 update (nn/fused_low_rank.py), of whatever rank, scale and dropout: nothing is padded. Any other layer that is somebody's own (a
-head, a trained norm) or draws random numbers (dropout) acts member by member, each with the random numbers that it would have
-drawn by itself. So every member gets the outputs and gradients that it gets alone: to the bit where a row of a matrix product
+head, a trained norm, an adapted layer that is not fused) or draws random numbers (dropout) acts member by member, each with the
+random numbers that it would have drawn by itself, and so does what is not the same for all in every attribute (nn/sameness.py).
+So every member gets the outputs and gradients that it gets alone: to the bit where a row of a matrix product
 does not depend on how many rows there are, which is the matrix library's doing (docs/stacked-runs.md).
 """
 
@@ -24,6 +25,7 @@ from peftlab.nn.fused_low_rank import Branch, add_low_rank, low_rank_linear
 from peftlab.nn.modes import train_mode
 from peftlab.nn.quantized import dense_weight, is_quantized, quantized_layers
 from peftlab.nn.roles import linear_shape
+from peftlab.nn.sameness import difference, same_trees
 from peftlab.nn.seeding import default_generator
 from peftlab.nn.surgery import SlicedLinear
 
@@ -104,11 +106,14 @@ class OneByOne(nn.Module):
         return self.seats.by_member(self.layers, args, options)
 
     def __getattr__(self, name: str) -> Any:
-        """Libraries ask layers for weights to learn a type or a device."""
+        """Libraries ask layers for weights to learn a type or a device; a layer within it is no one's to use for all."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["layers"][0], name)
+            found = getattr(self.__dict__["layers"][0], name)
+            if isinstance(found, nn.Module):
+                raise
+            return found
 
 
 class SharedLinear(OneByOne):
@@ -171,8 +176,8 @@ def _frozen_and_updates(layer: nn.Module, x: torch.Tensor) -> _Found:
         return _Found(lambda rows: nn.functional.linear(rows, weight, bias), weight, bias, branches)
     if isinstance(layer, FusedLayer):
         branch, base = layer.branch(), cast(Any, layer.base_layer)
-        if watched(base):
-            raise Plain("a hook watches the frozen layer")
+        if watched(base) or any(p.requires_grad for p in base.parameters()):
+            raise Plain("its base is trained, or a hook watches it")
         pooled = type(layer).seen is not FusedLayer.seen
         return _Found(base, frozen_weight(base, branch), getattr(base, "bias", None), [branch], layer.seen if pooled else None)
     if not _is_linear(layer) or any(p.requires_grad for p in layer.parameters()):
@@ -196,7 +201,8 @@ def join(modules: Sequence[nn.Module], heads: Sequence[str] = ()) -> Joint:
         heads: dotted names of what is every member's own as a whole.
 
     Raises:
-        Unstackable: a hook acts on one of them, frozen weights differ, or a tensor is trained that belongs to no layer.
+        Unstackable: a hook acts on one of them, frozen weights differ, the models differ in themselves, or a tensor is trained
+            that belongs to no layer.
     """
     for module in modules:
         name = next((name for name, part in module.named_modules() if watched(part)), None)
@@ -214,23 +220,21 @@ def join(modules: Sequence[nn.Module], heads: Sequence[str] = ()) -> Joint:
 def _joined(mine: nn.Module, modules: Sequence[nn.Module], name: str, heads: frozenset[str], seats: Seats) -> nn.Module:
     if name in heads:
         return OneByOne(modules, seats)
+    if all(_untouched(module) for module in modules) and same_trees(modules) and not _random(modules[0]):
+        return mine
     if _is_linear_place(modules):
-        if all(_untouched(module) for module in modules):
-            return mine
         _check_equal(modules, name)
         return SharedLinear(modules, seats)
-    if _same_class(modules) and all(_untouched(module) for module in modules) and not _random(modules[0]):
-        return mine
-    children = [dict(module.named_children()) for module in modules]
-    if not children[0] and not any(children):
-        return OneByOne(modules, seats)
-    if not _same_class(modules) or any(list(found) != list(children[0]) for found in children):
+    different = difference(modules)
+    if different and not name:
+        raise Unstackable(f"the models differ in {different}")
+    if different or not any(modules[0].children()) or any(hasattr(module, "base_layer") for module in modules):
         return OneByOne(modules, seats)
     if trained := next((key for module in modules for key, p in module.named_parameters(recurse=False) if p.requires_grad), None):
         raise Unstackable(f"{name}.{trained} is trained and belongs to no layer of its own".lstrip("."))
-    for key in children[0]:
+    for key in dict(modules[0].named_children()):
         path = f"{name}.{key}" if name else key
-        setattr(mine, key, _joined(getattr(mine, key), [found[key] for found in children], path, heads, seats))
+        setattr(mine, key, _joined(getattr(mine, key), [getattr(m, key) for m in modules], path, heads, seats))
     return mine
 
 
@@ -240,10 +244,6 @@ def _is_linear_place(modules: Sequence[nn.Module]) -> bool:
 
 def _is_linear(module: nn.Module) -> bool:
     return linear_shape(module) is not None or is_quantized(module)
-
-
-def _same_class(modules: Sequence[nn.Module]) -> bool:
-    return len({type(module) for module in modules}) == 1
 
 
 def _untouched(module: nn.Module) -> bool:

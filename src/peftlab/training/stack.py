@@ -19,14 +19,16 @@ from typing import Any
 import torch
 
 from peftlab.adapters.contract import Adapted
+from peftlab.nn.last_block import LastBlock
 from peftlab.nn.modes import unmoved
 from peftlab.nn.seeding import default_generator
 from peftlab.nn.stacked import Joint, Seat, Unstackable, join
+from peftlab.training.noise import noised
 from peftlab.training.passes import Passes, tensors_of
 from peftlab.training.precision import Precision, autocast
 from peftlab.training.strand import Ended, Strand
 
-#: largest difference of outputs, in units of their largest, that the first joint pass may have from each member's own
+#: largest difference of outputs, in units of their largest, that a joint pass may have from each member's own
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -42,8 +44,13 @@ class _Forward:
 
     @property
     def shape(self) -> Any:
-        """What batches have to have in common to be computed as one."""
-        return tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(self.inputs.items()))
+        """What batches have to have in common to be computed as one, which rows of the last block are read among it."""
+        last = self.adapted.last if isinstance(self.adapted.last, LastBlock) else None
+        return last, *((name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(self.inputs.items()))
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class Stack:
         self.joint: Joint | None = None
         self.joined: dict[int, Adapted] = {}  #: member -> what of it is in the joint module
         self.place: dict[int, int] = {}  #: and where
-        self.proved = False
+        self.proved: set[tuple[int, int]] = set()  #: (member, rows of all) of whom it is known that it computes as alone
 
     def run(self) -> None:
         """Until all have ended.
@@ -200,38 +207,27 @@ class Stack:
             Unstackable: it does, and others would compute with it.
         """
         with unmoved(dict(request.adapted.module.named_buffers())) as changed:
-            self._alone(request, request.generator.get_state())
+            self._alone(request)
         if changed:
             raise Unstackable(f"its forward pass changes what later ones compute ({changed[0]})")
 
     @torch.no_grad()
-    def _alone(self, request: _Forward, state: torch.Tensor) -> Any:
-        """What a member computes by itself, its random numbers being in this state; they stay in theirs."""
-        own = torch.Generator(self.device)
-        own.set_state(state)
-        with Seat(0, 0, 0, own).random(), request.adapted.reading(), autocast(self.precision, self.device):
+    def _alone(self, request: _Forward) -> Any:
+        """What a member computes by itself; its random numbers are not used up."""
+        with Seat(0, 0, 0, _copy(request.generator)).random(), request.adapted.reading(), autocast(self.precision, self.device):
             return request.adapted.backbone.outputs(request.adapted.module, request.inputs)
 
     def _compute(self, group: Mapping[Member, _Forward]) -> dict[Member, Any]:
-        assert self.joint is not None
-        first, seats = 0, []
-        for member, request in group.items():
-            rows = len(next(iter(request.inputs.values())))
-            seats.append(Seat(self.place[member.number], first, first + rows, request.generator))
-            first += rows
-        requests = list(group.values())
-        together = {name: torch.cat([request.inputs[name] for request in requests]) for name in requests[0].inputs}
-        kept = [request.generator.get_state() for request in requests]
-        self.joint.seats.taken = seats
-        backbone = requests[0].adapted.backbone
+        rows = sum(request.rows for request in group.values())
+        about = {(member.number, rows) for member in group}
+        kept = [request.generator.get_state() for request in group.values()]
         try:
-            with requests[0].adapted.reading(self.joint.module), autocast(self.precision, self.device):
-                whole = backbone.outputs(self.joint.module, together)
-            answers = {m: _rows(whole, seat.first, seat.last, first) for m, seat in zip(group, seats, strict=True)}
-            if not self.proved:
-                self._prove(group, answers, kept)
+            if not about <= self.proved:
+                self._prove(group)
+                self.proved |= about
+            answers = self._outputs(group, [request.generator for request in group.values()])
         except Unstackable as reason:
-            for member, request, state in zip(group, requests, kept, strict=True):
+            for (member, request), state in zip(group.items(), kept, strict=True):
                 request.generator.set_state(state)
                 member.leave(str(reason))
             return {}
@@ -240,22 +236,48 @@ class Stack:
             member.companions += len(group)
         return answers
 
-    def _prove(self, group: Mapping[Member, _Forward], answers: Mapping[Member, Any], kept: Sequence[torch.Tensor]) -> None:
-        """The first joint pass gives what everyone computes alone with the same random numbers.
+    def _outputs(self, group: Mapping[Member, _Forward], generators: Sequence[torch.Generator]) -> dict[Member, Any]:
+        """Of the joint module; ``generators`` are moved on."""
+        assert self.joint is not None
+        first, seats = 0, []
+        for (member, request), generator in zip(group.items(), generators, strict=True):
+            seats.append(Seat(self.place[member.number], first, first + request.rows, generator))
+            first += request.rows
+        requests = list(group.values())
+        together = {name: torch.cat([request.inputs[name] for request in requests]) for name in requests[0].inputs}
+        self.joint.seats.taken = seats
+        adapted = requests[0].adapted
+        with adapted.reading(self.joint.module), autocast(self.precision, self.device):
+            whole = adapted.backbone.outputs(self.joint.module, together)
+        return {member: _rows(whole, seat.first, seat.last, first) for member, seat in zip(group, seats, strict=True)}
+
+    @torch.no_grad()
+    def _prove(self, group: Mapping[Member, _Forward]) -> None:
+        """The joint module gives what everyone computes alone with the same random numbers.
+
+        With noise on all that is trained, another for each: an update that starts at zero hides its scale and whatever else
+        members may differ in. So it is known before anything is trained; and again for every new number of rows, by which
+        a tensor may be taken for one that has a row for every example.
 
         Raises:
-            Unstackable: it does not; a layer draws random numbers where nobody can see it, or looks at the whole batch.
+            Unstackable: it does not; a layer draws random numbers where nobody can see it, or is not the same for all.
         """
-        for (member, request), state in zip(group.items(), kept, strict=True):
-            alone = self._alone(request, state)
-            for mine, joint in zip(tensors_of(alone), tensors_of(answers[member]), strict=True):
-                limit = TOLERANCE.get(mine.dtype, 0.0) * float(mine.abs().max())
-                if mine.shape != joint.shape or not float((mine - joint.detach()).abs().max()) <= limit:
-                    raise Unstackable(
-                        "computed together the outputs differ from its own: a kernel draws random numbers for all rows, or a "
-                        "layer looks at all of them"
-                    )
-        self.proved = True
+        with contextlib.ExitStack() as noise:
+            for member, request in group.items():
+                noise.enter_context(noised(request.adapted.trainable().values(), seed=member.number))
+            answers = self._outputs(group, [_copy(request.generator) for request in group.values()])
+            for member, request in group.items():
+                for mine, joint in zip(tensors_of(self._alone(request)), tensors_of(answers[member]), strict=True):
+                    limit = TOLERANCE.get(mine.dtype, 0.0) * float(mine.abs().max())
+                    if mine.shape != joint.shape or not float((mine - joint).abs().max()) <= limit:
+                        why = "a layer draws random numbers for all rows, or is not the same for all"
+                        raise Unstackable(f"computed together the outputs differ from its own: {why}")
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    made = torch.Generator(generator.device)
+    made.set_state(generator.get_state())
+    return made
 
 
 def _joint(members: Sequence[Adapted]) -> Joint:
