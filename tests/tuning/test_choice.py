@@ -144,5 +144,5 @@ def test_a_trial_computed_with_others_counts_its_part_of_their_time(time: dict[s
         tune=SimpleNamespace(rung_of=lambda _trial: (0, 0, 1.0)), analysis=SimpleNamespace(metric="accuracy")
     )
     config = SimpleNamespace(tuned={}, run_id="r")
-    run: Any = SimpleNamespace(label="lora", backbone="b", task="t", seed=0, trial=0, steps=3, config=config)
+    run: Any = SimpleNamespace(key=Key("lora", "b", "t"), seed=0, trial=0, steps=3, config=config)
     assert _outcome(folder, study, run).time_s == seconds
