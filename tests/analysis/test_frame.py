@@ -225,5 +225,8 @@ def test_how_an_arm_was_run_is_told_from_every_fold(tmp_path: Path) -> None:
         form = json.loads(path.read_text())
         form["train"]["learning_rate"] = form["tuned"]["learning_rate"] = 4e-3 if form["fold"] else 1e-3
         path.write_text(json.dumps(form))
-    found = {label: config["train"]["learning_rate"] for (label, _, _), (_, config) in configurations(load_frame(folder)).items()}
-    assert found["full"] == "0.001 or 0.004, by fold" and isinstance(found["bitfit"], float)
+    found = {
+        label: [config["train"]["learning_rate"] for config in configs]
+        for (label, _, _), (_, configs) in configurations(load_frame(folder)).items()
+    }
+    assert found["full"] == [1e-3, 4e-3] and len({*found["bitfit"]}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from peftlab.analysis.assess import assess
 from peftlab.analysis.frame import Frame, load_frame
 from peftlab.analysis.literature import COLUMNS, Row, beside_literature, literature
-from tests.report.fixtures import write_results
+from tests.report.fixtures import STUDY, Options, write_results
 
 LORA = {"name": "lora", "rank": 8, "dora": False, "rslora": False}
 
@@ -124,3 +125,19 @@ def test_it_is_shipped() -> None:
     import peftlab.analysis.literature as module
 
     assert Path(module.__file__).with_suffix(".yaml").is_file()
+
+
+def test_an_arm_whose_folds_were_tuned_to_other_values_is_told_fold_by_fold(tmp_path: Path) -> None:
+    """The method is that of every fold, with the rank of the first; lengths and rates stand side by side."""
+    options = Options(study={**STUDY, "task": {**STUDY["task"], "folds": 2}}, folds=2, failed=(), diverged=())
+    folder = write_results(tmp_path, options)
+    for path in (folder / "runs").glob("*/*/config.json"):
+        form = json.loads(path.read_text())
+        form["train"]["epochs"] = form["tuned"]["epochs"] = 1 + form["fold"]
+        if "rank" in form["adapter"]:
+            form["adapter"]["rank"] = form["tuned"]["adapter.rank"] = 8 * (1 + form["fold"])
+        path.write_text(json.dumps(form))
+    frame = load_frame(folder)
+    found = beside_literature(frame, assess(frame))
+    assert {"full", "linear-probe"} <= {entry.arm for entry in found}
+    assert all(entry.told["protocol"].startswith("1, 2 by fold epochs") for entry in found)

@@ -45,8 +45,9 @@ def test_how_an_arm_was_run_names_the_values_of_every_fold() -> None:
         {"train": {"learning_rate": rate, "epochs": 1}, "adapter": {"name": "lora", "rank": 4}, "tuned": tuned}
         for rate in (1e-3, 4e-3, 1e-3)
     ]
-    assert by_fold(configs[:1]) == configs[0]
+    assert by_fold(configs[:1]) == configs[0] and by_fold([]) == {}
+    assert by_fold(configs) != by_fold([configs[0], *configs[1:2], *configs[1:2]]), "which fold has which is part of it"
     found = by_fold(configs)
-    assert found["train"] == {"learning_rate": "0.001 or 0.004, by fold", "epochs": 1}
+    assert found["train"] == {"learning_rate": "0.001, 0.004, 0.001 by fold", "epochs": 1}
     assert found["adapter"] == {"name": "lora", "rank": 4}
     assert by_fold([{**config, "tuned": {}} for config in configs])["train"] == configs[0]["train"]

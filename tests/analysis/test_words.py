@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftlab.analysis.words import listed, show, show_interval, show_p, show_percent, significant, unbroken
+from peftlab.analysis.words import listed, show, show_difference, show_interval, show_p, show_percent, significant, unbroken
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,8 @@ def test_digits_of_a_p(p: float, text: str) -> None:
 def test_large_values_have_no_powers_of_ten() -> None:
     assert show_interval((12_353.4, 9_998.2), "perplexity") == "[12,353, 9,998]"
     assert show(12_353.4, "perplexity") == "12,353" and show(45.678, "perplexity") == "45.68"
+    assert show(9999.7, "loss") == "10,000" and show_difference(-12_345.6, "loss") == "−12,346"
+    assert show_difference(999.7, "loss") == "+1,000" and show_difference(1e-9, "loss") == "+1e−9"
 
 
 def test_a_list_is_not_cut_for_a_single_name() -> None:

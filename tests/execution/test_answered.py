@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from peftlab.errors import RecordError, Stopped
-from peftlab.execution.answered import FILE, Answered
+from peftlab.execution.answered import Answered
+from peftlab.execution.child import _make_ready
 from peftlab.execution.fallback import Attempt
 from peftlab.execution.protocol import Channel, WorkerOptions
 from peftlab.execution.worker import Run
 from peftlab.records.record import RunConfig
-from peftlab.records.run_folder import RunFolder
+from peftlab.records.run_folder import FALLBACK, RunFolder
 from peftlab.registry import create
 from peftlab.study.schema import Train
 from peftlab.training.loop import Trainer
@@ -74,7 +75,7 @@ def test_continued_in_any_attempt_it_ends_as_one_left_alone(
         assert not go(parted, wanted, options, steps)
     assert go(parted, wanted, options)
     same_record(whole, parted)
-    first, second = (run.read_json(FILE) for run in (parted, whole))
+    first, second = (run.read_json(FALLBACK) for run in (parted, whole))
     spent = [answer.pop("spent") for answers in (first, second) for answer in answers["answers"]]
     assert first == second
     results = parted.results()
@@ -128,11 +129,27 @@ def test_answers_add_up_and_are_of_their_first_attempt_only(run: RunFolder) -> N
     elsewhere = changed(precision="float32")
     assert Answered(run, elsewhere).last(Spent()) == (elsewhere, [])
     Answered(run, elsewhere).add(elsewhere, "three", once, {})
-    assert [answer["flag"] for answer in json.loads((run.path / FILE).read_text())["answers"]] == ["three"]
+    assert [answer["flag"] for answer in json.loads((run.path / FALLBACK).read_text())["answers"]] == ["three"]
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["with a checkpoint", "without"])
+def test_a_failed_run_that_is_tried_again_goes_on_or_begins_with_its_first_attempt(
+    run: RunFolder, wanted: RunConfig, left: bool
+) -> None:
+    """Memory that others held then may be free now; what was trained is not thrown away."""
+    once = changed(train=Train(batch_size=16, effective_batch_size=32))
+    Answered(run, ATTEMPT).add(ATTEMPT, "a flag", once, {})
+    if left:
+        (run.checkpoints / once.name / "step-00000002").mkdir(parents=True)
+    _make_ready(run, wanted.model_dump_json(), retry="")
+    assert Answered(run, ATTEMPT).last(Spent())[1] == ["a flag"], "continued, not tried again"
+    _make_ready(run, wanted.model_dump_json(), retry="of an error")
+    assert Answered(run, ATTEMPT).last(Spent())[1] == (["a flag"] if left else [])
+    assert (run.path / "fallback-1.json").exists() != left
 
 
 def test_a_damaged_file_is_told(run: RunFolder) -> None:
-    (run.path / FILE).write_text("{")
+    (run.path / FALLBACK).write_text("{")
     with pytest.raises(RecordError, match="not readable"):
         Answered(run, ATTEMPT).last(Spent())
 

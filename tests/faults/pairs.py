@@ -314,9 +314,9 @@ def main() -> int:
         "tool": "tests.faults.pairs",
         "date": time.strftime("%Y-%m-%d"),
         "seed": asked.seed,
-        "drawn": len(found),
-        "outcomes": dict(Counter(one["outcome"] for one in found)),
-        "broken": broken,
+        **Counter(one["outcome"] for one in found),
+        "broken": len(broken),
+        "studies": broken,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "versions": {key: environment()[key] for key in ("peftlab", "python", "cpu", "git")},
     }

@@ -443,6 +443,26 @@ def test_an_automatic_batch_divides_the_effective_batch_of_every_arm(backbone: s
     assert {(run.label, run.config.train["batch_size"]) for run in plan.runs if run.config} == {("a", 4), ("b", 4), ("c", 4)}
 
 
+def test_an_automatic_batch_divides_every_effective_batch_that_is_tried(backbone: str, cache: Path) -> None:
+    tune = {"effective_batch_size": [32, 64, 96], "seeds": [100]}
+    plan = planned(
+        backbone, cache, predict=True, train={"batch_size": "auto"}, arms={"lora": {"adapter": "lora"}}, analysis={}, tune=tune
+    )
+    assert {run.config.train["batch_size"] for run in plan.tuning if run.config} == {32}
+
+
+def test_an_automatic_batch_is_no_answer_to_a_refusal(backbone: str, cache: Path) -> None:
+    """An arm that trains more than the study allows is refused whatever its batch."""
+    arms = {f"r{rank}": {"adapter": {"name": "lora", "rank": rank, "targets": "all-linear"}} for rank in (1, 32)}
+    for batch in (64, "auto"):
+        plan = planned(
+            backbone, cache, predict=True, train={"batch_size": batch, "effective_batch_size": 64}, arms=arms, analysis={},
+            require={"trainable_percent": 20},
+        )  # fmt: skip
+        assert {run.label: run.config is not None and not run.refusal for run in plan.runs} == {"r1": True, "r32": False}
+        assert all("trains" in str(run.refusal) for run in plan.runs if run.label == "r32")
+
+
 def test_an_automatic_batch_is_settled_by_the_largest_that_is_tried(
     backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,20 +208,21 @@ def test_the_script_writes_numbers_as_the_tables_do(metric: str) -> None:
     """Means of 10,000 examples over four seeds, what lies exactly between two numbers, and what rounds to nothing."""
     means = np.random.default_rng(0).integers(9000, 10_000, size=(400, 4)).mean(1) / 10_000
     halves = [0.95125, 0.95375, -0.00125, 0.00125, 0.0625, 2.0625, 0.5, 30.0625, 7.125, 7.375, 0.0, -0.0, 3.14159, -7.5, 0.999996]
-    large = [-1e-5, 1e-5] if metric == "accuracy" else [1234.5, 1235.5, 12345.5, 12346.5, -23456.7]
+    plain = [1234.5, 1235.5, 12345.5, -23456.7, 999.4, 999.6, -1000.5, 9999.4, 9999.6, 1e-9, -2.5e-7, 0.00012]
+    large = [-1e-5, 1e-5] if metric == "accuracy" else plain
     values = [number(value) for value in (*means, *halves)]
     page = {"share": is_share(metric), "confidence": 0.95, "costs": []}
     core = (Path(runs.__file__).parent / "script" / "core.js").read_text(encoding="utf-8").partition("\nconst tip =")[0]
     script = f"""const document = {{ getElementById: () => ({{ textContent: `{json.dumps(page)}` }}) }};
 {core}
 const [values, large] = {json.dumps([values, large])}, all = [...values, ...large];
-const differences = (data.share ? all : values).map((v) => showDifference(v)); // others have powers of ten in Python
+const differences = all.map((v) => showDifference(v));
 const intervals = all.slice(1).map((v, i) => showInterval(all[i], v));
 process.stdout.write(JSON.stringify([all.map((v) => show(v)), differences, values.map((v) => showP(Math.abs(v))), intervals]));"""
     told = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, encoding="utf-8").stdout
     shown, differences, p, intervals = json.loads(told)
     every = [*values, *large]
     assert shown == [show(v, metric) for v in every]
-    assert differences == [show_difference(v, metric) for v in (every if is_share(metric) else values)]
+    assert differences == [show_difference(v, metric) for v in every]
     assert p == [show_p(abs(v or 0)) for v in values]
     assert intervals == [show_interval(pair, metric) for pair in pairwise(every)]

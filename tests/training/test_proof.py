@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftlab.errors import DidNothing
+from peftlab.errors import BaseChanged, DidNothing
 from peftlab.training.proof import Movement
 
 
@@ -44,3 +44,14 @@ def test_a_gradient_of_zero_or_one_that_is_not_finite_proves_nothing(gradient: f
     with pytest.raises(DidNothing, match="1 of 2 trainable tensors") as raised:
         update(trainable, movement, 1.0, gradient)
     assert raised.value.where == "b"
+
+
+def test_a_buffer_that_a_pass_changes_is_told_after_two_updates() -> None:
+    """A layer that counts its calls, say; not after the whole of a training."""
+    trainable, calls = tensors(), torch.zeros(1)
+    movement = Movement(trainable, (), {"layer.calls": calls})
+    update(trainable, movement, 1.0, 1.0)
+    calls += 1
+    with pytest.raises(BaseChanged, match="changes a buffer") as raised:
+        update(trainable, movement, 1.0, 1.0)
+    assert raised.value.where == "layer.calls"

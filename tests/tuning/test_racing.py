@@ -230,6 +230,18 @@ def test_folds_of_a_seed_are_one_value(backbone: str, cache: Path, tmp_path: Pat
     assert heat.race.left[0].n == heat.race.left[0].seeds
 
 
+def test_an_arm_races_once_it_is_tuned_in_every_fold(backbone: str, cache: Path, tmp_path: Path) -> None:
+    """Until then a seed's value would be that of some of its folds, beside those of all of another arm."""
+    task = {"kind": "image-classification", "data": "digits", "train_size": None, "folds": 2}
+    raced = Raced(study(backbone, task=task), tmp_path, cache)
+    plan = raced.plan()
+    waits = [dataclasses.replace(r, config=None) if (r.label, r.fold) == ("lora", 1) else r for r in plan.runs]
+    (whole,), (part,) = (
+        follow_race(raced.folder, raced.study, dataclasses.replace(plan, runs=tuple(runs))) for runs in (plan.runs, waits)
+    )
+    assert {*whole.labels} == {*part.labels, "lora"} and "lora" not in part.labels
+
+
 def test_the_plan_says_the_rule_the_worst_case_and_what_can_be_saved(backbone: str, cache: Path, tmp_path: Path) -> None:
     plan = Raced(study(backbone), tmp_path / "a", cache).plan()
     (rule,) = [note for note in plan.notes if note.startswith("racing")]

@@ -19,7 +19,6 @@ from peftlab.analysis.raced import heat_of, read_race, spared
 from peftlab.analysis.reading import Problem, RunRecord, read_json, read_runs, read_study
 from peftlab.analysis.rows import tidy_rows
 from peftlab.analysis.safe_csv import quoted
-from peftlab.analysis.tuned import by_fold
 from peftlab.errors import nearest
 from peftlab.study.confounds import Trained, unlike
 from peftlab.study.expand import cells
@@ -212,8 +211,8 @@ def _undeclared(study: Study, frame: pd.DataFrame) -> list[str]:
     return [what for what in found if what]
 
 
-def configurations(frame: Frame) -> dict[tuple[str, str, str], tuple[str, dict[str, Any]]]:
-    """(label, task, backbone) -> folder of its first run, and how it was run; tuned values that folds differ in side by side.
+def configurations(frame: Frame) -> dict[tuple[str, str, str], tuple[str, list[dict[str, Any]]]]:
+    """(label, task, backbone) -> folder of its first run, and how it was run: one configuration for each fold, in their order.
 
     Empty where the record cannot be read.
     """
@@ -221,6 +220,6 @@ def configurations(frame: Frame) -> dict[tuple[str, str, str], tuple[str, dict[s
     for arm, runs in rows.groupby(["label", "task", "backbone"], sort=False, dropna=False):
         first = str(runs["folder"].iloc[0])
         chosen = runs.drop_duplicates("fold").sort_values("fold")["folder"] if runs["fold"].nunique() > 1 else [first]
-        configs = [config for where in chosen if isinstance(config := read_json(frame.folder / str(where) / "config.json"), dict)]
-        found[arm] = (first, by_fold(configs) if configs else {})
+        configs = (read_json(frame.folder / str(where) / "config.json") for where in chosen)
+        found[arm] = (first, [config for config in configs if isinstance(config, dict)])
     return found

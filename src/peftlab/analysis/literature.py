@@ -14,6 +14,7 @@ from peftlab.analysis.findings import Findings, Form
 from peftlab.analysis.frame import Frame, configurations
 from peftlab.analysis.planned import task_name
 from peftlab.analysis.reading import read_json
+from peftlab.analysis.tuned import by_fold
 from peftlab.analysis.words import is_share
 
 Column = Literal["backbone", "data", "split", "protocol"]
@@ -125,11 +126,12 @@ def beside_literature(frame: Frame, findings: Findings, rows: tuple[Row, ...] | 
     published = literature()[0] if rows is None else rows
     places, found = configurations(frame), []
     for arm in findings.arms:
-        folder, config = places.get((arm.label, arm.task, arm.backbone), ("", {}))
-        if arm.mean is None or not config:
+        folder, configs = places.get((arm.label, arm.task, arm.backbone), ("", []))
+        if arm.mean is None or not configs:
             continue
+        config = configs[0]  # folds differ in tuned values alone
         results = read_json(frame.folder / folder / "results.json") or {}
-        told = _told(config, results)
+        told = _told(by_fold(configs), results)
         family = [row for row in published if row.metric == findings.plan.metric and row.is_family_of(config["task"], config)]
         entries = [
             Beside(
@@ -147,7 +149,9 @@ def _told(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[Column,
     task, train = config["task"], config.get("train") or {}
     sizes = results.get("splits") or {}
     splits = [f"{sizes.get(key, 0):,} {word}" for key, word in (("train", "training"), ("validation", "validation"))]
-    length = f"{train['max_steps']} steps" if train.get("max_steps") else f"{train.get('epochs', 0):g} epochs"
+    epochs = train.get("epochs", 0)
+    amount = epochs if isinstance(epochs, str) else f"{epochs:g}"  # text where folds were tuned to other numbers
+    length = f"{train['max_steps']} steps" if train.get("max_steps") else f"{amount} epochs"
     size = f", {task['image_size']} pixels" if task.get("image_size") else ""
     return {
         "backbone": str(config.get("backbone", "")),

@@ -75,14 +75,17 @@ def chosen_sentences(tuning: Mapping[str, Any]) -> list[str]:
 
 
 def by_fold(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How an arm was run, from ``config.json`` of its runs: the first, with tuned values that folds differ in side by side."""
+    """How an arm was run, in words, from a configuration of each fold: the first, with tuned values that folds differ in side by
+    side; empty without any."""
+    if not configs:
+        return {}
     found = dict(configs[0])
     for key in found.get("tuned") or {}:
         part, _, option = key.rpartition(".")
         part = part or "train"
-        values = [spec.get(option) for config in configs if isinstance(spec := config.get(part), Mapping)]
-        if len(different := list(dict.fromkeys(map(_shown, values)))) > 1:
-            found[part] = {**found[part], option: f"{' or '.join(different)}, by fold"}
+        values = [_shown(spec.get(option)) for config in configs if isinstance(spec := config.get(part), Mapping)]
+        if len({*values}) > 1:
+            found[part] = {**found[part], option: f"{', '.join(values)} by fold"}
     return found
 
 

@@ -16,7 +16,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _WITHIN = re.compile(r"(?<=\d) (?=%)|(?<=\b[pnrτ]) (?=[=<>≤≥\d−])|(?<=\b[pnrτ] [=<>≤≥]) (?=[\d−])")
 
-
+_LARGE = 9999.5  #: from here on four digits are a whole number
 _LEVELS = (0.1, 0.05, 0.025, 0.02, 0.01)  #: of tests, as studies declare them; below, a third digit is read by nobody
 
 
@@ -34,11 +34,16 @@ def unit(metric: str) -> str:
     return "%" if is_share(metric) else ""
 
 
+def _short(text: str) -> str:
+    """``1e-9``, as a browser writes it, for ``1e-09``."""
+    return text.replace("e-0", "e-")
+
+
 def show(value: float | None, metric: str = "", digits: int = 2, missing: str = "–") -> str:
     """A level: ``97.31 %``, or four significant digits."""
     if value is None or not math.isfinite(value):
         return missing
-    plain = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    plain = f"{value:,.0f}" if abs(value) >= _LARGE else _short(f"{value:.4g}")
     return (f"{100 * value:.{digits}f} %" if is_share(metric) else plain).replace("-", "−")
 
 
@@ -46,8 +51,9 @@ def show_difference(value: float | None, metric: str = "", digits: int = 2, miss
     """A difference with its sign: ``+0.42`` (percentage points), or three significant digits."""
     if value is None or not math.isfinite(value):
         return missing
-    text = f"{100 * value:+.{digits}f}" if is_share(metric) else f"{value:+.3g}"
-    return text.replace("-", "−") if float(text) else text[1:]  # what rounds to nothing has no sign
+    plain = f"{value:+,.0f}" if abs(value) >= 999.5 else _short(f"{value:+.3g}")
+    text = f"{100 * value:+.{digits}f}" if is_share(metric) else plain
+    return text.replace("-", "−") if text.strip("+-0.") else text[1:]  # what rounds to nothing has no sign
 
 
 def show_interval(interval: tuple[float, float] | None, metric: str = "", difference: bool = False) -> str:
@@ -56,8 +62,8 @@ def show_interval(interval: tuple[float, float] | None, metric: str = "", differ
         return ""
     if difference:
         return f"[{show_difference(interval[0], metric)}, {show_difference(interval[1], metric)}]"
-    large = max(map(abs, interval)) >= 1e4  # four digits of both ends, and no powers of ten: 12,353 beside 12,397
-    low, high = (f"{100 * v:.2f}" if is_share(metric) else f"{v:,.0f}" if large else f"{v:.4g}" for v in interval)
+    large = max(map(abs, interval)) >= _LARGE  # four digits of both ends, and no powers of ten: 12,353 beside 12,397
+    low, high = (f"{100 * v:.2f}" if is_share(metric) else f"{v:,.0f}" if large else _short(f"{v:.4g}") for v in interval)
     return f"[{low}, {high}]".replace("-", "−")
 
 

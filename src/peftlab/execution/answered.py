@@ -15,11 +15,9 @@ from typing import Any
 import torch
 
 from peftlab.execution.fallback import Attempt
-from peftlab.records.run_folder import RunFolder
+from peftlab.records.run_folder import FALLBACK, RunFolder
 from peftlab.registry import create
 from peftlab.training.spent import Spent
-
-FILE = "fallback.json"
 
 
 class Answered:
@@ -46,10 +44,10 @@ class Answered:
     def add(self, given_up: Attempt, flag: str, following: Attempt, spent: Mapping[str, Any]) -> None:
         """Written before anything of ``following`` is. ``spent``: by ``Spent.give_up``."""
         answer = {"attempt": given_up.name, "flag": flag, "next": _record(following), "spent": dict(spent)}
-        self.folder.write_json(FILE, {"first": self.first.name, "answers": [*self._known(), answer]})
+        self.folder.write_json(FALLBACK, {"first": self.first.name, "answers": [*self._known(), answer]})
 
     def _known(self) -> list[dict[str, Any]]:
-        content = self.folder.read_json(FILE) or {}
+        content = self.folder.read_json(FALLBACK) or {}
         return content["answers"] if content.get("first") == self.first.name else []
 
 

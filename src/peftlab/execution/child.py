@@ -19,10 +19,10 @@ from typing import Any
 
 from peftlab.errors import LeaseHeld, PeftlabError, Stopped
 from peftlab.execution.protocol import Channel, Failed, Leased, Part, Reused, WorkerOptions
-from peftlab.records.commit import write_atomic
+from peftlab.records.commit import disk_errors, write_atomic
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.redact import redact, redact_all
-from peftlab.records.run_folder import LOG
+from peftlab.records.run_folder import FALLBACK, LOG
 from peftlab.records.store import RunFolder
 
 #: seconds that a worker has for its last checkpoint when the process that started it is gone
@@ -204,8 +204,22 @@ def _ended(folder: RunFolder, retry: str) -> bool:
 def _make_ready(folder: RunFolder, config_json: str, retry: str) -> None:
     if retry:
         folder.clear_error()
+        _first_again(folder)
     folder.sweep()
     folder.create(RunConfig.model_validate_json(config_json))
+
+
+def _first_again(folder: RunFolder) -> None:
+    """A failed run that is tried again, and has no checkpoint to go on from, does not begin with what it fell back to: why it
+    had to (memory that others held, a device) may be gone. What it was is kept as ``fallback-<n>.json``."""
+    path = folder.path / FALLBACK
+    if not path.exists() or any(folder.checkpoints.glob("*/step-*")):
+        return
+    number = 1
+    while (kept := folder.path / f"fallback-{number}.json").exists():
+        number += 1
+    with disk_errors(path):
+        path.rename(kept)
 
 
 def record(folder: RunFolder, error: BaseException, connection: Connection | None) -> int:

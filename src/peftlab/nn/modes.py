@@ -9,7 +9,7 @@ pretrained with. Statistics that move are a part of what is learnt (``Adapted.le
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -17,11 +17,19 @@ from torch import nn
 _STATISTICS = ("running_mean", "running_var")
 
 
-def train_mode(module: nn.Module) -> None:
-    """Put a model into training mode, layers with frozen statistics apart (what they hold, dropout say, is not)."""
+def train_mode(module: nn.Module, still: Sequence[nn.Module] | None = None) -> None:
+    """Put a model into training mode, layers with frozen statistics apart (what they hold, dropout say, is not).
+
+    ``still``: :func:`frozen_layers` of it, where they are known.
+    """
     module.train()
-    for _, layer in _noting(module):
-        layer.training = _trains(layer, module)
+    for layer in frozen_layers(module) if still is None else still:
+        layer.training = False
+
+
+def frozen_layers(module: nn.Module) -> list[nn.Module]:
+    """Those with running statistics that do not move."""
+    return [layer for _, layer in _noting(module) if not _trains(layer, module)]
 
 
 def moving(module: nn.Module) -> dict[str, torch.Tensor]:

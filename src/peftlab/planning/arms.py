@@ -122,11 +122,11 @@ class Arms:
         return [self._settled(item, batches.get((item.cell.backbone, task_key(item.cell.task)))) for item in ready]
 
     def _batch(self, items: Sequence[Ready], tried: Mapping[ArmKey, Sequence[Values]]) -> int:
-        common = math.gcd(*(item.train.effective_batch_size or EFFECTIVE for item in items))
+        variants = [self.variant(item, values) for item in items for values in tried.get(item.key) or [{}]]
+        common = math.gcd(*(item.train.effective_batch_size or EFFECTIVE for item in (*items, *variants)))
         begun = {self.options.begun.get(_begun(item)) for item in items} - {None}
         if len(begun) == 1 and (batch := begun.pop()) and not common % batch:
             return batch
-        variants = [self.variant(item, values) for item in items for values in tried.get(item.key) or [{}]]
         distinct = {id(item): item for item in variants}.values()
         return min(self.machine.largest_batch(lambda b, i=item: _estimated(i.predict_at(b)), common) for item in distinct)
 
@@ -141,7 +141,7 @@ class Arms:
         raise StudyError(what, where="analysis.metric", remedy=remedy)
 
     def _settled(self, item: Ready, batch: int | None) -> Ready:
-        if item.train.batch_size != "auto" or batch is None:
+        if item.train.batch_size != "auto" or batch is None or item.refusal is not None:
             return item
         effective = item.train.effective_batch_size or EFFECTIVE
         train = item.train.model_copy(update={"batch_size": batch, "effective_batch_size": effective})

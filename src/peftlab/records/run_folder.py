@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Status = Literal["new", "running", "interrupted", "finished", "failed"]
 CONFIG, RESULTS, ERROR, METRICS, ENVIRONMENT = "config.json", "results.json", "error.json", "metrics.jsonl", "environment.json"
-CHECKPOINTS, ADAPTER, LOG = "checkpoints", "adapter", "worker.log"
+CHECKPOINTS, ADAPTER, LOG, FALLBACK = "checkpoints", "adapter", "worker.log", "fallback.json"
 _JSON_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}\.json")
 _REBUILT = "move the folder away and run again; it will be made anew"
 _IMMUTABLE = "results are never changed; move the run's folder away to have it made anew"

@@ -50,7 +50,8 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 class Tune(BaseModel):
-    """As many trials for every arm, on seeds that are never used for evaluation, judged on validation data.
+    """As many trials for every arm (with folds, for every fold of it), on seeds that are never used for evaluation, judged on
+    validation data.
 
     Further keys say what is searched: keys of ``train``, and options of the adapter as ``adapter.OPTION``, each with a list of
     values or (not in a grid) a :class:`Range`.
@@ -61,7 +62,7 @@ class Tune(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     on: Literal["validation"] = "validation"
     sampler: Literal["grid", "random", "tpe", "halving"] = "grid"
-    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None  #: per arm, each run once per seed; of a grid: all of it
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None  #: per arm and fold, a run a seed; of a grid: all of it
     reduction: Annotated[int, Field(ge=2)] = 3  #: of ``halving``: one value in so many goes on, with so many times the steps
 
     @property
@@ -79,7 +80,7 @@ class Tune(BaseModel):
 
     @property
     def number(self) -> int:
-        """Trials of every arm."""
+        """Trials of every arm, of each of its folds."""
         if self.sampler == "halving":
             return sum(number for number, _ in self.rungs)
         return self.trials if self.sampler != "grid" and self.trials else math.prod(map(len, self.grid.values()))

@@ -17,7 +17,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.errors import NonFinite, RecordError, Stopped, TrainingError
 from peftlab.nn.hooks import HookChain, TrainingHook
-from peftlab.nn.modes import train_mode, unmoved
+from peftlab.nn.modes import frozen_layers, train_mode, unmoved
 from peftlab.nn.seeding import derive, seed_default
 from peftlab.study.schema import Train
 from peftlab.tasks.contract import Meter, PreparedTask, Splits
@@ -28,7 +28,7 @@ from peftlab.training.listener import Listener, gap
 from peftlab.training.optimizers import clip, decay_changed, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.passes import Passes
 from peftlab.training.precision import Precision, autocast
-from peftlab.training.proof import Movement, assert_frozen, frozen_hash
+from peftlab.training.proof import Movement, assert_frozen, frozen_buffers, frozen_hash
 from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 from peftlab.training.selection import Selection, Selector
@@ -90,6 +90,7 @@ class Trainer:
         self.feed = Feed(self.task, self.splits.train, self.schedule, self.seed, self.team, self.device)
         self.trainable, self.learnt = self.adapted.trainable(), self.adapted.learnt()
         self.statistics = {name: t for name, t in self.learnt.items() if name not in self.trainable}  #: that move
+        self.still = frozen_layers(self.adapted.module)  #: statistics of theirs do not
         self.vectors = sorted(self.adapted.vectors())  #: without weight decay although they have several dimensions
         self.optimizer = make_optimizer(self.trainable, self.train, self.device, self.vectors)
         self.updates = Updates(self.optimizer, self.precision, self.device, self.schedule.total)
@@ -126,7 +127,8 @@ class Trainer:
             raise TrainingError(what, where=next(iter(self.statistics)), remedy="use --processes 1")
         self.team.align(self.learnt, base, self.step)
         unproved = self.step - self.updates.left_out < Movement.updates <= self.schedule.total - self.step
-        movement = Movement(self.trainable, self.adapted.backbone.roles.sites) if unproved else None
+        about = (self.trainable, self.adapted.backbone.roles.sites, frozen_buffers(self.adapted.module))
+        movement = Movement(*about) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
         while self.step < self.schedule.total and not self.selector.out_of_patience():
             begin, step = time.perf_counter(), self.step
@@ -175,7 +177,7 @@ class Trainer:
     def _one_step(self, movement: Movement | None) -> float:
         """One optimizer step over the effective batch; returns its mean loss."""
         step, module = self.step, self.adapted.module
-        train_mode(module)
+        train_mode(module, self.still)
         seed_default(derive(self.seed, "step", step, *self.team.own), self.device)  # dropout: a function of (seed, step)
         self.chain.before_step(step)
         total = 0.0

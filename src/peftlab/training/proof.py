@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,20 +21,21 @@ def frozen_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
     Buffers that no checkpoint of a library keeps are caches, and running statistics move where their layer trains (nn/modes.py).
     """
-    moves = moving(module)
     parameters = ((n, p) for n, p in module.named_parameters() if not p.requires_grad)
-    buffers = ((n, b) for n, b in _kept_buffers(module) if n not in moves)
-    return [*parameters, *buffers, *stored_tensors(module)]
+    return [*parameters, *frozen_buffers(module).items(), *stored_tensors(module)]
 
 
-def _kept_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Those of the model's state, quantized layers' apart."""
+def frozen_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Those of the model's state, quantized layers' and statistics that move apart."""
+    moves, found = moving(module), {}
     for name, part in module.named_modules():
         if isinstance(part, QuantizedLinear):
             continue
         for own, buffer in part.named_buffers(recurse=False):
-            if own not in part._non_persistent_buffers_set:
-                yield f"{name}.{own}".lstrip("."), buffer
+            known = f"{name}.{own}".lstrip(".")
+            if own not in part._non_persistent_buffers_set and known not in moves:
+                found[known] = buffer
+    return found
 
 
 def frozen_hash(module: nn.Module) -> str:
@@ -77,8 +78,12 @@ class Movement:
 
     updates = 2
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...]) -> None:
+    def __init__(
+        self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...], buffers: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self.trainable = trainable
+        #: that are to stand still: told by now, a layer that notes what it sees costs no whole training
+        self.buffers = {name: (buffer, tensor_hash(buffer)) for name, buffer in (buffers or {}).items()}
         self.left = self.updates  #: before the verdict falls
         self.before = {name: tensor_hash(p) for name, p in trainable.items()}
         self.had_gradient: set[str] = set()
@@ -103,9 +108,17 @@ class Movement:
 
         Raises:
             DidNothing: the updates are there, and tensors stood still; names them.
+            BaseChanged: a buffer did not.
         """
         if self.proved or self.left:
             return
+        moved = next((name for name, (buffer, before) in self.buffers.items() if tensor_hash(buffer) != before), None)
+        if moved is not None:
+            raise BaseChanged(
+                "the layer changes a buffer as it computes, and nothing would keep that",
+                where=moved,
+                remedy="use a backbone without such layers",
+            )
         still = [
             name
             for name, parameter in self.trainable.items()

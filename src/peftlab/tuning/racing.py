@@ -84,9 +84,11 @@ def rules(study: Study, higher_is_better: bool) -> dict[tuple[str, str], Rule]:
 
 
 def follow_race(folder: ResultsFolder, study: Study, plan: Plan) -> list[Heat]:
-    """Every race as far as its runs have ended. Reads, and writes nothing."""
+    """Every race as far as its runs have ended, of the arms that are tuned in every fold. Reads, and writes nothing."""
     declared = rules(study, plan.higher_is_better)
-    configs = [(run.task, run.config) for run in plan.runs if run.config is not None]
+    waits = {(run.label, run.backbone, run.task) for run in plan.runs if run.config is None}
+    runs = [run for run in plan.runs if (run.label, run.backbone, run.task) not in waits]
+    configs = [(run.task, run.config) for run in runs if run.config is not None]
     standing = _standing(folder)
     return heats(folder, study, configs, declared, standing)
 

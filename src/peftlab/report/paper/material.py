@@ -11,6 +11,7 @@ from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.frame import Frame, configurations, load_frame
 from peftlab.analysis.reading import flatten, read_json
+from peftlab.analysis.tuned import by_fold
 from peftlab.errors import RecordError
 from peftlab.report import facts
 from peftlab.report.build import FIGURES
@@ -156,12 +157,12 @@ def gather(folder: str | Path, describe: Describe) -> Material:
 def _treatments(frame: Frame) -> Iterator[Treatment]:
     order = {label: i for i, label in enumerate(frame.arms)}
     found = sorted(configurations(frame).items(), key=lambda item: order.get(item[0][0], 0))
-    for (label, task, backbone), (where, config) in found:
+    for (label, task, backbone), (where, configs) in found:
         results = read_json(frame.folder / where / "results.json")
         results = results if isinstance(results, Mapping) else {}
-        if config:
+        if configs:
             yield Treatment(
-                label=label, task=task, backbone=backbone, config=config,
+                label=label, task=task, backbone=backbone, config=by_fold(configs),
                 splits=results.get("splits") or {}, steps=results.get("steps"),
             )  # fmt: skip
 

@@ -17,7 +17,7 @@ const el = (tag, attributes, ...children) => fill(document.createElement(tag), a
 const draw = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
-const minus = (text) => text.replace("-", "−");
+const minus = (text) => text.replaceAll("-", "−");
 // As words.show and all of Python round: what lies exactly between two numbers goes to the even one; toFixed takes the larger.
 function fixed(value, digits) {
   const size = Math.abs(value), up = size.toFixed(digits), tie = (size * 2 ** (digits + 1)) % 2 === 1;
@@ -32,20 +32,23 @@ const significant = (value, digits) => minus(String(rounded(value, digits)));
 const grouped = (value) => fixed(value, 0).replace(/\B(?=(\d{3})+$)/g, ",");
 const percent = `${+(100 * data.confidence).toPrecision(6)} %`;
 
+const LARGE = 9999.5; // from here on four digits are a whole number (analysis/words.py)
+
 function show(value, missing = "–") {
   if (!known(value)) return missing;
   if (data.share) return minus(`${fixed(100 * value, 2)} %`);
-  return Math.abs(value) >= 1e4 ? minus(grouped(value)) : significant(value, 4);
+  return Math.abs(value) >= LARGE ? minus(grouped(value)) : significant(value, 4);
 }
 function showDifference(value, missing = "–") {
   if (!known(value)) return missing;
-  const text = data.share ? fixed(100 * value, 2) : String(rounded(value, 3));
-  if (!Number(text)) return text.replace("-", ""); // what rounds to nothing has no sign
+  const plain = Math.abs(value) >= 999.5 ? grouped(value) : String(rounded(value, 3));
+  const text = data.share ? fixed(100 * value, 2) : plain;
+  if (Number(text) === 0) return text.replace("-", ""); // what rounds to nothing has no sign
   return minus(value < 0 ? text : `+${text}`);
 }
 function showInterval(low, high, difference = false) {
   if (!known(low) || !known(high)) return "";
-  const large = !data.share && Math.max(Math.abs(low), Math.abs(high)) >= 1e4; // as words.show_interval: both ends alike
+  const large = !data.share && Math.max(Math.abs(low), Math.abs(high)) >= LARGE; // as words.show_interval: both ends alike
   const one = difference ? showDifference : (v) => (large ? minus(grouped(v)) : show(v).replace(" %", ""));
   return `[${one(low)}, ${one(high)}]`;
 }
