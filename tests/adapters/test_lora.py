@@ -300,3 +300,13 @@ def test_tuners_that_would_not_be_exportable_on_slices_are_refused(tmp_path: Pat
     loaded = TimmBackbone.load(str(make("timm", tmp_path)), outputs=CLASSES)
     with pytest.raises(OptionError, match="targets: fused"):
         PeftTuner(type="VERA").sites(loaded)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["its own", "an allocator's"])
+def test_an_orthogonal_start_of_an_odd_rank_is_refused(given: bool) -> None:
+    """PEFT takes A and B from two halves of one matrix, and ends in a ValueError."""
+    adapter, base = Lora(rank=4 if given else 3, init="orthogonal"), backbone()
+    ranks = {site.name: 2 + 3 * (i == 1) for i, site in enumerate(adapter.sites(base))} if given else None
+    with pytest.raises(OptionError, match="even ranks") as raised:
+        adapter.attach(base, seed=0, ranks=ranks)
+    assert raised.value.where == "adapter.init"

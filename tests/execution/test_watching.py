@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from peftlab.execution.protocol import WorkerOptions
 from peftlab.execution.watching import amounts
 from peftlab.training.loop import Trainer
+from tests.execution.test_fused_record import finish
+from tests.execution.test_worker import backbone, config, folder, light_fork_server
 from tests.probes.conftest import Lab, cache, lab, text_trainer, tiny_backbone
 
 
@@ -34,4 +37,17 @@ def test_of_texts_it_is_tokens_with_padding(text_trainer: Callable[[str, Any], T
         assert amount(step) == sum(batch.numel() for batch in fed(trainer, step))
 
 
-__all__ = ["cache", "lab", "text_trainer", "tiny_backbone"]
+def test_a_model_made_anew_has_the_ranks_that_an_allocator_found(tmp_path: Path, backbone: str) -> None:
+    """LoRA-XS's R is r x r: beside one of other ranks nothing could be measured, and a trained run would end in an error."""
+    by_spectra = {"name": "alphalora", "level": "module", "beta": 4.0, "tail": 0.25}
+    plain = config(backbone, {"name": "lora-xs", "rank": 4, "targets": "all-linear"}, epochs=0.2)
+    wanted = plain.model_copy(update={"allocator": by_spectra})
+    run = folder(tmp_path / "results").run(wanted)
+    finish(run, wanted, WorkerOptions(cache=tmp_path / "cache", device="cpu"))
+    ranks = run.read_json("ranks.json")["ranks"]
+    assert len({*ranks.values()}) > 1
+    norms = run.read_json("adapter_norms.json")["modules"]
+    assert {*norms} == {site for site, rank in ranks.items() if rank} and all(m["end"]["update"] > 0 for m in norms.values())
+
+
+__all__ = ["backbone", "cache", "lab", "light_fork_server", "text_trainer", "tiny_backbone"]

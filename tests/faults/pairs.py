@@ -279,6 +279,8 @@ def trial(world: World, seed: int, folder: Path, cache: Path) -> tuple[str, list
         planned = Planner(parsed, PlanOptions(cache=cache)).plan().runs
     except PeftlabError as error:
         return "refused", [str(error)], raw
+    except Exception as error:  # whatever it is, a user has to be told in words
+        return "tried", [f"planned: {error!r}"], raw
     of_arm = {(run.label, run.seed, run.fold): run for run in planned}
     first = next(run for run in planned if run.config is not None or run.refusal)
     if first.refusal or first.config is None:

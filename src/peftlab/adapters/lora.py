@@ -25,6 +25,7 @@ from peftlab.adapters._peft import (
 )
 from peftlab.adapters.contract import Adapted
 from peftlab.backbones.contract import Backbone
+from peftlab.errors import OptionError
 from peftlab.nn.fused_layers import Fused, fuse_layers
 from peftlab.nn.low_rank import LowRank
 from peftlab.nn.parts import Part
@@ -153,6 +154,16 @@ class Lora(PeftAdapter):
         return {name: dataclasses.replace(part, taken_out=taken.get(name)) for name, part in parts.items()}  # pyright: ignore
 
     def attach(self, backbone: Backbone, *, seed: int, ranks: Mapping[str, int] | None = None) -> Adapted:
+        """As the contract says.
+
+        Raises:
+            OptionError: an odd rank where A and B begin as halves of one orthogonal matrix.
+        """
+        odd = {name: rank for name, rank in (ranks or {"every layer": self.rank}).items() if rank % 2}
+        if self.init == "orthogonal" and odd:
+            name, rank = next(iter(odd.items()))
+            what = f"orthogonal needs even ranks, and {name} has {rank}"
+            raise OptionError(what, where="adapter.init", remedy="use another init, or (without an allocator) an even rank")
         adapted = PeftAdapter.attach(self, backbone, seed=seed, ranks=ranks)
         if self.init in ("pissa", "olora"):  # W0 gave up its principal part: the export and all measures of the update need it
             for layer in site_of_layer(adapted).values():

@@ -34,7 +34,7 @@ def watching(
         precision=attempt.precision,
         amount=amounts(task, splits, attempt.train, config.seed),
         zero_at_start=ingredients.zero_at_start,
-        fresh=functools.partial(ingredients.build, task.info.outputs, config.seed),
+        fresh=functools.partial(ingredients.build, task.info.outputs, config.seed, ranks=dict(adapted.ranks)),
     )
     probes, notes = [p for p in probes_of(options.probes) if p.in_tuning or config.purpose != "tuning"], []
     if options.shard and (without := [p.name for p in probes if p.needs_whole]):

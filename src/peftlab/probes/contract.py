@@ -30,7 +30,7 @@ class View:
     #: step -> examples that it computes with, in all processes of the run; of texts tokens, padding included
     amount: Callable[[int], int]
     zero_at_start: bool  #: the adapted model begins with the outputs of its backbone
-    #: the model as training began, made anew on the CPU, without what an allocator found by looking at data
+    #: the model as training began, made anew on the CPU: with the ranks that an allocator found in data, not the values
     fresh: Callable[[], Adapted]
 
     def examples(self, number: int) -> tuple[str, np.ndarray]:

@@ -215,7 +215,13 @@ class Ingredients:
         return dataclasses.replace(adapted.backbone, module=self.adapter.merge(adapted))
 
     def attach(
-        self, backbone: Backbone, seed: int, look: Look | None = None, task: PreparedTask | None = None, batches: Batches = ()
+        self,
+        backbone: Backbone,
+        seed: int,
+        look: Look | None = None,
+        task: PreparedTask | None = None,
+        batches: Batches = (),
+        ranks: Mapping[str, int] | None = None,
     ) -> Adapted:
         """Quantize the frozen weights, decide the starting ranks, put the adapter on.
 
@@ -227,7 +233,7 @@ class Ingredients:
             found = examine(backbone, self.quantizer, self.convert, task, batches)
         else:
             self.convert(backbone)
-        adapted = self._attach(backbone, seed, look)
+        adapted = self._attach(backbone, seed, look, ranks)
         if self.trains_quantized and (acting := self.quantizer.hook(adapted)) is not None:
             adapted.hooks.append(acting)
         if found is not None and task is not None:
@@ -235,14 +241,14 @@ class Ingredients:
             adapted.hooks.append(QuantizationReport(found, adapted, plain))
         return adapted
 
-    def _attach(self, backbone: Backbone, seed: int, look: Look | None) -> Adapted:
+    def _attach(self, backbone: Backbone, seed: int, look: Look | None, ranks: Mapping[str, int] | None) -> Adapted:
         if self.allocator is None:
             return self.adapter.attach(backbone, seed=seed)
         sites, measured = self.adapter.sites(backbone), None
         if self.allocator.needs_probe and look is not None:
             slice_fused(backbone.module, sites)
             measured = self.allocator.measure(look(backbone), sites, self.adapter.given_rank)
-        adapted = self.adapter.attach(backbone, seed=seed, ranks=self.ranks(backbone, sites, measured))
+        adapted = self.adapter.attach(backbone, seed=seed, ranks=ranks or self.ranks(backbone, sites, measured))
         adapted.seed = seed
         if measured is not None or not self.allocator.needs_probe:
             self.allocator.initialise(adapted, measured)
@@ -259,11 +265,12 @@ class Ingredients:
         look: Look | None = None,
         task: PreparedTask | None = None,
         batches: Batches = (),
+        ranks: Mapping[str, int] | None = None,
     ) -> Adapted:
-        """The whole model of a run, on its device."""
+        """The whole model of a run, on its device; ``ranks``: in place of those that its allocator would begin with."""
         backbone = self.load_backbone(outputs, seed)
         backbone.module.to(device)
-        adapted = self.attach(backbone, seed, look, task, batches)
+        adapted = self.attach(backbone, seed, look, task, batches, ranks)
         adapted.module.to(device)
         return self.fuse(adapted)
 
