@@ -16,6 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from peftlab.records.record import RunConfig
+from peftlab.study.train import Train
 
 REWRITTEN = ("config.json", "results.json", "MANIFEST.json")
 
@@ -31,7 +32,12 @@ def stretch(source: Path, target: Path, records: int, seeds: int = 10) -> int:
     for path in sorted(source.glob("runs/*/*/config.json")):
         originals[path.parent.parent.name].append(path.parent)
     copies = -(-records // (len(originals) * seeds))
-    study["arms"] = {f"{name}-{k}": copy.deepcopy(arm) for name, arm in study["arms"].items() for k in range(copies)}
+    usual = study.get("train", {}).get("learning_rate", Train().learning_rate)
+    study["arms"] = {
+        f"{name}-{k}": {**copy.deepcopy(arm), "learning_rate": arm.get("learning_rate", usual) * (1 + k / 1000)}
+        for name, arm in study["arms"].items()
+        for k in range(copies)
+    }
     study["analysis"]["baseline"] = f"{study['analysis']['baseline']}-0"
     study["seeds"] = list(range(seeds))
     study.pop("tune", None)
