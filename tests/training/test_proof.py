@@ -48,10 +48,13 @@ def test_a_gradient_of_zero_or_one_that_is_not_finite_proves_nothing(gradient: f
 
 def test_a_buffer_that_a_pass_changes_is_told_after_two_updates() -> None:
     """A layer that counts its calls, say; not after the whole of a training."""
-    trainable, calls = tensors(), torch.zeros(1)
-    movement = Movement(trainable, (), {"layer.calls": calls})
+    trainable, layer = tensors(), nn.Module()
+    layer.register_buffer("calls", torch.zeros(1))
+    layer.register_buffer("cache", torch.zeros(1), persistent=False)
+    movement = Movement(trainable, (), nn.ModuleDict({"layer": layer}))
+    layer.cache += 1
     update(trainable, movement, 1.0, 1.0)
-    calls += 1
+    layer.calls += 1
     with pytest.raises(BaseChanged, match="changes a buffer") as raised:
         update(trainable, movement, 1.0, 1.0)
     assert raised.value.where == "layer.calls"

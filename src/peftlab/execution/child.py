@@ -19,7 +19,7 @@ from typing import Any
 
 from peftlab.errors import LeaseHeld, PeftlabError, Stopped
 from peftlab.execution.protocol import Channel, Failed, Leased, Part, Reused, WorkerOptions
-from peftlab.records.commit import disk_errors, write_atomic
+from peftlab.records.commit import write_atomic
 from peftlab.records.record import RunConfig, RunError
 from peftlab.records.redact import redact, redact_all
 from peftlab.records.run_folder import FALLBACK, LOG
@@ -212,14 +212,8 @@ def _make_ready(folder: RunFolder, config_json: str, retry: str) -> None:
 def _first_again(folder: RunFolder) -> None:
     """A failed run that is tried again, and has no checkpoint to go on from, does not begin with what it fell back to: why it
     had to (memory that others held, a device) may be gone. What it was is kept as ``fallback-<n>.json``."""
-    path = folder.path / FALLBACK
-    if not path.exists() or any(folder.checkpoints.glob("*/step-*")):
-        return
-    number = 1
-    while (kept := folder.path / f"fallback-{number}.json").exists():
-        number += 1
-    with disk_errors(path):
-        path.rename(kept)
+    if not any(folder.checkpoints.glob("*/step-*")):
+        folder.set_aside(FALLBACK)
 
 
 def record(folder: RunFolder, error: BaseException, connection: Connection | None) -> int:

@@ -204,6 +204,17 @@ def stored_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{name}.stored.{i}", tensor
 
 
+def plain_buffers(model: nn.Module, *, persistent: bool = False) -> dict[str, torch.Tensor]:
+    """Name -> buffer of every layer that is not quantized; with ``persistent`` only those that a state dict keeps, no caches."""
+    return {
+        f"{name}.{own}".lstrip("."): buffer
+        for name, part in model.named_modules()
+        if not isinstance(part, QuantizedLinear)
+        for own, buffer in part.named_buffers(recurse=False)
+        if not (persistent and own in part._non_persistent_buffers_set)
+    }
+
+
 def parameter_sizes(model: nn.Module) -> dict[str, int]:
     """Parameter name -> number of parameters. The weight of a quantized layer counts as the matrix it stands for."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}

@@ -210,11 +210,19 @@ class RunFolder:
 
     def clear_error(self) -> bool:
         """Before a retry: keep ``error.json`` as the next free ``error-<n>.json``; whether there was one."""
-        path = self.path / ERROR
+        return self.set_aside(ERROR)
+
+    def set_aside(self, name: str) -> bool:
+        """Keep a JSON file of an earlier try under the next free ``<stem>-<n>.json``; whether there was one.
+
+        Raises:
+            RecordError: the disk is not writable.
+        """
+        path = self.path / name
         if not path.exists():
             return False
         number = 1
-        while (kept := self.path / f"error-{number}.json").exists():
+        while (kept := self.path / f"{path.stem}-{number}.json").exists():
             number += 1
         with commit.disk_errors(path):
             path.rename(kept)

@@ -179,11 +179,13 @@ class Task(Component, ABC):
     def fingerprint(self) -> str:
         """SHA-256 over the data (bytes or decoded values), hexadecimal. Cheap when repeated: cached by path, size and time."""
 
+    @abstractmethod
     def columns(self) -> list[str]:
-        """The columns that a new text of the task needs, those that can be left out last; none of images."""
-        if self.input_kind == "text":
-            raise NotImplementedError(f"{self.name}: a task of texts says what they are called")
-        return []
+        """The columns that a new text of the task needs, those that can be left out last; none of images.
+
+        Raises:
+            DataError: the data cannot be read, or do not tell.
+        """
 
     @abstractmethod
     def info(self) -> TaskInfo:

@@ -52,6 +52,9 @@ class ImageClassification(ClassificationTask):
         """The configured data source."""
         return source_of(self.data)
 
+    def columns(self) -> list[str]:
+        return []
+
     def info(self) -> TaskInfo:
         examples = self.source().read()
         return describe(self._splitter(examples), examples.notes)

@@ -28,7 +28,7 @@ from peftlab.training.listener import Listener, gap
 from peftlab.training.optimizers import clip, decay_changed, make_optimizer, optimizer_tensors, restore_optimizer
 from peftlab.training.passes import Passes
 from peftlab.training.precision import Precision, autocast
-from peftlab.training.proof import Movement, assert_frozen, frozen_buffers, frozen_hash
+from peftlab.training.proof import Movement, assert_frozen, frozen_hash
 from peftlab.training.recompute import enable_checkpointing
 from peftlab.training.schedule import Schedule
 from peftlab.training.selection import Selection, Selector
@@ -127,8 +127,7 @@ class Trainer:
             raise TrainingError(what, where=next(iter(self.statistics)), remedy="use --processes 1")
         self.team.align(self.learnt, base, self.step)
         unproved = self.step - self.updates.left_out < Movement.updates <= self.schedule.total - self.step
-        about = (self.trainable, self.adapted.backbone.roles.sites, frozen_buffers(self.adapted.module))
-        movement = Movement(*about) if unproved else None
+        movement = Movement(self.trainable, self.adapted.backbone.roles.sites, self.adapted.module) if unproved else None
         steps, diverged_at, saved_at = [], None, time.monotonic()
         while self.step < self.schedule.total and not self.selector.out_of_patience():
             begin, step = time.perf_counter(), self.step

@@ -11,7 +11,7 @@ from torch import nn
 
 from peftlab.errors import BaseChanged, DidNothing
 from peftlab.nn.modes import moving
-from peftlab.nn.quantized import QuantizedLinear, stored_tensors
+from peftlab.nn.quantized import plain_buffers, stored_tensors
 from peftlab.nn.roles import Site
 from peftlab.nn.tensors import tensor_hash
 
@@ -27,15 +27,8 @@ def frozen_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 def frozen_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
     """Those of the model's state, quantized layers' and statistics that move apart."""
-    moves, found = moving(module), {}
-    for name, part in module.named_modules():
-        if isinstance(part, QuantizedLinear):
-            continue
-        for own, buffer in part.named_buffers(recurse=False):
-            known = f"{name}.{own}".lstrip(".")
-            if own not in part._non_persistent_buffers_set and known not in moves:
-                found[known] = buffer
-    return found
+    moves = moving(module)
+    return {name: buffer for name, buffer in plain_buffers(module, persistent=True).items() if name not in moves}
 
 
 def frozen_hash(module: nn.Module) -> str:
@@ -78,12 +71,11 @@ class Movement:
 
     updates = 2
 
-    def __init__(
-        self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...], buffers: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, trainable: Mapping[str, nn.Parameter], sites: tuple[Site, ...], module: nn.Module | None = None) -> None:
         self.trainable = trainable
+        buffers = {} if module is None else frozen_buffers(module)
         #: that are to stand still: told by now, a layer that notes what it sees costs no whole training
-        self.buffers = {name: (buffer, tensor_hash(buffer)) for name, buffer in (buffers or {}).items()}
+        self.buffers = {name: (buffer, tensor_hash(buffer)) for name, buffer in buffers.items()}
         self.left = self.updates  #: before the verdict falls
         self.before = {name: tensor_hash(p) for name, p in trainable.items()}
         self.had_gradient: set[str] = set()

@@ -21,7 +21,7 @@ import torch
 from peftlab.adapters.contract import Adapted
 from peftlab.nn.last_block import LastBlock
 from peftlab.nn.modes import unmoved
-from peftlab.nn.quantized import QuantizedLinear
+from peftlab.nn.quantized import plain_buffers
 from peftlab.nn.seeding import default_generator
 from peftlab.nn.stacked import Joint, Seat, Unstackable, join
 from peftlab.training.noise import noised
@@ -207,9 +207,7 @@ class Stack:
         Raises:
             Unstackable: it does, and others would compute with it.
         """
-        parts = ((n, part) for n, part in request.adapted.module.named_modules() if not isinstance(part, QuantizedLinear))
-        buffers = {f"{n}.{own}": buffer for n, part in parts for own, buffer in part.named_buffers(recurse=False)}
-        with unmoved(buffers) as changed:
+        with unmoved(plain_buffers(request.adapted.module)) as changed:
             self._alone(request)
         if changed:
             raise Unstackable(f"its forward pass changes what later ones compute ({changed[0]})")
