@@ -28,6 +28,9 @@ COUNT = 24
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Task(CausalTask):
+    def columns(self) -> list[str]:
+        return ["text"]
+
     def source(self) -> Source:
         raise NotImplementedError
 
