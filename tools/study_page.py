@@ -19,7 +19,7 @@ from PIL import Image
 from peftlab.analysis.analyze import read_findings
 from peftlab.analysis.findings import Finding, Findings
 from peftlab.analysis.layers import AdaptiveRow, Layers, ModuleMap
-from peftlab.analysis.tuned import arm_names, arm_of, extent, folded, values_text
+from peftlab.analysis.tuned import arm_names, arm_of, extent, folded, named_once, values_text
 from peftlab.analysis.words import (
     is_exponential,
     listed,
@@ -254,19 +254,20 @@ def _tuning(folder: Path) -> str:
     searched = "; ".join(f"{key}: {extent(values)}" for key, values in raw.get("space", raw["grid"]).items())
     given = f"got {raw['chosen'][0]['trials']} trials ({raw['sampler']}" if drawn else "was tuned on the same grid ("
     over = "what was searched" if drawn else "the grid"
-    names = arm_names(map(arm_of, raw["chosen"]))
+    arms = [arm_of(choice) for choice in raw["chosen"]]
+    names = arm_names(arms)
     every = "Every arm, in each fold by itself," if folded(names) else "Every arm"
     lines = [f"{every} {given}{'; ' if drawn else ''}{searched}), tuning seeds {raw['seeds']}, on validation data:", ""]
     lines += [f"| arm | chosen | validation | at the edge of {over} |", "|---|---|--:|---|"]
     for choice in raw["chosen"]:
         values = values_text(choice["values"]).replace(" = ", " ")
         lines.append(f"| {names[arm_of(choice)]} | {values} | {choice['mean']:.4g} | {', '.join(choice['at_edge'])} |")
-    if tied := [names[arm_of(choice)] for choice in raw["chosen"] if choice.get("tied", 1) > 1]:
+    if tied := named_once([arm_of(choice) for choice in raw["chosen"] if choice.get("tied", 1) > 1], arms):
         lines += [
             "",
             f"Of {listed(tied)} several values share the best mean, and the first was taken: the data did not tell them apart.",
         ]
-    if edge := [names[arm_of(choice)] for choice in raw["chosen"] if choice["at_edge"]]:
+    if edge := named_once([arm_of(choice) for choice in raw["chosen"] if choice["at_edge"]], arms):
         lines += [
             "",
             f"A {'value' if drawn else 'rate'} beyond {over} might have suited {listed(edge)} better: what counts against them "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftlab.analysis.tuned import arm_names, arm_of, by_fold, chosen_sentences, not_given
+from peftlab.analysis.tuned import arm_names, arm_of, by_fold, chosen_sentences, named_once, not_given
 
 
 def entry(label: str, fold: int, **more: Any) -> dict[str, Any]:
@@ -17,6 +17,13 @@ def test_arms_are_named_by_what_tells_them_apart() -> None:
     assert [*arm_names([("a", "b", "t", 0), ("a", "b", "t", 1)]).values()] == ["a, fold 0", "a, fold 1"]
     assert [*arm_names([("a", "b", "t", 0), ("a", "x", "t", 2)]).values()] == ["a (b), fold 0", "a (x), fold 2"]
     assert arm_of({"label": "a", "fold": None}) == ("a", "", "", 0), "a record that is damaged"
+
+
+def test_an_arm_is_named_once_with_the_folds_that_are_meant() -> None:
+    every = [(label, "b", "t", fold) for label in ("a", "c") for fold in range(3)]
+    assert named_once(every, every) == ["a", "c"] and named_once([], every) == []
+    assert named_once([every[0], every[2], every[4]], every) == ["a (folds 0 and 2)", "c (fold 1)"]
+    assert named_once([("a", "b", "t", 0)], [("a", "b", "t", 0), ("a", "x", "t", 0)]) == ["a (b)"]
 
 
 def test_what_holds_of_every_fold_is_said_once() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ def samples(kind: str) -> list[Sample]:
     found = []
     for name in registry.components(kind):
         path = SAMPLES / f"{kind}_{name}.yaml"
-        listed = parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else [{"spec": {}}]
-        found += [Sample(name, e["spec"], e.get("not_on", {}), e.get("fixed_start", False)) for e in listed]
+        for entry in copy.deepcopy(_listed(path)) if path.is_file() else [{"spec": {}}]:  # nobody changes another's
+            found.append(Sample(name, entry["spec"], entry.get("not_on", {}), entry.get("fixed_start", False)))
     return found
+
+
+@functools.cache
+def _listed(path: Path) -> list[dict[str, Any]]:
+    return parse_yaml(path.read_text(encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True)

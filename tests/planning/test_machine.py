@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import psutil
@@ -33,6 +35,22 @@ def test_a_worker_that_cannot_be_loaded_is_a_typed_error(tmp_path: Path) -> None
         Machine.here(tmp_path, device="cpu", worker="peftlab.no_such_module")
     assert "peftlab.planning.calibration" in caught.value.remedy
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("age_s", "stands"), [(0, True), (machine._STANDS_S - 60, True), (machine._STANDS_S, False), (-3600, False)]
+)
+def test_what_was_measured_stands_for_a_day(tmp_path: Path, age_s: float, stands: bool) -> None:
+    worker = "peftlab.no_such_module"  # asked only if it is measured anew
+    file = machine.measured_file(tmp_path, "machine", "cpu", worker)
+    file.write_text(json.dumps(dict.fromkeys(machine._MEASURED, 7.0)))
+    then = time.time() - age_s
+    os.utime(file, (then, then))
+    if stands:
+        assert Machine.here(tmp_path, device="cpu", worker=worker).process_mb == 7.0
+    else:
+        with pytest.raises(PeftlabError, match="no_such_module"):
+            Machine.here(tmp_path, device="cpu", worker=worker)
 
 
 def test_measuring_that_does_not_end_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

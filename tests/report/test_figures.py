@@ -7,6 +7,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +25,8 @@ from peftlab.registry import components
 from peftlab.report.bundle import bundles
 from peftlab.report.drawing import luminance, wants_light
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import MARKERS, PALETTE, inline_svg, looks, save, settle, style, thousands
+from peftlab.report.style import MARKERS, PALETTE, looks, save, settle, style, thousands
+from peftlab.report.svg import FEW, inline_svg
 from tests.report.diagnostics import write_diagnostics
 from tests.report.fixtures import STUDY, Options, write_results
 from tests.report.gradients import write_gradients
@@ -233,6 +235,17 @@ def test_lines_can_be_seen_on_a_dark_page(cls: type[Figure], bundle: Bundle) -> 
     strokes = set(re.findall(r"stroke:\s*(#[0-9a-f]{6})", inline_svg(canvas, cls.name, "words")))
     unseen = [color for color in strokes if (luminance(color) + 0.05) / (luminance("#1b1f25") + 0.05) < 3]
     assert wants_light(canvas) or unseen == []
+
+
+@pytest.mark.parametrize("cls", FIGURES, ids=lambda c: c.name)
+def test_every_class_has_a_rule_and_every_rule_is_used(cls: type[Figure], bundle: Bundle) -> None:
+    with style():
+        canvas = settle(cls().draw(bundle))
+    svg = inline_svg(canvas, cls.name, "words")
+    ElementTree.fromstring(svg)  # well formed
+    named, used = set(re.findall(r"svg\.figure \.([\w-]+)\{", svg)), re.findall(r' class="([^"]*)"', svg)
+    assert used[0] == "figure" and set(used[1:]) == named
+    assert all(used.count(name) > FEW for name in named)
 
 
 def test_luminance() -> None:

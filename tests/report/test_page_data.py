@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks._stretch import stretch
 from peftlab.analysis.findings import Findings
 from peftlab.analysis.words import is_share, show, show_difference, show_interval, show_p
 from peftlab.report.build import build_report
 from peftlab.report.html import runs
-from peftlab.report.html.runs import MOST_POINTS, Pool, number, scalars, thinned
+from peftlab.report.html.runs import MOST_POINTS, number, scalars, thinned
+from peftlab.report.html.shared import Pool, grouped_facts, told_facts
 from tests.report.diagnostics import write_diagnostics
 from tests.report.fixtures import LEVELS, STUDY, Options, write_results, write_unlike_settings
 from tests.report.gradients import write_gradients
@@ -56,8 +59,7 @@ def test_every_run_is_there_with_what_it_left(tmp_path: Path) -> None:
             results = json.loads((folder / run["where"] / "results.json").read_text())
             assert run["metrics"]["test"]["accuracy"] == pytest.approx(results["metrics"]["test"]["accuracy"], rel=1e-5)
             assert len(data["steps"][run["curves"]["train"][0]]) == len(run["curves"]["validation"][2]) == 5
-    place, *values = run_of(runs, "lora-all")["facts"]
-    told = dict(zip(data["keys"][place], values, strict=True))
+    told = told_facts(data["facts"], run_of(runs, "lora-all")["facts"])
     assert told["base_check.unchanged"] is True and told["memory.measured_peak_mb"] > 50
     assert len(data["steps"][run_of(runs, "lora[rank=2]")["gradients"][0]]) == 18
 
@@ -83,7 +85,7 @@ def test_every_number_that_is_compared_is_one_of_the_findings(tmp_path: Path) ->
     named = [(pairs.arms[a], pairs.arms[b]) for a, b in zip(pairs.first, pairs.second, strict=True)]
     assert [(labels[a], labels[b]) for a, b in zip(setting["pairs"]["first"], setting["pairs"]["second"], strict=True)] == named
     assert setting["pairs"]["estimate"] == pytest.approx(pairs.estimate, rel=1e-3)
-    assert setting["pairs"]["verdict"] == pairs.verdict
+    assert [setting["pairs"]["verdicts"][place] for place in setting["pairs"]["verdict"]] == pairs.verdict
 
 
 SAME = {label: (0.9, 0.0, *rest) for label, (_, _, *rest) in LEVELS.items()}
@@ -188,6 +190,23 @@ def test_equal_values_are_kept_once() -> None:
     pool = Pool()
     assert [pool.place(v) for v in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1})] == [0, 0, 1]
     assert pool.values == [{"a": 1, "b": 2}, {"a": 1}]
+
+
+VALUES = st.one_of(st.booleans(), st.integers(-2, 2), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(["", "1", "cpu"]))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), VALUES), max_size=6))
+def test_what_runs_say_alike_is_kept_once_and_nothing_else_is_taken_for_it(told: list[dict[str, Any]]) -> None:
+    facts = {Path(str(k)): values for k, values in enumerate(told)}
+    groups, short = grouped_facts(facts)
+    for run, values in facts.items():
+        back = told_facts(groups, short[run])
+        assert list(back) == list(values) and all(type(back[k]) is type(v) and back[k] == v for k, v in values.items())
+    for place, group in enumerate(groups):
+        runs = [facts[run] for run in facts if short[run][0] == place]
+        for name, same in zip(group["names"], group["same"], strict=True):
+            alike = len({(type(values[name]), values[name]) for values in runs}) == 1
+            assert (same is not None) is alike
 
 
 @pytest.mark.usefixtures("only_drawn_by_the_page")

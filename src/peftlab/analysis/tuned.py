@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from peftlab.analysis.words import plural, show
+from peftlab.analysis.words import listed, plural, show
 
 #: label, backbone, task, fold: each fold is tuned by itself
 Arm = tuple[str, str, str, int]
@@ -39,6 +39,18 @@ def _without_folds(arms: Iterable[Arm]) -> dict[Arm, str]:
     found = list(arms)
     varying = [i for i in (1, 2) if len({arm[i] for arm in found}) > 1]
     return {arm: arm[0] + (f" ({', '.join(str(arm[i]) for i in varying)})" if varying else "") for arm in found}
+
+
+def named_once(some: Iterable[Arm], every: Iterable[Arm]) -> list[str]:
+    """Names of some arms, each once, with its folds where something is said of a part of them: ``lora (folds 0 and 2)``."""
+    names, folds = _without_folds(every), defaultdict[str, list[int]](list)
+    for arm in some:
+        folds[names[arm]].append(arm[3])
+    whole = Counter(names.values())
+    return [
+        name if len(mine) == whole[name] else f"{name} (fold{'s' * (len(mine) > 1)} {listed([str(k) for k in mine])})"
+        for name, mine in folds.items()
+    ]
 
 
 def values_text(values: Mapping[str, Any]) -> str:

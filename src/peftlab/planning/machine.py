@@ -1,4 +1,4 @@
-"""What this machine has and how fast it is: measured once, kept in the cache folder, used by predictions only."""
+"""What this machine has and how fast it is: measured once a day, kept in the cache folder, used by predictions only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from peftlab.training.precision import resolve_device
 _DECIDES = ("torch", "transformers", "peft", "timm", "scikit-learn", "numpy", "peftlab")
 _MEASURED = ("process_mb", "product_flops_per_s", "bandwidth_bytes_per_s", "overhead_s", "efficiency")
 _TIMEOUT_S = 300
+#: for so long a measurement stands: pages of libraries that a process is charged with come and go with what the kernel keeps of
+#: their files (100 of 800 MB between a machine just set up and the same one hours later), and a machine can become another one
+_STANDS_S = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +51,10 @@ class Machine:
 
     @classmethod
     def here(cls, cache: Path, *, device: str = "auto", worker: str = "peftlab.execution.preload:preload") -> Machine:
-        """This machine. The first call takes some ten seconds: a process imports what a worker imports, and trains a little.
+        """This machine. The first call of a day takes ten seconds: a process imports what a worker imports, and trains a little.
 
         Args:
-            cache: folder for what was measured; a new one is made per combination of versions and host.
+            cache: folder for what was measured; a file for each combination of versions and host, anew after a day.
             device: "auto", "cpu", "cuda" or "mps".
             worker: ``module:function`` that loads what a worker process has loaded when its run starts.
         """
@@ -105,7 +109,8 @@ def _measured(cache: Path, device: str, worker: str) -> dict[str, float]:
     """What :mod:`peftlab.planning.calibration` measured, from the cache folder or anew."""
     file = measured_file(cache, "machine", device, worker)
     try:
-        return {name: float(json.loads(file.read_text())[name]) for name in _MEASURED}
+        if 0 <= time.time() - file.stat().st_mtime < _STANDS_S:
+            return {name: float(json.loads(file.read_text())[name]) for name in _MEASURED}
     except (OSError, ValueError, KeyError):  # not there, or not whole
         pass
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as Canvas
 
 from peftlab.registry import components
 from peftlab.report.figures.contract import Bundle, Figure
-from peftlab.report.style import COLUMN_WIDTH_IN, DARK_LINE, PALETTE, inline_svg, save, settle, style
+from peftlab.report.style import COLUMN_WIDTH_IN, DARK_LINE, PALETTE, save, settle, style
+from peftlab.report.svg import inline_svg
 
 DARKEST = 0.14  #: luminance that has a contrast of 3 to the page's dark cards (#1b1f25)
 
@@ -49,7 +50,7 @@ def draw(figure: Figure, bundle: Bundle, target: Path, suffix: str, eps: bool) -
 def wants_light(canvas: Canvas) -> bool:
     """Whether a figure needs a light ground on a dark page too: it has cells, or lines in dark colours that stand for a quantity.
 
-    Other dark colours are the page's own there (:func:`peftlab.report.style.inline_svg`).
+    Other dark colours are the page's own there (:func:`peftlab.report.svg.inline_svg`).
     """
     own = {color.lower() for color in (*PALETTE, DARK_LINE, "#000000")}
     cells = any(axes.images or any(isinstance(c, QuadMesh) for c in axes.collections) for axes in canvas.axes)

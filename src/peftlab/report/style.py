@@ -30,7 +30,6 @@ COLUMN_WIDTH_IN = 5.5  #: text width of a single-column paper
 WIDE_IN = 7.2
 MOST_OVERHANG = 0.05  #: of a label, as a share of the figure, for which room is made
 DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its text, which can be seen on a dark ground too
-LARGEST_SCALE = 1.05  #: of a figure on the page
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
 MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
@@ -213,44 +212,3 @@ def _save_eps(figure: Figure, path: Path) -> Path:
         opaque(figure).savefig(stream, format="eps", metadata={"Creator": "peftlab"})
     path.write_text(re.sub(r"%%CreationDate:.*\n", "", stream.getvalue()), encoding="latin-1")
     return path
-
-
-def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an SVG element for a page: no fixed size, colours of arms, text and lines the page's own (``--c0`` ...), ids
-    unique by ``name``."""
-    stream = StringIO()
-    with style():
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg).replace('href="#', f'href="#{name}-')
-    svg = svg.replace("#000000", "currentColor").replace(DARK_LINE.lower(), "currentColor")
-    for index, color in enumerate(PALETTE):
-        svg = svg.replace(color.lower(), f"var(--c{index})")
-    svg = _compact(svg)
-    opening = f'<svg role="img" aria-label="{_attribute(description)}" class="figure"'
-    svg = re.sub(r'<svg ((?:[^>]*?))\bheight="[\d.]+pt"', r"<svg \1", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?)\bwidth="([\d.]+)pt"', _limited_width, svg, count=1)
-    return svg.replace("<svg", opening, 1)
-
-
-def _compact(svg: str) -> str:
-    """A third smaller, the same picture: hundredths of a point, groups without names, no turns by nothing, the page's font."""
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*|font-size: ([\d.]+)px; font-family: [^;\"]*", r"font-size: \1\2px", svg)
-    svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"(?<=>)\s+(?=<)", "", svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg)
-    return re.sub(r'style="[^"]*"', lambda rules: rules[0].replace("; ", ";").replace(": ", ":"), svg)
-
-
-def _limited_width(match: re.Match[str]) -> str:
-    """As wide as the page allows, but no larger than its letters, of 12 points, are beside the page's."""
-    return f'{match[1]} style="max-width:{LARGEST_SCALE * float(match[2]):.0f}pt"'
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

@@ -136,7 +136,9 @@ def _pairs(findings: Findings, bundle: Bundle) -> dict[str, list[Any]] | None:
         ("estimate", pairs.estimate, None), ("low", pairs.low, BOUND_DIGITS), ("high", pairs.high, BOUND_DIGITS),
         ("p", pairs.p, P_DIGITS), ("q", pairs.p_adjusted, P_DIGITS), ("r", pairs.correlation, P_DIGITS),
     )  # fmt: skip
+    verdicts = sorted(set(pairs.verdict))
     return {
         "first": [index[i] for i in pairs.first], "second": [index[i] for i in pairs.second], "n": list(pairs.n),
-        **{name: [number(v, digits) for v in column] for name, column, digits in columns}, "verdict": list(pairs.verdict),
+        **{name: [number(v, digits) for v in column] for name, column, digits in columns},
+        "verdicts": verdicts, "verdict": [verdicts.index(v) for v in pairs.verdict],
     }  # fmt: skip

@@ -18,6 +18,7 @@ from peftlab.analysis import words
 from peftlab.analysis.findings import AnalysisPlan, ArmSummary, Findings
 from peftlab.report.html.data import look, safe_json, visible
 from peftlab.report.html.design import design, title
+from peftlab.report.html.shared import told_facts
 from peftlab.study.schema import Margin
 
 _HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ def render(findings: Findings, settings: list[Mapping[str, Any]], facts: Mapping
     """
     code, plan, told = script(), findings.plan, design(findings)
     shown = [{**s, "looks": {label: look(value) for label, value in s["looks"].items()}} for s in settings]
-    runs = [_run_row(run, data["keys"]) for run in data["runs"]]
+    runs = [_run_row(run, data["facts"]) for run in data["runs"]]
     template = _jinja().get_template("report.html.j2")
     page = template.render(
         findings=findings,
@@ -141,10 +142,9 @@ def _seeds(findings: Findings) -> str:
     return ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{seeds[0]} … {seeds[-1]} ({len(seeds)})"
 
 
-def _run_row(run: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+def _run_row(run: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One row of the table of runs."""
-    facts = run.get("facts")
-    by_key = dict(zip(keys[facts[0]], facts[1:], strict=True)) if facts else {}
+    by_key = told_facts(groups, run["facts"]) if "facts" in run else {}
     error = run.get("error")
     told = "; ".join([*run.get("flags", []), *([f"{error.get('type', '')}: {error.get('what', '')}"] if error else [])])
     kept = {key: run.get(key) for key in ("id", "arm", "task", "backbone", "seed", "fold", "status", "value", "s", "a")}

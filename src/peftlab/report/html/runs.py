@@ -17,6 +17,7 @@ from peftlab.analysis.frame import Frame
 from peftlab.analysis.planned import canonical, task_names
 from peftlab.analysis.reading import RunRecord, flatten, metric_lines, read_json
 from peftlab.report.figures.contract import Bundle
+from peftlab.report.html.shared import Pool, grouped_facts
 
 MOST_POINTS = 80  #: of a curve; longer ones are thinned, first and last kept
 CURVE_DIGITS = 5  #: significant digits of its values
@@ -35,21 +36,6 @@ _LEFT_OUT = frozenset("metrics higher_is_better run_id schema_version status fla
 Unit = tuple[str, str, str, int, int]
 
 
-class Pool:
-    """Equal values kept once: :meth:`place` gives the index of a value."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._places: dict[str, int] = {}
-
-    def place(self, value: Any) -> int:
-        key = f"={value}" if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        if key not in self._places:
-            self._places[key] = len(self.values)
-            self.values.append(value)
-        return self._places[key]
-
-
 def run_details(records: Iterable[RunRecord]) -> dict[Path, dict[str, Any]]:
     """Run folder -> what the run says of itself; most of the work, and none of it needs the findings."""
     return {record.folder: _details(record) for record in records}
@@ -57,13 +43,14 @@ def run_details(records: Iterable[RunRecord]) -> dict[Path, dict[str, Any]]:
 
 def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
     """``runs`` in the order of settings, arms and seeds, and the pools they point into. ``details``: by :func:`run_details`."""
-    pools = {name: Pool() for name in ("keys", "steps", "configs", "environments", "packages", "ranks")}
+    pools = {name: Pool() for name in ("steps", "configs", "environments", "packages", "ranks")}
     places = {(b.task, b.backbone): i for i, b in enumerate(bundles)}
     arms = [{arm.label: k for k, arm in enumerate(b.arms)} for b in bundles]
     names = task_names(record.config.task for record in frame.records)
     curves, norms, ranks = _curves(bundles), _norms(bundles), _total_ranks(bundles)
     outcomes = _outcomes(frame)
     order = {label: i for i, label in enumerate(frame.arms)}
+    groups, facts = grouped_facts({record.folder: details[record.folder]["facts"] for record in frame.records})
     found: list[tuple[Any, dict[str, Any]]] = []
     for record in frame.records:
         config, task = record.config, names[canonical(record.config.task)]
@@ -73,7 +60,8 @@ def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Ma
             "id": record.folder.name, "s": setting, "a": arms[setting].get(config.label, -1) if setting >= 0 else -1,
             "arm": config.label, "task": task, "backbone": config.backbone, "seed": config.seed, "fold": config.fold,
             "where": record.folder.relative_to(frame.folder).as_posix(), **_status(record), **outcomes.get(unit[:5], {}),
-            **_interned(details[record.folder], pools), "metrics": _metrics(details[record.folder]["metrics"], frame.metric),
+            **_interned(details[record.folder], pools), "facts": facts[record.folder],
+            "metrics": _metrics(details[record.folder]["metrics"], frame.metric),
             "gradients": _at(norms.get(unit), pools), "ranks": _at(ranks.get(unit), pools),
             "curves": {
                 split: _at(columns, pools) for split, columns in (curves.get(unit) or _broken_off(record, frame.metric)).items()
@@ -83,7 +71,7 @@ def runs_data(frame: Frame, bundles: Sequence[Bundle], details: Mapping[Path, Ma
         found.append((key, {name: value for name, value in entry.items() if value not in (None, [], "", {})}))
     found += [((len(bundles), len(order), 0, 0), entry) for entry in _without_outcome(frame)]
     found.sort(key=lambda pair: (*pair[0], pair[1]["id"]))
-    return {"runs": [entry for _, entry in found], **{name: pool.values for name, pool in pools.items()}}
+    return {"runs": [entry for _, entry in found], "facts": groups, **{name: pool.values for name, pool in pools.items()}}
 
 
 def _without_outcome(frame: Frame) -> list[dict[str, Any]]:
@@ -126,10 +114,9 @@ def _metrics(measured: Mapping[str, Mapping[str, Any]] | None, declared: str) ->
 
 def _interned(details: Mapping[str, Any], pools: Mapping[str, Pool]) -> dict[str, Any]:
     """With what many runs have in common kept once."""
-    facts = [pools["keys"].place(list(details["facts"])), *details["facts"].values()]
     modules = None if details["modules"] is None else pools["ranks"].place(details["modules"])
     common = {name: pools[f"{name}s"].place(details[name]) for name in ("config", "environment")}
-    return {**details, **common, "packages": pools["packages"].place(details["packages"]), "facts": facts, "modules": modules}
+    return {**details, **common, "packages": pools["packages"].place(details["packages"]), "modules": modules}
 
 
 def _at(columns: list[list[Any]] | None, pools: Mapping[str, Pool]) -> list[Any] | None:

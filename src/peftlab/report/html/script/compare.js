@@ -10,8 +10,8 @@ function exploratoryOf(setting, a, b) {
   if (!p) return null;
   const k = p.first.findIndex((first, i) => (first === a && p.second[i] === b) || (first === b && p.second[i] === a));
   if (k < 0) return null;
-  const found = Object.fromEntries(["estimate", "low", "high", "p", "q", "n", "r", "verdict"].map((name) => [name, p[name][k]]));
-  return { ...found, sign: p.first[k] === a ? 1 : -1, declared: data.pairs_declared, raced: data.pairs_declared, sentences: [] };
+  const found = Object.fromEntries(["estimate", "low", "high", "p", "q", "n", "r"].map((name) => [name, p[name][k]]));
+  return { ...found, verdict: p.verdicts[p.verdict[k]], sign: p.first[k] === a ? 1 : -1, declared: data.pairs_declared, raced: data.pairs_declared, sentences: [] };
 }
 const turned = { better: "worse", worse: "better" };
 

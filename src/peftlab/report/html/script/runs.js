@@ -57,9 +57,9 @@ function rival(run) {
 
 function factGroups(run) {
   const groups = new Map();
-  const [place, ...values] = run.facts || [];
-  values.forEach((value, i) => {
-    const [group, ...rest] = data.keys[place][i].split(".");
+  const [place, ...own] = run.facts || [], told = data.facts[place] || { names: [], same: [] };
+  told.names.forEach((full, i) => {
+    const value = told.same[i] ?? own.shift(), [group, ...rest] = full.split(".");
     const name = rest.length ? group : "run";
     groups.set(name, [...(groups.get(name) || []), [rest.length ? rest.join(".") : group, value]]);
   });
