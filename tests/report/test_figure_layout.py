@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from matplotlib.axis import Axis
@@ -107,6 +108,27 @@ def test_texts_stay_in_the_picture_and_apart(cls: type[Figure], bundle: Bundle) 
     assert odd_steps(figure) == []
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_no_line_goes_through_the_name_of_another(tmp_path: Path, metric: str) -> None:
+    """The baseline's and the margin's, one per cent apart: the margin is the lower where higher is better, else the upper."""
+    analysis = {"metric": metric, "baseline": "full", "margin": {"relative": 0.01}}
+    options = Options(failed=(), diverged=(), flags={}, study={**STUDY, "analysis": analysis})
+    bundle = bundle_of(recorded(write_results(tmp_path, options)))
+    (cls,) = (cls for cls in FIGURES if cls.name == "accuracy_vs_parameters")
+    with style():
+        figure = settle(cls().draw(bundle))
+        names = [box for text, box in written(figure) if text in ("full", "1 % margin") and box.height < figure.bbox.height / 2]
+    (axes,) = figure.axes
+    lines = [line for line in axes.lines if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2]
+    heights = [float(axes.transData.transform((1, line.get_ydata()[0]))[1]) for line in lines]
+    assert len(names) >= 2 and len(heights) >= 2
+    named = [
+        box for box in names if axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
+    ]  # those beside the lines, not the legend's
+    assert len(named) == 2
+    assert [height for height in heights for box in named if box.y0 + 1 < height < box.y1 - 1] == []
+
+
 def test_the_check_sees_an_overlap() -> None:
     with style():
         figure = Canvas(figsize=(3, 2))
@@ -121,7 +143,7 @@ def test_the_check_sees_an_odd_step() -> None:
     assert odd_steps(figure) == pytest.approx([4, 8, 8])
 
 
-@pytest.mark.parametrize(("low", "high"), [(30_000, 44_000), (970, 460_000), (4_042, 50_122), (5_000, 5_000)])
+@pytest.mark.parametrize(("low", "high"), [(30_000, 44_000), (970, 460_000), (4_042, 50_122), (8_960, 260_032), (5_000, 5_000)])
 def test_counts_on_a_narrow_panel(low: float, high: float) -> None:
     with style():
         figure = Canvas(figsize=(2.4, 2), layout="constrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ MOST_OVERHANG = 0.05  #: of a label, as a share of the figure, for which room is
 DARK_LINE = "#3A3A3A"  #: of intervals and zeros; in the page the colour of its text, which can be seen on a dark ground too
 PNG_LEVEL = 3  #: of 9: two thirds of the time of the usual 6, for files a little larger
 CHARACTER_IN, HANDLE_IN, ROW_IN = 0.088, 0.42, 0.215  #: of a legend: a letter, the sign before it with its gaps, a row
+COUNT_PT = 36  #: of a count on an axis, with a gap to the next
 MOST_LABELS = 12  #: beyond this, colours stand for arms of the study file, not for every value of their grids
 
 RC: dict[str, Any] = {
@@ -157,7 +159,9 @@ def log_counts(axes: Axes, values: Sequence[float]) -> None:
         if high / low < 4:  # a logarithmic locator would name every even step
             axes.xaxis.set_major_locator(even_ticks(3))
         elif high / low < 30:
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            width_pt = axes.get_position().width * axes.get_figure(root=True).get_figwidth() * 72  # pyright: ignore[reportOptionalMemberAccess]
+            apart_pt = math.log10(2) / math.log10(high / low) * width_pt  # of 1 and 2, and of 5 and 10
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if apart_pt >= COUNT_PT else (1.0, 3.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

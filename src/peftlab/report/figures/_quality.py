@@ -64,15 +64,17 @@ def draw_baseline(axes: Axes, bundle: Bundle, *, words: bool = True) -> None:
     axes.axhline(base.mean, color="#7F7F7F", linewidth=1.2, zorder=1)
     axes.axhline(limit, color="#7F7F7F", linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     if words:
-        name_line(axes, limit, f"{show_margin(bundle.margin, bundle.findings.plan.metric)} margin")
-        name_line(axes, base.mean, short(base.label, 24), left=True)
+        highest = max(limit, base.mean)  # each name on the side where the other line is not, however near they are
+        name_line(axes, limit, f"{show_margin(bundle.margin, bundle.findings.plan.metric)} margin", above=limit == highest)
+        name_line(axes, base.mean, short(base.label, 24), left=True, above=base.mean == highest)
 
 
-def name_line(axes: Axes, height: float, text: str, *, left: bool = False) -> None:
-    """What a line across stands for, written just above one of its ends."""
+def name_line(axes: Axes, height: float, text: str, *, left: bool = False, above: bool = True) -> None:
+    """What a line across stands for, written at one of its ends, just above or below it."""
     axes.annotate(
-        text, (0 if left else 1, height), xycoords=("axes fraction", "data"), xytext=(3 if left else -2, 3),
-        textcoords="offset points", ha="left" if left else "right", va="bottom", fontsize=9.5, color="#000000", alpha=0.65,
+        text, (0 if left else 1, height), xycoords=("axes fraction", "data"), xytext=(3 if left else -2, 3 if above else -3),
+        textcoords="offset points", ha="left" if left else "right", va="bottom" if above else "top", fontsize=9.5,
+        color="#000000", alpha=0.65,
     )  # fmt: skip
 
 
