@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from peftlab.api.engines import Where
 from peftlab.errors import MissingExtra, OptionError
 from peftlab.execution.here import Here
-from peftlab.execution.ray.cluster import Node, connect, remarks, told
+from peftlab.execution.ray.cluster import Node, connect, remarks, told, with_own_files
 from peftlab.execution.ray.engine import RayEngine
 from peftlab.execution.ray.machines import Machines
 from peftlab.execution.ray.passport import differences, passport, survey, watched
@@ -87,6 +88,13 @@ def test_one_node_apart_makes_all_work_on_copies(tmp_path: Path) -> None:
     mixed = machines(tmp_path, node(), node(shared=False))
     assert not RayEngine(machines=mixed, cache=tmp_path).one_disk and "1 do not see the disk" in remarks(mixed.nodes)[0]
     assert not RayEngine(machines=alike, cache=tmp_path, share=False).one_disk
+
+
+def test_who_is_asked_for_models_and_data() -> None:
+    here = dataclasses.replace(node(), host=platform.node())
+    elsewhere, apart = node(), dataclasses.replace(here, shared=False)
+    idle = dataclasses.replace(elsewhere, resources={"memory": 8 * GB})
+    assert with_own_files([here, elsewhere, apart, idle]) == [elsewhere, apart]
 
 
 def test_versions_that_differ_are_told_by_name() -> None:

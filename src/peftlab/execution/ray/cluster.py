@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import signal
 import socket
@@ -172,8 +173,15 @@ def remarks(nodes: Sequence[Node]) -> list[str]:
     return [*said, *(f"{host}: {', '.join(found)}: results may differ in the last bits" for host, found in unlike.items())]
 
 
+def with_own_files(nodes: Iterable[Node]) -> list[Node]:
+    """Those that compute and may have other models and data than this machine: a disk that is shared for the results need not be
+    the one that models lie on."""
+    computing = [node for node in nodes if any(node.resources.get(name) for name in ("CPU", "GPU"))]
+    return [node for node in computing if not node.shared or node.host != platform.node()]
+
+
 def check_sources(nodes: Iterable[Node], configs: Iterable[RunConfig]) -> None:
-    """Data and backbones must be the same on nodes that do not share the disk.
+    """Data and backbones must be the same on all nodes that may have others.
 
     Raises:
         PlanRefused: they are not.
@@ -185,9 +193,8 @@ def check_sources(nodes: Iterable[Node], configs: Iterable[RunConfig]) -> None:
         (config.backbone, json.dumps(config.task, sort_keys=True)): (config.backbone_fingerprint, config.data_fingerprint)
         for config in configs
     }
-    apart = [node for node in nodes if not node.shared and any(node.resources.get(name) for name in ("CPU", "GPU"))]
     task = ray.remote(max_calls=1)(fingerprints)
-    asked = [(node, on_node(task, node.id, max_retries=0).remote(list(wanted))) for node in apart]
+    asked = [(node, on_node(task, node.id, max_retries=0).remote(list(wanted))) for node in with_own_files(nodes)]
     wrong = []
     for node, reference in asked:
         for ((backbone, text), ours), theirs in zip(wanted.items(), ray.get(reference), strict=True):
