@@ -31,10 +31,10 @@ def test_what_holds_of_every_fold_is_said_once() -> None:
     said = not_given({"seeds": [100], "trials": [], "chosen": chosen})
     assert said == [
         "a: has no adapter.rank; its trials were over learning_rate.",
-        "a, folds 0, 2: the best learning_rate is at the edge of what was searched; a better one may lie outside.",
+        "a (folds 0 and 2): the best learning_rate is at the edge of what was searched; a better one may lie outside.",
     ]
     trial = {"label": "a", "backbone": "b", "task": "t", "values": {"learning_rate": 1e-3}, "seed": 100, "fold": 2, "value": 0.5}
-    assert "a, fold 2: nothing was chosen." in not_given({"seeds": [100], "trials": [trial], "chosen": chosen[:2]})
+    assert "a (fold 2): nothing was chosen." in not_given({"seeds": [100], "trials": [trial], "chosen": chosen[:2]})
 
 
 def test_time_is_that_of_all_folds() -> None:

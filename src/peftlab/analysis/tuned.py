@@ -47,10 +47,12 @@ def named_once(some: Iterable[Arm], every: Iterable[Arm]) -> list[str]:
     for arm in some:
         folds[names[arm]].append(arm[3])
     whole = Counter(names.values())
-    return [
-        name if len(mine) == whole[name] else f"{name} (fold{'s' * (len(mine) > 1)} {listed([str(k) for k in mine])})"
-        for name, mine in folds.items()
-    ]
+    return [_with_folds(name, mine, whole[name]) for name, mine in folds.items()]
+
+
+def _with_folds(name: str, some: Collection[int], count: int) -> str:
+    """An arm and of which of its ``count`` folds something is said; the arm alone for all of them."""
+    return name if len(some) == count else f"{name} (fold{'s' * (len(some) > 1)} {listed([str(fold) for fold in some])})"
 
 
 def values_text(values: Mapping[str, Any]) -> str:
@@ -115,7 +117,8 @@ def not_given(tuning: Mapping[str, Any]) -> list[str]:
         mine = [run for run in runs if arm_of(run) == arm]
         for text in _not_given(picked.get(arm), mine, tuning):
             told.setdefault((name, text), []).append(arm[3])
-    found = [f"{name}{_folds(folds, {arm[3] for arm in names})}: {text}" for (name, text), folds in told.items()]
+    count = len({arm[3] for arm in names})
+    found = [f"{_with_folds(name, folds, count)}: {text}" for (name, text), folds in told.items()]
     times: dict[str, float] = defaultdict(float)
     for arm, entry in picked.items():
         if isinstance(entry.get("time_s"), int | float):
@@ -124,13 +127,6 @@ def not_given(tuning: Mapping[str, Any]) -> list[str]:
         spent = ", ".join(f"{name} {time_s:.3g} s" for name, time_s in sorted(times.items(), key=lambda item: item[1]))
         found.append(f"The same number of trials is not the same time: {spent} of training and validation.")
     return found
-
-
-def _folds(some: Collection[int], every: Collection[int]) -> str:
-    """Of which folds something is said; empty for all of them."""
-    if len(some) == len(every):
-        return ""
-    return f", fold{'s' if len(some) > 1 else ''} {', '.join(map(str, some))}"
 
 
 def _not_given(entry: Mapping[str, Any] | None, runs: list[Mapping[str, Any]], tuning: Mapping[str, Any]) -> list[str]:
